@@ -1,0 +1,1 @@
+"""The promises, and the engine that keeps them."""

@@ -1,0 +1,1 @@
+"""Block pool, prefix index, and the manager that owns both."""

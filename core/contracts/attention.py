@@ -1,0 +1,124 @@
+"""Attention backends: paged keys and values, written and attended to.
+
+Life cycle: ``capabilities`` is read before anything is built; one backend is built for a model;
+``allocate`` makes the cache once; then, every step, one ``prepare`` and one ``attend`` a layer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from .capabilities import Capabilities
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ("CONTRACT_VERSION", "AttentionBackend", "AttentionBatch", "AttentionSpec")
+
+CONTRACT_VERSION = 1
+
+
+class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One layer's attention.
+
+    Attributes:
+        num_heads: query heads on this rank.
+        num_kv_heads: key and value heads on this rank; divides num_heads.
+        head_dim: width of a head.
+        scale: multiplies query-key products.
+        window: positions a query sees, itself included; None for all before it.
+        soft_cap: logits become soft_cap * tanh(logits / soft_cap); None for none.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None = None
+    soft_cap: float | None = None
+
+
+@dataclass(slots=True)
+class AttentionBatch:
+    """A step's geometry, the same for every layer. T tokens in R rows; rows are back to back.
+
+    The first num_decodes rows have one query each. Query i of row r stands at position
+    lengths[r] - (query_start[r+1] - query_start[r]) + i and sees positions 0 to its own.
+
+    Attributes:
+        query_start: int32 [R + 1], offsets of the rows in the T tokens.
+        lengths: int32 [R], tokens of each row in the cache once this step is written.
+        block_tables: int32 [R, max blocks], block ids; 0 is the null block, used as padding.
+        write_slots: int64 [T], block id * block size + offset, where each token's key and value go.
+        num_decodes: leading rows with a single query.
+        query_lengths: host copy of each row's number of queries.
+        host_lengths: host copy of lengths.
+    """
+
+    query_start: torch.Tensor
+    lengths: torch.Tensor
+    block_tables: torch.Tensor
+    write_slots: torch.Tensor
+    num_decodes: int
+    query_lengths: list[int]
+    host_lengths: list[int]
+
+
+class AttentionBackend(ABC):
+    """Computes softmax(q k^T * scale) v over a paged cache.
+
+    Args:
+        layers: one spec a layer.
+        block_size: tokens a block.
+        kv_dtype: torch dtype of the cache.
+        device: torch device of the cache.
+    """
+
+    capabilities: ClassVar[Capabilities]
+    default_block_size: ClassVar[int] = 16
+
+    def __init__(
+        self,
+        layers: list[AttentionSpec],
+        *,
+        block_size: int,
+        kv_dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.layers = layers
+        self.block_size = block_size
+        self.kv_dtype = kv_dtype
+        self.device = device
+
+    @abstractmethod
+    def bytes_per_block(self) -> int:
+        """Bytes that one block takes over all layers, keys and values."""
+
+    @abstractmethod
+    def allocate(self, num_blocks: int) -> None:
+        """Make the cache, zeroed, block 0 (the null block) included; a second call replaces it."""
+
+    @abstractmethod
+    def prepare(self, batch: AttentionBatch) -> Any:
+        """Whatever ``attend`` needs once a step; handed to each layer's ``attend``."""
+
+    @abstractmethod
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prepared: Any
+    ) -> torch.Tensor:
+        """Write k and v into the cache, then attend.
+
+        Args:
+            layer: index into layers.
+            q: [T, num_heads, head_dim], positions already rotated in.
+            k: [T, num_kv_heads, head_dim], likewise.
+            v: [T, num_kv_heads, head_dim].
+            prepared: of this step's ``prepare``.
+
+        Returns:
+            [T, num_heads * head_dim] in q's dtype.
+        """

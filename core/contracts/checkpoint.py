@@ -1,0 +1,18 @@
+"""Named checkpoints: a model that a plugin ships, usable wherever a model can be named."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+__all__ = ("CONTRACT_VERSION", "NamedCheckpoint")
+
+CONTRACT_VERSION = 1
+
+
+class NamedCheckpoint(ABC):
+    """Knows where the files are."""
+
+    @abstractmethod
+    def folder(self) -> Path:
+        """A folder with config.json, safetensors and the tokenizer's files."""

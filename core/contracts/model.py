@@ -1,0 +1,108 @@
+"""Model architectures: from a checkpoint's config to hidden states and logits.
+
+Life cycle: ``build`` reads the config and makes the module without weights; the loader streams
+tensors into ``parameters_by_name`` holders and calls ``finish``; then ``forward`` and ``logits``
+every step.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from .capabilities import Capabilities
+
+if TYPE_CHECKING:
+    import torch
+
+    from .attention import AttentionSpec
+    from .platform import Platform
+    from .quant import QuantMethod
+
+__all__ = ("CONTRACT_VERSION", "Architecture", "Attend", "BuildContext", "TensorHolder")
+
+CONTRACT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What an architecture is built with.
+
+    Attributes:
+        dtype: torch dtype of activations and unquantized weights.
+        device: torch device of the weights.
+        quant: stores and multiplies linear layers.
+        platform: of the device.
+        max_model_len: positions that may occur.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    quant: QuantMethod
+    platform: Platform
+    max_model_len: int
+
+
+class Attend(Protocol):
+    """The step's attention: (layer, q, k, v) -> [T, heads * head_dim]; shapes as in attention."""
+
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor: ...
+
+
+class TensorHolder(Protocol):
+    """Takes tensors of a checkpoint by their names; LinearWeights is one."""
+
+    def names(self) -> set[str]: ...
+
+    def load(self, name: str, tensor: torch.Tensor) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Architecture(ABC):
+    """A decoder that maps T tokens of many sequences, back to back, to hidden states."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: dict[str, Any], context: BuildContext) -> Self:
+        """Make the model from config.json's values (as transformers 4 or 5 writes them).
+
+        Raises:
+            CheckpointError: for values that are missing or not supported, naming the key.
+        """
+
+    @abstractmethod
+    def attention_layers(self) -> list[AttentionSpec]:
+        """One spec a layer that calls ``attend``, by layer index."""
+
+    @abstractmethod
+    def holders(self) -> list[TensorHolder]:
+        """Everything that takes tensors; each tensor name belongs to exactly one holder."""
+
+    @abstractmethod
+    def ignores(self, name: str) -> bool:
+        """Whether a checkpoint may hold this tensor without anybody taking it."""
+
+    @abstractmethod
+    def forward(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """Hidden states after the last norm.
+
+        Args:
+            token_ids: int64 [T].
+            positions: int64 [T].
+            attend: this step's attention.
+
+        Returns:
+            [T, hidden size] in the model's dtype.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[M, hidden size] -> [M, vocabulary], float32."""

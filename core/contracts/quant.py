@@ -1,0 +1,96 @@
+"""Quantization methods: how a linear layer's weights are stored, loaded and multiplied.
+
+Life cycle: ``from_checkpoint`` reads and checks the checkpoint's own description; ``linear`` makes
+one holder a layer, which takes its tensors by ``load``, repacks in ``finish``, and then only
+answers ``apply``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import msgspec
+
+from .capabilities import Capabilities
+
+if TYPE_CHECKING:
+    import torch
+
+    from .platform import Platform
+
+__all__ = ("CONTRACT_VERSION", "LinearSpec", "LinearWeights", "QuantMethod")
+
+CONTRACT_VERSION = 1
+
+
+class LinearSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A linear layer y = x W^T + b, possibly several of the checkpoint's layers side by side.
+
+    Attributes:
+        shards: the checkpoint's module names, in output order (``...q_proj``, ``...k_proj``, ...).
+        out_features: of each shard.
+        in_features: of all.
+        bias: whether the layers have one.
+        dtype: torch dtype name of activations.
+    """
+
+    shards: tuple[str, ...]
+    out_features: tuple[int, ...]
+    in_features: int
+    bias: bool = False
+    dtype: str = "float32"
+
+
+class LinearWeights(ABC):
+    """The weights of one LinearSpec, and the product with them."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Full checkpoint names of every tensor that must arrive, such as ``a.q_proj.weight``."""
+
+    @abstractmethod
+    def load(self, name: str, tensor: torch.Tensor) -> None:
+        """Take one tensor of ``names``.
+
+        Raises:
+            CheckpointError: on a shape or dtype that does not fit, naming the tensor.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """All tensors are in: repack for the product and free the originals."""
+
+    @abstractmethod
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """The product: x [tokens, in_features] -> [tokens, sum(out_features)], in x's dtype."""
+
+
+class QuantMethod(ABC):
+    """A way to store weights.
+
+    Args:
+        platform: of the device that multiplies.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, platform: Platform) -> None:
+        self.platform = platform
+
+    @classmethod
+    @abstractmethod
+    def from_checkpoint(cls, config: dict[str, Any] | None, platform: Platform) -> Self:
+        """Read ``quantization_config`` of config.json (None for an unquantized checkpoint).
+
+        Raises:
+            CheckpointError: for what the method does not support, naming it and what it does.
+        """
+
+    @abstractmethod
+    def linear(self, spec: LinearSpec, device: torch.device) -> LinearWeights:
+        """A holder for one layer, with its memory not yet filled."""
+
+    @abstractmethod
+    def covers(self, name: str) -> bool:
+        """Whether the module of this checkpoint name is stored quantized."""

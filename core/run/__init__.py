@@ -1,0 +1,1 @@
+"""All that touches the device in a step."""

@@ -1,0 +1,139 @@
+"""What crosses a step: Plan down to the device, Outcome back up, Delta out to the caller.
+
+A Plan is a diff. The device side keeps, for every slot, the tokens, the block table and the
+sampling parameters; a plan names slots and carries only what is new. It travels to other ranks
+and into a recording as it is: plain numbers, encodable by msgspec.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from .request import SamplingParams
+
+__all__ = ("Delta", "FinishReason", "Newcomer", "Outcome", "Plan", "Row", "TokenLogprobs")
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class Newcomer(msgspec.Struct, array_like=True, gc=False):
+    """A sequence that enters a slot, whole (again whole after a preemption).
+
+    Attributes:
+        slot: row of the device's slot table, owned until the plan that retires it.
+        token_ids: prompt and what was emitted so far.
+        num_prompt: how many of token_ids are the prompt.
+        seed: of the random stream; draw i of the sequence is a function of (seed, i) alone.
+        params: of sampling.
+        stop_ids: masked until params.min_tokens were emitted.
+        bad_word_ids: token sequences never to be completed.
+    """
+
+    slot: int
+    token_ids: list[int]
+    num_prompt: int
+    seed: int
+    params: SamplingParams
+    stop_ids: list[int] = []
+    bad_word_ids: list[list[int]] = []
+
+
+class Row(msgspec.Struct, array_like=True, gc=False):
+    """One sequence's share of a step: compute positions [start, start + count).
+
+    Attributes:
+        slot: whose.
+        start: tokens whose keys and values are in the cache already.
+        count: tokens to compute now.
+        new_blocks: appended to the slot's block table before the step.
+        samples: whether the position after the last one is drawn (the row ends at the last token
+            known to the device, which may be one that the step before is still drawing).
+    """
+
+    slot: int
+    start: int
+    count: int
+    new_blocks: list[int]
+    samples: bool
+
+
+class Plan(msgspec.Struct, array_like=True, gc=False):
+    """What the scheduler asks of the device in one step.
+
+    Attributes:
+        step: counts up from 0.
+        newcomers: filled into their slots before anything else.
+        rows: in the order of the outcome; rows with count 1 come first.
+    """
+
+    step: int
+    newcomers: list[Newcomer]
+    rows: list[Row]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(row.count for row in self.rows)
+
+
+class TokenLogprobs(msgspec.Struct, array_like=True, gc=False):
+    """Log-probabilities at one position, before temperature and filters (the model's own).
+
+    Attributes:
+        token_id: drawn, or present in the prompt.
+        logprob: its natural log-probability.
+        rank: 1 for the likeliest token of the vocabulary.
+        top_ids: likeliest tokens, best first.
+        top_logprobs: theirs.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+class Outcome(msgspec.Struct, array_like=True, gc=False):
+    """What the device answers to a plan.
+
+    Attributes:
+        step: of the plan.
+        tokens: one list a plan row: the tokens drawn (empty where the row does not sample).
+        logprobs: row index -> one entry a drawn token, where the request asks for them.
+        prompt_logprobs: row index -> entries for the prompt positions that follow those computed
+            in this row, where the request asks for them.
+        failures: row index -> why this sequence alone failed (the others are unharmed).
+    """
+
+    step: int
+    tokens: list[list[int]]
+    logprobs: dict[int, list[TokenLogprobs]] = {}
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+    failures: dict[int, str] = {}
+
+
+class Delta(msgspec.Struct, array_like=True, gc=False):
+    """What a caller learns from one step about one request.
+
+    Attributes:
+        request_id: whose.
+        token_ids: new ones, in order.
+        finish_reason: set in the last delta of a request and in no other.
+        stop_reason: the token id that stopped it, when one of stop_ids other than eos did.
+        logprobs: one entry a token, when asked for.
+        prompt_logprobs: new entries, when asked for.
+        num_cached: prompt tokens that came from the prefix cache; in the first delta.
+        queued: seconds between arrival and the first step; in the first delta.
+        error: the reason behind finish_reason "error".
+    """
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    num_cached: int = 0
+    queued: float = 0.0
+    error: str | None = None

@@ -1,0 +1,1 @@
+"""Weights: a stream of named tensors, bound to holders until both are empty."""

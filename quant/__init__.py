@@ -1,0 +1,18 @@
+"""How weights are stored and multiplied."""
+
+from .. import __version__
+from ..core.contracts import VERSIONS
+from ..core.hooks import Manifest, Provision, hookimpl
+
+__all__ = ("quire_manifest",)
+
+
+@hookimpl
+def quire_manifest() -> Manifest:
+    """The quantization methods."""
+    return Manifest(
+        name="quant",
+        version=__version__,
+        contracts={"quant": VERSIONS["quant"]},
+        provides=(Provision("quant", "none", "quire.quant.unquantized:Unquantized"),),
+    )
