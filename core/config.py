@@ -20,6 +20,7 @@ __all__ = (
     "ScheduleConfig",
     "ServerConfig",
     "SpeculationConfig",
+    "known",
 )
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -28,11 +29,7 @@ Seconds = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shared settings of the configuration structs."""
-
-
-class ModelConfig(_Struct):
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which model, and how it is loaded.
 
     Attributes:
@@ -60,7 +57,7 @@ class ModelConfig(_Struct):
     seed: int = 0
 
 
-class CacheConfig(_Struct):
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The KV cache.
 
     Attributes:
@@ -81,7 +78,7 @@ class CacheConfig(_Struct):
     prefix_caching: bool = True
 
 
-class ScheduleConfig(_Struct):
+class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who runs when.
 
     Attributes:
@@ -104,7 +101,7 @@ class ScheduleConfig(_Struct):
     max_waiting: Positive = 4096
 
 
-class AttentionConfig(_Struct):
+class AttentionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Attention.
 
     Attributes:
@@ -114,7 +111,7 @@ class AttentionConfig(_Struct):
     backend: str = "auto"
 
 
-class ParallelConfig(_Struct):
+class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Devices.
 
     Attributes:
@@ -128,7 +125,7 @@ class ParallelConfig(_Struct):
     tensor_parallel_size: Positive = 1
 
 
-class SpeculationConfig(_Struct):
+class SpeculationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Speculative decoding.
 
     Attributes:
@@ -140,7 +137,7 @@ class SpeculationConfig(_Struct):
     model: str | None = None
 
 
-class ServerConfig(_Struct):
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP server.
 
     Attributes:
@@ -164,7 +161,7 @@ class ServerConfig(_Struct):
     drain_seconds: Seconds = 30.0
 
 
-class MetricsConfig(_Struct):
+class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Metrics.
 
     Attributes:
@@ -178,7 +175,7 @@ class MetricsConfig(_Struct):
     port: Port | None = None
 
 
-class PluginsConfig(_Struct):
+class PluginsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Plugins beyond the built-in ones; installing a distribution activates nothing.
 
     Attributes:
@@ -188,7 +185,7 @@ class PluginsConfig(_Struct):
     load: tuple[str, ...] = ()
 
 
-class Config(_Struct):
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything, by concern."""
 
     model: ModelConfig = ModelConfig()
@@ -200,3 +197,10 @@ class Config(_Struct):
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
+
+
+def known(value: int | None) -> int:
+    """A number that resolution has filled in; ValueError when it has not."""
+    if value is None:
+        raise ValueError("the configuration was not resolved")
+    return value

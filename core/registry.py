@@ -115,7 +115,9 @@ class Registry:
         points = [point for point in _entry_points() if point.name == name]
         if not points:
             near = difflib.get_close_matches(name, [p.name for p in _entry_points()], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "install it or drop it from plugins.load"
+            hint = (
+                f"did you mean {near[0]!r}?" if near else "install it or drop it from plugins.load"
+            )
             raise PluginError(f"no installed distribution provides the plugin {name!r}; {hint}")
         if len(points) > 1:
             who = " and ".join(sorted(_origin(point) for point in points))

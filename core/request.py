@@ -128,7 +128,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def _number(low: float, high: float, *, open_low: bool = False) -> Callable[[str, Any], None]:
     def check(field: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             raise InvalidRequest(f"{field} must be a finite number, not {_kind(value)}", field)
         if value > high or value < low or (open_low and value == low):
             bracket = "(" if open_low else "["

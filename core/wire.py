@@ -4,6 +4,8 @@ Every message is one of the structs below; there is no field that holds arbitrar
 so a peer can send nothing but these.
 """
 
+from typing import Literal
+
 import msgspec
 
 from .config import Config
@@ -14,10 +16,12 @@ from .step import Delta
 __all__ = (
     "Abort",
     "Call",
+    "EngineInfo",
     "Fatal",
     "Phase",
     "Ready",
     "Refused",
+    "Rejected",
     "Reply",
     "Start",
     "Step",
@@ -53,8 +57,8 @@ class Phase(msgspec.Struct, tag="phase"):
     seconds: float
 
 
-class Ready(msgspec.Struct, tag="ready"):
-    """The engine takes requests.
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What a client must know of a started engine.
 
     Attributes:
         config: resolved, every "auto" replaced.
@@ -69,11 +73,33 @@ class Ready(msgspec.Struct, tag="ready"):
     vocab_size: int
 
 
+class Ready(msgspec.Struct, tag="ready"):
+    """The engine takes requests."""
+
+    info: EngineInfo
+
+
 class Refused(msgspec.Struct, tag="refused"):
     """The start failed by the user's settings: the error's class name and its sentence."""
 
     kind: str
     message: str
+
+
+class Rejected(msgspec.Struct, tag="rejected"):
+    """A request that the engine did not take in.
+
+    Attributes:
+        request_id: whose.
+        kind: the error's class name.
+        message: what to change.
+        param: the field at fault.
+    """
+
+    request_id: str
+    kind: Literal["InvalidRequest", "Overloaded"]
+    message: str
+    param: str | None = None
 
 
 class Step(msgspec.Struct, tag="step"):
@@ -90,7 +116,7 @@ class Fatal(msgspec.Struct, tag="fatal"):
 
 
 Call = Start | Submit | Abort
-Reply = Phase | Ready | Refused | Step | Fatal
+Reply = Phase | Ready | Refused | Rejected | Step | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
 _calls = msgspec.msgpack.Decoder(Call)

@@ -10,22 +10,57 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
+
 from .capabilities import Capabilities
 
 if TYPE_CHECKING:
     from ..metrics import EngineStats
     from ..request import Request
     from ..step import Delta, Outcome, Plan
+    from .policy import Policy
 
-__all__ = ("CONTRACT_VERSION", "Scheduler")
+__all__ = ("CONTRACT_VERSION", "Scheduler", "SchedulerSettings")
 
 CONTRACT_VERSION = 1
 
 
+class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits a scheduler keeps; all resolved.
+
+    Attributes:
+        num_blocks: of the cache, the null block included.
+        block_size: tokens a block.
+        max_num_seqs: slots.
+        max_num_batched_tokens: tokens a step.
+        max_model_len: tokens of one sequence.
+        max_waiting: requests in the queue.
+        chunked_prefill: whether a prompt may be split over steps.
+        prefix_caching: whether sequences share blocks of equal prefixes.
+    """
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    max_waiting: int = 4096
+    chunked_prefill: bool = True
+    prefix_caching: bool = True
+
+
 class Scheduler(ABC):
-    """Decides; imports no torch and sees neither tensors nor strings."""
+    """Decides; imports no torch and sees neither tensors nor strings.
+
+    Args:
+        settings: limits.
+        policy: order of admission and choice of victims.
+    """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+
+    @abstractmethod
+    def __init__(self, settings: SchedulerSettings, policy: Policy) -> None: ...
 
     @abstractmethod
     def add(self, request: Request) -> None:

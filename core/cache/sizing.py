@@ -1,0 +1,61 @@
+"""How many blocks the KV cache gets."""
+
+from __future__ import annotations
+
+from ..config import CacheConfig
+from ..contracts.platform import Memory
+from ..errors import CapacityError
+
+__all__ = ("size_cache",)
+
+_GIB = 2**30
+# Host memory is shared with everything else on the machine, so the default there is modest.
+_HOST_DEFAULT = _GIB // 4
+
+
+def size_cache(
+    config: CacheConfig,
+    *,
+    bytes_per_block: int,
+    memory: Memory,
+    max_model_len: int,
+    on_host: bool,
+) -> int:
+    """Blocks of the cache, the null block included.
+
+    Args:
+        config: resolved.
+        bytes_per_block: over all layers, keys and values.
+        memory: of the device with the weights and the worst step's activations in place.
+        max_model_len: tokens of the longest sequence, which must fit.
+        on_host: the device's memory is the machine's.
+
+    Raises:
+        CapacityError: when the longest sequence does not fit, with the numbers and the settings
+            that would.
+    """
+    block_size = config.block_size or 1
+    needed = (-(-max_model_len // block_size) + 1) * bytes_per_block
+    spare = int(memory.total * config.gpu_memory_utilization) - (memory.total - memory.free)
+    if config.num_blocks is not None:
+        budget = config.num_blocks * bytes_per_block
+    elif config.memory_gib is not None:
+        budget = int(config.memory_gib * _GIB)
+    elif on_host:
+        budget = min(max(_HOST_DEFAULT, needed), spare)
+    else:
+        budget = spare
+    if budget > memory.free:
+        raise CapacityError(
+            f"the KV cache would take {budget / _GIB:.2f} GiB and {memory.free / _GIB:.2f} GiB are "
+            "free; lower cache.memory_gib or cache.num_blocks"
+        )
+    if budget < needed:
+        tokens = max(0, budget // bytes_per_block - 1) * block_size
+        raise CapacityError(
+            f"a sequence of model.max_model_len {max_model_len} tokens needs {needed / _GIB:.3f} "
+            f"GiB of KV cache and there are {max(0, budget) / _GIB:.3f} GiB; set "
+            f"model.max_model_len to {tokens} or less, or raise cache.memory_gib, "
+            "cache.num_blocks or cache.gpu_memory_utilization"
+        )
+    return budget // bytes_per_block

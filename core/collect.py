@@ -1,0 +1,185 @@
+"""From the engine's deltas to what a caller receives: text, log-probabilities, and the record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from .metrics import RequestRecord
+from .output import CompletionDelta, CompletionOutput, Logprob, RequestOutput, StreamDelta
+from .request import Request, SamplingParams
+from .step import Delta, FinishReason, TokenLogprobs
+from .text.detokenizer import IncrementalDetokenizer
+from .text.tokenizer import Tokenizer
+
+__all__ = ("Collector", "gather")
+
+
+@dataclass(slots=True)
+class _Completion:
+    """One of a request's n completions."""
+
+    request: Request
+    detokenizer: IncrementalDetokenizer | None
+    finished: bool = False
+    num_tokens: int = 0
+    queued: float = 0.0
+    first_token: float | None = None
+    last_token: float = 0.0
+    gaps: list[float] = field(default_factory=list)
+
+
+class Collector:
+    """Follows one request with its n completions.
+
+    Args:
+        request_id: the caller's handle.
+        requests: one a completion, as sent to the engine.
+        params: as given.
+        tokenizer: for text.
+    """
+
+    def __init__(
+        self, request_id: str, requests: list[Request], params: SamplingParams, tokenizer: Tokenizer
+    ) -> None:
+        self.request_id = request_id
+        self.params = params
+        self.prompt_token_ids = requests[0].prompt_token_ids
+        self.records: list[RequestRecord] = []
+        self._tokenizer = tokenizer
+        self._completions = {
+            request.request_id: (index, _Completion(request, self._detokenizer()))
+            for index, request in enumerate(requests)
+        }
+        self._num_cached = 0
+        self._prompt_logprobs: list[dict[int, Logprob] | None] = [None]
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Engine ids of completions that still run."""
+        return [name for name, (_, part) in self._completions.items() if not part.finished]
+
+    def take(self, delta: Delta) -> tuple[StreamDelta | None, str | None]:
+        """Take in a delta of one of the completions.
+
+        Returns:
+            What is new for the caller, if anything; and the engine id to abort when a stop string
+            has ended a completion that the engine still runs.
+        """
+        index, part = self._completions[delta.request_id]
+        if part.finished:
+            return None, None
+        self._note(part, delta)
+        if delta.prompt_logprobs and index == 0:
+            self._prompt_logprobs += [self._entry(entry) for entry in delta.prompt_logprobs]
+        news = self._news(index, part, delta)
+        abort = delta.request_id if news.finish_reason and not delta.finish_reason else None
+        if news.finish_reason is not None:
+            part.finished = True
+            self.records.append(self._record(part, news.finish_reason))
+        if not (news.text or news.token_ids or news.finish_reason):
+            return None, None
+        finished = not self.unfinished
+        stream = StreamDelta(
+            self.request_id, self.prompt_token_ids, [news], finished, self._num_cached
+        )
+        complete = len(self._prompt_logprobs) == len(self.prompt_token_ids)
+        if self.params.prompt_logprobs is not None and complete:
+            stream.prompt_logprobs = self._prompt_logprobs
+        return stream, abort
+
+    def _detokenizer(self) -> IncrementalDetokenizer | None:
+        if not self.params.detokenize:
+            return None
+        return IncrementalDetokenizer(
+            self._tokenizer,
+            self.prompt_token_ids,
+            skip_special_tokens=self.params.skip_special_tokens,
+            stop=self.params.stop_strings,
+            include_stop=self.params.include_stop_str_in_output,
+        )
+
+    def _news(self, index: int, part: _Completion, delta: Delta) -> CompletionDelta:
+        news = CompletionDelta(
+            index,
+            "",
+            delta.token_ids,
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+            error=delta.error,
+        )
+        if part.detokenizer is not None:
+            self._decode(part.detokenizer, news)
+        part.num_tokens += len(news.token_ids)
+        if self.params.logprobs is not None and news.token_ids:
+            entries = (delta.logprobs or [])[: len(news.token_ids)]
+            news.logprobs = [self._entry(entry) for entry in entries]
+        return news
+
+    def _decode(self, detokenizer: IncrementalDetokenizer, news: CompletionDelta) -> None:
+        visible = news.token_ids
+        if news.finish_reason == "stop" and not self.params.include_stop_str_in_output:
+            visible = visible[:-1]
+        piece = detokenizer.feed(visible)
+        news.text = piece.text
+        if piece.stop is not None:
+            news.token_ids = visible[: piece.num_tokens]
+            news.finish_reason = "stop"
+            news.stop_reason = piece.stop
+        elif news.finish_reason is not None:
+            news.text += detokenizer.finish()
+
+    def _entry(self, entry: TokenLogprobs) -> dict[int, Logprob]:
+        text = self._tokenizer.token_text
+        found = {entry.token_id: Logprob(entry.logprob, entry.rank, text(entry.token_id))}
+        pairs = zip(entry.top_ids, entry.top_logprobs, strict=True)
+        for rank, (token, logprob) in enumerate(pairs, 1):
+            found.setdefault(token, Logprob(logprob, rank, text(token)))
+        return found
+
+    def _note(self, part: _Completion, delta: Delta) -> None:
+        now = time.monotonic()
+        self._num_cached = max(self._num_cached, delta.num_cached)
+        part.queued = part.queued or delta.queued
+        if not delta.token_ids:
+            return
+        if part.first_token is None:
+            part.first_token = now
+        else:
+            part.gaps.append(now - part.last_token)
+        part.last_token = now
+
+    def _record(self, part: _Completion, reason: FinishReason) -> RequestRecord:
+        return RequestRecord(
+            request_id=part.request.request_id,
+            finish_reason=reason,
+            num_prompt=len(self.prompt_token_ids),
+            num_cached=self._num_cached,
+            num_generated=part.num_tokens,
+            max_tokens=part.request.max_tokens,
+            n=self.params.n,
+            arrival=part.request.arrival,
+            queued=part.queued,
+            first_token=part.first_token,
+            finished=time.monotonic(),
+            token_gaps=part.gaps,
+        )
+
+
+def gather(output: RequestOutput, delta: StreamDelta) -> None:
+    """Add a delta to a whole output in place."""
+    output.num_cached_tokens = delta.num_cached_tokens
+    output.finished = delta.finished
+    output.prompt_logprobs = delta.prompt_logprobs or output.prompt_logprobs
+    for news in delta.completions:
+        whole: CompletionOutput = output.outputs[news.index]
+        whole.text += news.text
+        whole.token_ids += news.token_ids
+        if news.logprobs is not None:
+            whole.logprobs = (whole.logprobs or []) + news.logprobs
+            drawn = (next(iter(entry.values())).logprob for entry in news.logprobs)
+            whole.cumulative_logprob = (whole.cumulative_logprob or 0.0) + sum(drawn)
+        if news.finish_reason is not None:
+            whole.finish_reason = news.finish_reason
+            whole.stop_reason = news.stop_reason
+            whole.error = news.error

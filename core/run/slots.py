@@ -1,0 +1,63 @@
+"""The slot table: what the device remembers of every running sequence between steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..step import Newcomer, Row
+
+__all__ = ("SlotTable",)
+
+
+class SlotTable:
+    """Tokens and block tables, one row a slot, on the device.
+
+    Drawn tokens are written here by the step that draws them, and the next step gathers its input
+    from here, so a token need not visit the host in between.
+
+    Attributes:
+        tokens: int32 [max_slots, max_model_len]; a row is valid up to what the slot knows.
+        blocks: int32 [max_slots, max_blocks]; 0, the null block, beyond the table's end.
+
+    Args:
+        max_slots: sequences that may run at once.
+        max_model_len: tokens of one sequence.
+        block_size: tokens a block.
+        device: where the tables live.
+    """
+
+    def __init__(
+        self, *, max_slots: int, max_model_len: int, block_size: int, device: torch.device
+    ) -> None:
+        self.block_size = block_size
+        self.device = device
+        self.tokens = torch.zeros(max_slots, max_model_len, dtype=torch.int32, device=device)
+        max_blocks = -(-max_model_len // block_size)
+        self.blocks = torch.zeros(max_slots, max_blocks, dtype=torch.int32, device=device)
+        self._num_blocks = [0] * max_slots
+
+    def enter(self, newcomer: Newcomer) -> None:
+        """Replace a slot's tokens; its block table starts empty."""
+        tokens = torch.tensor(newcomer.token_ids, dtype=torch.int32)
+        self.tokens[newcomer.slot, : len(tokens)] = tokens.to(self.device, non_blocking=True)
+        self._num_blocks[newcomer.slot] = 0
+
+    def append_blocks(self, rows: list[Row]) -> None:
+        """Append each row's new blocks to its slot's table, in one copy."""
+        slots: list[int] = []
+        columns: list[int] = []
+        blocks: list[int] = []
+        for row in rows:
+            if not row.new_blocks:
+                continue
+            start = self._num_blocks[row.slot]
+            count = len(row.new_blocks)
+            slots += [row.slot] * count
+            columns += range(start, start + count)
+            blocks += row.new_blocks
+            self._num_blocks[row.slot] = start + count
+        if slots:
+            packed = torch.from_numpy(np.array([slots, columns, blocks], dtype=np.int64))
+            packed = packed.to(self.device, non_blocking=True)
+            self.blocks[packed[0], packed[1]] = packed[2].to(torch.int32)

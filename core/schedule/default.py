@@ -1,0 +1,281 @@
+"""The default scheduler: computed tokens catch up with known ones, within a token budget.
+
+There is no prefill phase and no decode phase. Each step every running sequence may compute the
+tokens it knows and has not computed; then waiting ones are admitted while budget, slots and blocks
+last. Chunked prefill, prefix hits and preemption by recompute are all this one rule.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ..cache.manager import CacheManager
+from ..contracts.policy import Policy
+from ..contracts.scheduler import Scheduler, SchedulerSettings
+from ..errors import InvalidRequest, Overloaded
+from ..metrics import EngineStats
+from ..request import Request
+from ..sequence import Sequence, Status
+from ..step import Delta, Newcomer, Outcome, Plan, Row
+from .intake import take_in
+from .roster import Roster
+
+__all__ = ("DefaultScheduler",)
+
+# Share of the pool kept free when admitting beside running sequences, so that they can grow a
+# little before somebody must be preempted.
+_ADMISSION_RESERVE = 100
+
+
+class DefaultScheduler(Scheduler):
+    """Continuous batching over slots and blocks.
+
+    Args:
+        settings: limits.
+        policy: order of admission and choice of victims.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.cache = CacheManager(
+            settings.num_blocks, settings.block_size, prefix_caching=settings.prefix_caching
+        )
+        self._clock = clock
+        self._roster = Roster(policy, settings.max_num_seqs)
+        self._in_flight: deque[list[tuple[Sequence, int]]] = deque()
+        self._step = 0
+        self._preemptions = 0
+        self._step_tokens = 0
+
+    def add(self, request: Request) -> None:
+        longest = len(request.prompt_token_ids) + request.max_tokens
+        limits = self.settings
+        fits = min(limits.max_model_len, self.cache.max_tokens)
+        if longest > fits:
+            raise InvalidRequest(
+                f"the prompt has {len(request.prompt_token_ids)} tokens and max_tokens is "
+                f"{request.max_tokens}; together at most {fits} fit",
+                "max_tokens",
+            )
+        if not limits.chunked_prefill and longest > limits.max_num_batched_tokens:
+            raise InvalidRequest(
+                f"{longest} tokens exceed the {limits.max_num_batched_tokens} of one step, and "
+                "chunked prefill is off; turn it on or raise max_num_batched_tokens",
+                "prompt",
+            )
+        if len(self._roster.waiting) >= limits.max_waiting:
+            raise Overloaded(f"{limits.max_waiting} requests are waiting already; try again later")
+        if request.request_id in self._roster.sequences:
+            raise InvalidRequest("a request with this id is still running", "request_id")
+        self._roster.enqueue(Sequence(request))
+
+    def abort(self, request_id: str) -> Delta | None:
+        seq = self._roster.sequences.get(request_id)
+        if seq is None:
+            return None
+        self._finish(seq)
+        return Delta(request_id, [], "abort")
+
+    def plan(self) -> Plan | None:
+        rows: list[tuple[Row, Sequence]] = []
+        newcomers: list[Newcomer] = []
+        suspect = self._roster.suspect()
+        if suspect is not None:
+            self._plan_alone(suspect, rows, newcomers)
+        else:
+            self._plan_all(rows, newcomers)
+        if not rows:
+            return None
+        rows.sort(key=lambda pair: pair[0].count > 1)
+        self._in_flight.append([(seq, seq.epoch) for _, seq in rows])
+        plan = Plan(self._step, newcomers, [row for row, _ in rows])
+        self._step += 1
+        self._step_tokens = plan.num_tokens
+        return plan
+
+    def update(self, plan: Plan, outcome: Outcome) -> list[Delta]:
+        deltas = []
+        flight = self._in_flight.popleft()
+        for index, ((seq, epoch), row) in enumerate(zip(flight, plan.rows, strict=True)):
+            # What was computed for a sequence that ended or restarted meanwhile is dropped here.
+            if seq.status is Status.FINISHED or seq.epoch != epoch:
+                continue
+            if index in outcome.failures:
+                deltas.append(self._end_with_error(seq, outcome.failures[index]))
+                continue
+            delta = take_in(seq, row, index, outcome)
+            if delta is None:
+                continue
+            if delta.finish_reason is not None:
+                self._finish(seq)
+            elif delta.token_ids and seq.quarantined:
+                self._roster.clear(seq)
+            deltas.append(delta)
+        return deltas
+
+    def fail(self, plan: Plan, message: str) -> list[Delta]:
+        flight = self._in_flight.popleft()
+        affected = [
+            seq for seq, epoch in flight if seq.status is not Status.FINISHED and seq.epoch == epoch
+        ]
+        if not affected:
+            return []
+        # Blocks that the failed step published may hold anything, and others may have read them:
+        # everybody starts over, and those who were in the step one by one.
+        self.cache.pool.forget_all()
+        deltas = []
+        if len(affected) == 1:
+            deltas.append(self._end_with_error(affected[0], message))
+        else:
+            for seq in affected:
+                self._roster.suspects.append(seq)
+                seq.quarantined = True
+        for seq in list(self._roster.running):
+            seq.epoch += 1
+            seq.num_pending = 0
+            self._preempt(seq)
+        return deltas
+
+    def has_work(self) -> bool:
+        return bool(self._roster.sequences)
+
+    def stats(self) -> EngineStats:
+        pool = self.cache.pool
+        return EngineStats(
+            step=self._step,
+            running=len(self._roster.running),
+            waiting=len(self._roster.waiting),
+            blocks_used=pool.num_used,
+            blocks_total=pool.num_blocks - 1,
+            prefix_queries=self.cache.queries,
+            prefix_hits=self.cache.hits,
+            preemptions=self._preemptions,
+            step_tokens=self._step_tokens,
+        )
+
+    def check(self) -> None:
+        self.cache.check(self._roster.sequences.values())
+        self._roster.check()
+
+    # Planning
+
+    def _plan_alone(
+        self, seq: Sequence, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]
+    ) -> None:
+        budget = self.settings.max_num_batched_tokens
+        if seq.status is Status.RUNNING:
+            self._advance(seq, min(seq.num_wanted, budget), rows)
+        else:
+            self._admit(seq, budget, rows, newcomers)
+
+    def _plan_all(self, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]) -> None:
+        budget = self.settings.max_num_batched_tokens
+        running = self._roster.running
+        preemptions = self._preemptions
+        index = 0
+        while index < len(running) and budget > 0:
+            seq = running[index]
+            count = min(seq.num_wanted, budget)
+            if count > 0:
+                if not self._make_room(seq, seq.num_computed + count, index):
+                    continue
+                self._advance(seq, count, rows)
+                budget -= count
+            index += 1
+        waiting = self._roster.waiting
+        while waiting and budget > 0 and self._preemptions == preemptions:
+            count = self._admit(waiting[0], budget, rows, newcomers)
+            if count == 0:
+                break
+            budget -= count
+
+    def _make_room(self, seq: Sequence, num_tokens: int, index: int) -> bool:
+        """Preempt sequences not planned yet until seq can grow; False when it was the victim."""
+        while self.cache.missing(seq, num_tokens) > self.cache.pool.num_free:
+            rest = self._roster.running[index:]
+            victim = rest[self.policy.victim([other.candidate() for other in rest])]
+            self._preempt(victim)
+            self._preemptions += 1
+            if victim is seq:
+                return False
+        return True
+
+    def _admit(
+        self,
+        seq: Sequence,
+        budget: int,
+        rows: list[tuple[Row, Sequence]],
+        newcomers: list[Newcomer],
+    ) -> int:
+        """Give a waiting sequence a slot and its first tokens; how many, 0 if it must wait."""
+        # A draw in flight is not among token_ids yet, so the sequence cannot be sent whole.
+        if seq.num_pending or not self._roster.has_slot:
+            return 0
+        self.cache.match(seq)
+        wanted = seq.num_wanted
+        count = min(wanted, budget)
+        pool = self.cache.pool
+        reserve = pool.num_blocks // _ADMISSION_RESERVE if self._roster.running else 0
+        missing = self.cache.missing(seq, seq.num_computed + count)
+        whole = count == wanted or self.settings.chunked_prefill
+        if not whole or missing + reserve > pool.num_free:
+            self.cache.release(seq)
+            return 0
+        self._roster.start(seq)
+        if seq.first_plan is None:
+            seq.first_plan = self._clock()
+            seq.num_cached = seq.num_computed
+            self.cache.count(seq)
+        request = seq.request
+        newcomers.append(
+            Newcomer(
+                seq.slot,
+                list(seq.token_ids),
+                seq.num_prompt,
+                request.seed,
+                request.params,
+                request.stop_ids,
+                request.bad_word_ids,
+            )
+        )
+        shared = list(seq.blocks)
+        row = self._advance(seq, count, rows)
+        row.new_blocks = shared + row.new_blocks
+        return count
+
+    def _advance(self, seq: Sequence, count: int, rows: list[tuple[Row, Sequence]]) -> Row:
+        """Plan the next count tokens of a sequence whose blocks are there to be had."""
+        start = seq.num_computed
+        end = start + count
+        samples = end == seq.num_known
+        blocks = self.cache.grow(seq, end)
+        row = Row(seq.slot, start, count, blocks, samples)
+        rows.append((row, seq))
+        seq.num_computed = end
+        seq.num_pending += samples
+        self.cache.commit(seq)
+        return row
+
+    # Leaving
+
+    def _preempt(self, seq: Sequence) -> None:
+        self.cache.release(seq)
+        self._roster.stop(seq)
+        self._roster.enqueue(seq)
+
+    def _finish(self, seq: Sequence) -> None:
+        self.cache.release(seq)
+        self._roster.remove(seq)
+
+    def _end_with_error(self, seq: Sequence, message: str) -> Delta:
+        self._finish(seq)
+        return Delta(seq.request.request_id, [], "error", error=message)

@@ -1,0 +1,119 @@
+"""A request's life in the engine."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from .contracts.policy import Candidate
+from .request import Request
+
+__all__ = ("Sequence", "Status")
+
+
+class Status(Enum):
+    """Where a sequence is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """One request with what has become of it. Only the scheduler changes it.
+
+    Three lengths say everything about its tokens, each counted from the start of the prompt:
+
+        num_computed <= num_tokens <= num_known
+
+    computed: keys and values are in the cache, or a launched step is writing them.
+    tokens:   token ids the host has seen (prompt and emitted).
+    known:    tokens, and those that launched steps are still drawing; their ids are on the device.
+
+    Attributes:
+        request: what was asked for.
+        token_ids: the tokens the host has seen.
+        num_prompt: how many of them are the prompt.
+        num_computed: see above.
+        num_pending: known minus tokens.
+        blocks: its block table.
+        block_hashes: chained hashes of the leading full blocks of token_ids, as far as computed.
+        num_committed: leading blocks that the prefix index may know.
+        slot: row of the device's slot table while running, else -1.
+        epoch: counts restarts; what a step launched in an earlier epoch brings is dropped.
+        quarantined: it was in a step that failed, and runs alone until it draws a token.
+        num_cached: prompt tokens found in the prefix cache at first admission.
+        num_prompt_logprobs: prompt log-probabilities delivered.
+        first_plan: when it was first planned, on time.monotonic's clock; None before.
+        order: of arrival, from 1.
+        rank: the policy's, and order behind it.
+        stop_ids: tokens that end it.
+        token_limit: most tokens it may have, prompt included.
+    """
+
+    __slots__ = (
+        "block_hashes",
+        "blocks",
+        "epoch",
+        "first_plan",
+        "num_cached",
+        "num_committed",
+        "num_computed",
+        "num_pending",
+        "num_prompt",
+        "num_prompt_logprobs",
+        "order",
+        "quarantined",
+        "rank",
+        "request",
+        "slot",
+        "status",
+        "stop_ids",
+        "token_ids",
+        "token_limit",
+    )
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.token_limit = self.num_prompt + request.max_tokens
+        self.stop_ids = frozenset(request.stop_ids)
+        self.num_computed = 0
+        self.num_pending = 0
+        self.blocks: list[int] = []
+        self.block_hashes: list[bytes] = []
+        self.num_committed = 0
+        self.slot = -1
+        self.epoch = 0
+        self.quarantined = False
+        self.num_cached = 0
+        self.num_prompt_logprobs = 0
+        self.first_plan: float | None = None
+        self.status = Status.WAITING
+        self.order = 0
+        self.rank: tuple[float, ...] = ()
+
+    @property
+    def num_known(self) -> int:
+        """Tokens, and draws in flight."""
+        return len(self.token_ids) + self.num_pending
+
+    @property
+    def num_wanted(self) -> int:
+        """Tokens to compute before there is nothing more to do until an update.
+
+        The last token the limit allows is drawn but never computed.
+        """
+        return min(self.num_known, self.token_limit - 1) - self.num_computed
+
+    def candidate(self) -> Candidate:
+        """What a policy may know."""
+        request = self.request
+        return Candidate(
+            request.request_id,
+            request.priority,
+            request.arrival,
+            len(self.token_ids),
+            self.token_limit - len(self.token_ids),
+            request.cache_salt,
+        )

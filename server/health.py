@@ -1,0 +1,58 @@
+"""Health and version: for probes, so without a key."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from litestar import Response, get
+
+from .. import __version__
+from ..core.contracts.route import Access, RouteGroup
+from .gate import Gate
+
+__all__ = ("Health", "HealthRoutes", "Version")
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The state of the server."""
+
+    status: Literal["ok", "draining", "dead"]
+
+
+class Version(msgspec.Struct, frozen=True):
+    """What runs here."""
+
+    version: str
+
+
+class HealthRoutes(RouteGroup):
+    """``/health`` says whether work is taken, ``/live`` whether a restart is called for.
+
+    While the engine starts both answer 503 (the gate does); while requests drain only ``/health``
+    does, so that a probe of liveness does not kill a server that is finishing its work.
+    """
+
+    access: ClassVar[Access] = "open"
+
+    def handlers(self) -> Sequence[Any]:
+        """The three endpoints."""
+        engine = self.engine
+
+        @get("/health", summary="Whether requests are taken")
+        async def health(gate: Gate) -> Response[Health]:
+            if not engine.alive:
+                return Response(Health("dead"), status_code=503)
+            if gate.phase == "draining":
+                return Response(Health("draining"), status_code=503)
+            return Response(Health("ok"))
+
+        @get("/live", summary="Whether the engine is alive")
+        async def live() -> Response[Health]:
+            alive = engine.alive
+            return Response(Health("ok" if alive else "dead"), status_code=200 if alive else 503)
+
+        @get("/version", summary="The version that runs")
+        async def version() -> Version:
+            return Version(__version__)
+
+        return [health, live, version]

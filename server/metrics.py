@@ -1,0 +1,26 @@
+"""``/metrics``: what the exporter collected. With API keys in force it needs one, like the rest;
+the separate port of metrics.port, meant for an inner network, does not."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Response, get
+
+from ..core.contracts.exporter import Exporter
+from ..core.contracts.route import RouteGroup
+
+__all__ = ("MetricsRoutes",)
+
+
+class MetricsRoutes(RouteGroup):
+    """One endpoint, rendered on demand."""
+
+    def handlers(self) -> Sequence[Any]:
+        """The endpoint."""
+
+        @get("/metrics", summary="Metrics in the exporter's format")
+        async def metrics(exporter: Exporter) -> Response[bytes]:
+            body, content_type = exporter.render()
+            return Response(body, media_type=content_type)
+
+        return [metrics]

@@ -1,0 +1,278 @@
+"""The default scheduler against a device that notices every misused block."""
+
+from collections import deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quire.core.contracts.scheduler import SchedulerSettings
+from quire.core.errors import InvalidRequest, Overloaded
+from quire.core.request import Request, SamplingParams
+from quire.core.schedule.default import DefaultScheduler
+from quire.core.step import Delta, Outcome, Plan
+from quire.plugins.policies.fcfs import FirstComeFirstServed
+from quire.plugins.policies.priority import ByPriority
+
+from tests.fakes.device import FakeDevice, FakePending, expected
+
+
+def make_settings(**changes: object) -> SchedulerSettings:
+    values = {
+        "num_blocks": 12,
+        "block_size": 4,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 16,
+        "max_model_len": 40,
+    }
+    return SchedulerSettings(**(values | changes))  # type: ignore[arg-type]
+
+
+def make_request(name: str, prompt: list[int], max_tokens: int, **changes: object) -> Request:
+    return Request(
+        request_id=name,
+        prompt_token_ids=prompt,
+        params=SamplingParams(max_tokens=max_tokens),
+        seed=0,
+        max_tokens=max_tokens,
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+class Loop:
+    """The engine's loop around a scheduler and a fake device."""
+
+    def __init__(self, scheduler: DefaultScheduler, device: FakeDevice, *, overlap: bool) -> None:
+        self.scheduler = scheduler
+        self.device = device
+        self.depth = int(overlap)
+        self.in_flight: deque[tuple[Plan, FakePending]] = deque()
+        self.tokens: dict[str, list[int]] = {}
+        self.reasons: dict[str, str] = {}
+
+    def step(self) -> None:
+        plan = self.scheduler.plan()
+        if plan is not None:
+            assert plan.num_tokens <= self.scheduler.settings.max_num_batched_tokens
+            self.in_flight.append((plan, self.device.execute(plan)))
+        while len(self.in_flight) > (0 if plan is None else self.depth):
+            self.take_in(*self.in_flight.popleft())
+        self.scheduler.check()
+
+    def take_in(self, plan: Plan, pending: FakePending) -> None:
+        try:
+            deltas = self.scheduler.update(plan, pending.wait())
+        except ZeroDivisionError as error:
+            deltas = self.scheduler.fail(plan, str(error))
+        for delta in deltas:
+            self.hear(delta)
+
+    def hear(self, delta: Delta) -> None:
+        assert delta.request_id not in self.reasons
+        self.tokens.setdefault(delta.request_id, []).extend(delta.token_ids)
+        if delta.finish_reason:
+            self.reasons[delta.request_id] = delta.finish_reason
+
+    def drain(self, most: int = 5000) -> None:
+        for _ in range(most):
+            if not self.scheduler.has_work() and not self.in_flight:
+                return
+            self.step()
+        raise AssertionError("requests never end")
+
+
+requests = st.lists(
+    st.tuples(
+        st.integers(1, 24),  # prompt tokens
+        st.integers(1, 12),  # max_tokens
+        st.integers(0, 3),  # shared prefix family
+        st.integers(-2, 2),  # priority
+        st.sampled_from(["", "", "tenant"]),
+        st.integers(0, 20),  # step of arrival
+        st.one_of(st.none(), st.none(), st.integers(0, 30)),  # step of abort
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=requests,
+    num_blocks=st.integers(11, 40),
+    budget=st.integers(1, 40),
+    slots=st.integers(1, 6),
+    overlap=st.booleans(),
+    prefix_caching=st.booleans(),
+    by_priority=st.booleans(),
+)
+def test_any_mix_ends_right_and_leaks_nothing(
+    requests, num_blocks, budget, slots, overlap, prefix_caching, by_priority
+) -> None:
+    scheduler = DefaultScheduler(
+        make_settings(
+            num_blocks=num_blocks,
+            max_num_batched_tokens=budget,
+            max_num_seqs=slots,
+            prefix_caching=prefix_caching,
+        ),
+        ByPriority() if by_priority else FirstComeFirstServed(),
+    )
+    loop = Loop(scheduler, FakeDevice(4), overlap=overlap)
+    prompts = {}
+    for step in range(32):
+        for index, (length, limit, family, priority, salt, arrival, abort) in enumerate(requests):
+            if arrival == step:
+                prompt = [family + 1] * max(0, length - 2) + [index, 9][: min(length, 2)]
+                prompts[index] = (prompt, limit)
+                scheduler.add(
+                    make_request(
+                        str(index),
+                        prompt,
+                        limit,
+                        priority=priority,
+                        cache_salt=salt,
+                        arrival=float(arrival),
+                        stop_ids=[7],
+                    )
+                )
+            if abort == step and (last := scheduler.abort(str(index))) is not None:
+                loop.hear(last)
+        loop.step()
+    loop.drain()
+    for index, (prompt, limit) in prompts.items():
+        wanted = expected(prompt, limit, (7,))
+        got = loop.tokens[str(index)]
+        if loop.reasons[str(index)] == "abort":
+            assert got == wanted[: len(got)]
+        else:
+            assert got == wanted
+            assert loop.reasons[str(index)] == ("stop" if wanted[-1] == 7 else "length")
+    assert scheduler.stats().blocks_used == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bad=st.sets(st.integers(0, 7), max_size=3),
+    overlap=st.booleans(),
+    after=st.integers(1, 20),
+)
+def test_a_request_that_breaks_steps_dies_alone(bad, overlap, after) -> None:
+    scheduler = DefaultScheduler(make_settings(num_blocks=30), FirstComeFirstServed())
+    prompts = {index: [1, 2, 3, 4, 5 + index % 2, index] for index in range(8)}
+    owners: dict[int, int] = {}
+
+    def fault(plan: Plan) -> None:
+        for newcomer in plan.newcomers:
+            owners[newcomer.slot] = newcomer.token_ids[5]
+        for row in plan.rows:
+            if owners[row.slot] in bad and row.start + row.count >= after:
+                raise ZeroDivisionError("planted")
+
+    loop = Loop(scheduler, FakeDevice(4, fault), overlap=overlap)
+    for index, prompt in prompts.items():
+        scheduler.add(make_request(str(index), prompt, 10))
+    loop.drain()
+    for index, prompt in prompts.items():
+        wanted = expected(prompt, 10)
+        got = loop.tokens[str(index)]
+        if index in bad and after <= 15:
+            assert loop.reasons[str(index)] == "error"
+            assert got == wanted[: len(got)]
+        else:
+            assert loop.reasons[str(index)] == "length"
+            assert got == wanted
+    assert scheduler.stats().blocks_used == 0
+
+
+def test_a_single_failed_row_ends_one_request() -> None:
+    scheduler = DefaultScheduler(make_settings(), FirstComeFirstServed())
+    for index in range(2):
+        scheduler.add(make_request(str(index), [index, 1, 2], 4))
+    plan = scheduler.plan()
+    assert plan is not None
+    deltas = scheduler.update(plan, Outcome(0, [[], [5]], failures={0: "not a number"}))
+    assert [(d.request_id, d.finish_reason, d.error) for d in deltas] == [
+        ("0", "error", "not a number"),
+        ("1", None, None),
+    ]
+    scheduler.check()
+
+
+def test_warm_prefix_gives_the_same_tokens_and_counts_hits() -> None:
+    scheduler = DefaultScheduler(make_settings(num_blocks=30), FirstComeFirstServed())
+    loop = Loop(scheduler, FakeDevice(4), overlap=False)
+    prompt = list(range(17))
+    for name in ("cold", "warm"):
+        scheduler.add(make_request(name, prompt, 6))
+        loop.drain()
+    assert loop.tokens["warm"] == loop.tokens["cold"] == expected(prompt, 6)
+    assert scheduler.stats().prefix_hits == 16
+    assert scheduler.stats().prefix_queries == 34
+
+
+def test_salts_do_not_share() -> None:
+    scheduler = DefaultScheduler(make_settings(num_blocks=30), FirstComeFirstServed())
+    loop = Loop(scheduler, FakeDevice(4), overlap=False)
+    for salt in ("a", "b"):
+        scheduler.add(make_request(salt, list(range(17)), 2, cache_salt=salt))
+        loop.drain()
+    assert scheduler.stats().prefix_hits == 0
+
+
+def test_rows_of_one_step_share_a_prefix_computed_in_it() -> None:
+    scheduler = DefaultScheduler(
+        make_settings(num_blocks=30, max_num_batched_tokens=64), FirstComeFirstServed()
+    )
+    for name in "ab":
+        scheduler.add(make_request(name, list(range(17)), 2))
+    plan = scheduler.plan()
+    assert plan is not None
+    assert sorted(row.count for row in plan.rows) == [1, 17]
+    FakeDevice(4).execute(plan)
+
+
+def test_priority_runs_first_and_is_preempted_last() -> None:
+    scheduler = DefaultScheduler(
+        make_settings(max_num_seqs=1, max_num_batched_tokens=64), ByPriority()
+    )
+    scheduler.add(make_request("late", [1] * 4, 2, priority=5, arrival=0.0))
+    scheduler.add(make_request("soon", [2] * 4, 2, priority=-5, arrival=1.0))
+    loop = Loop(scheduler, FakeDevice(4), overlap=False)
+    loop.drain()
+    assert list(loop.reasons) == ["soon", "late"]
+
+
+def test_preemption_happens_and_costs_nothing_but_time() -> None:
+    scheduler = DefaultScheduler(make_settings(num_blocks=11), FirstComeFirstServed())
+    loop = Loop(scheduler, FakeDevice(4), overlap=True)
+    for index in range(4):
+        scheduler.add(make_request(str(index), [index] * 7, 20))
+    loop.drain()
+    assert scheduler.stats().preemptions > 0
+    for index in range(4):
+        assert loop.tokens[str(index)] == expected([index] * 7, 20)
+
+
+def test_impossible_requests_are_refused_before_any_work() -> None:
+    scheduler = DefaultScheduler(make_settings(num_blocks=6, max_waiting=1), FirstComeFirstServed())
+    with pytest.raises(InvalidRequest, match="at most 20 fit") as refused:
+        scheduler.add(make_request("large", [1] * 15, 6))
+    assert refused.value.param == "max_tokens"
+    scheduler.add(make_request("a", [1], 2))
+    with pytest.raises(Overloaded):
+        scheduler.add(make_request("b", [1], 2))
+    assert scheduler.stats().waiting == 1
+
+
+def test_without_chunked_prefill_prompts_stay_whole() -> None:
+    scheduler = DefaultScheduler(
+        make_settings(chunked_prefill=False, max_num_batched_tokens=16, num_blocks=30),
+        FirstComeFirstServed(),
+    )
+    for index in range(3):
+        scheduler.add(make_request(str(index), [index] * 10, 4))
+    plan = scheduler.plan()
+    assert plan is not None
+    assert [row.count for row in plan.rows] == [10]
+    with pytest.raises(InvalidRequest, match="chunked prefill is off"):
+        scheduler.add(make_request("long", [1] * 14, 4))
