@@ -30,7 +30,7 @@ class Keys:
         self._keys = [key.encode() for key in keys]
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether ``Authorization: Bearer`` carries a key; takes the same time for any wrong one."""
+        """Whether ``Authorization: Bearer`` carries a key, in the same time for any wrong one."""
         if not self._keys:
             return True
         given = next((value for name, value in headers if name == b"authorization"), b"")

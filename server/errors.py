@@ -139,7 +139,6 @@ def error_response(error: Exception) -> Response[bytes]:
     )
 
 
-
 def _invalid_value(text: str, param: str | None) -> APIError:
     if text.startswith("Invalid "):
         # msgspec names the value here, and nothing else of its texts does

@@ -46,10 +46,10 @@ class Gate:
         await self._idle.wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection, as ASGI defines it."""
+        """One request, as ASGI defines it; the listener passes on nothing else."""
         refusal = self._refusal(scope)
         if self._app is None or refusal is not None:
-            await _refuse(refusal or _STARTING, scope, send)
+            await _refuse(refusal or _STARTING, send)
             return
         self._inflight += 1
         self._idle.clear()
@@ -63,14 +63,11 @@ class Gate:
     def _refusal(self, scope: Scope) -> APIError | None:
         if self.phase == "starting":
             return _STARTING
-        reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
+        reads = scope.get("method") in ("GET", "HEAD", "OPTIONS")
         return _DRAINING if self.phase == "draining" and not reads else None
 
 
-async def _refuse(refusal: APIError, scope: Scope, send: Send) -> None:
-    if scope["type"] != "http":
-        await send({"type": "websocket.close", "code": 1013, "reason": str(refusal)})
-        return
+async def _refuse(refusal: APIError, send: Send) -> None:
     body = msgspec.json.encode(error_body(refusal))
     headers = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
     headers += [

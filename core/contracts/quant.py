@@ -58,6 +58,14 @@ class LinearWeights(ABC):
         """
 
     @abstractmethod
+    def make_up(self, generator: torch.Generator) -> None:
+        """Fill with small made-up values in place of every ``load``, for benchmarks.
+
+        Args:
+            generator: on the device of the weights.
+        """
+
+    @abstractmethod
     def finish(self) -> None:
         """All tensors are in: repack for the product and free the originals."""
 
@@ -89,7 +97,10 @@ class QuantMethod(ABC):
 
     @abstractmethod
     def linear(self, spec: LinearSpec, device: torch.device) -> LinearWeights:
-        """A holder for one layer, with its memory not yet filled."""
+        """A holder for one layer, with its memory not yet filled.
+
+        A layer that ``covers`` excludes gets a plain holder.
+        """
 
     @abstractmethod
     def covers(self, name: str) -> bool:

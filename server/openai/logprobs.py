@@ -1,9 +1,9 @@
 """Log-probabilities in the three shapes that clients read."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ...core.output import Logprob
-from ...core.text.tokenizer import Tokenizer
 from .responses import (
     ChatLogprob,
     ChatLogprobs,
@@ -11,6 +11,9 @@ from .responses import (
     CompletionLogprobs,
     PromptLogprobs,
 )
+
+if TYPE_CHECKING:
+    from ...core.text.tokenizer import Tokenizer
 
 __all__ = ("chat_logprobs", "completion_logprobs", "prompt_logprobs")
 
@@ -20,9 +23,7 @@ _LEAST = -9999.0
 Position = dict[int, Logprob]
 
 
-def chat_logprobs(
-    tokenizer: Tokenizer, positions: Sequence[Position], top: int
-) -> ChatLogprobs:
+def chat_logprobs(tokenizer: "Tokenizer", positions: Sequence[Position], top: int) -> ChatLogprobs:
     """Of generated tokens in a chat.
 
     Args:
@@ -52,13 +53,13 @@ def chat_logprobs(
 
 
 def completion_logprobs(
-    tokenizer: Tokenizer,
+    tokenizer: "Tokenizer",
     tokens: Sequence[int],
     positions: Sequence[Position | None],
     *,
     top: int,
     offset: int,
-) -> CompletionLogprobs:
+) -> tuple[CompletionLogprobs, int]:
     """Of a completion's tokens, or of an echoed prompt's.
 
     Args:
@@ -67,6 +68,9 @@ def completion_logprobs(
         positions: None where there is none (the first token of a prompt).
         top: likeliest candidates to list; the drawn token is always among them.
         offset: characters of token texts before the first.
+
+    Returns:
+        The lists, and the characters up to the end of the last token.
     """
     found = CompletionLogprobs([], [], [], [])
     for token, position in zip(tokens, positions, strict=True):
@@ -83,7 +87,7 @@ def completion_logprobs(
         # Backwards, so that of two tokens with one text the likelier stays.
         listed = [(token, candidate), *reversed(_likeliest(position)[:top])]
         found.top_logprobs.append({_text(tokenizer, t, c): _finite(c) for t, c in listed})
-    return found
+    return found, offset
 
 
 def prompt_logprobs(positions: Sequence[Position | None]) -> PromptLogprobs:
@@ -107,7 +111,7 @@ def _likeliest(position: Position) -> list[tuple[int, Logprob]]:
     return sorted(position.items(), key=lambda item: -item[1].logprob)
 
 
-def _text(tokenizer: Tokenizer, token: int, candidate: Logprob | None) -> str:
+def _text(tokenizer: "Tokenizer", token: int, candidate: Logprob | None) -> str:
     known = candidate.decoded_token if candidate else None
     return tokenizer.token_text(token) if known is None else known
 

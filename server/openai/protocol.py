@@ -226,7 +226,9 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True):
         self._check(HARMLESS_IN_CHAT)
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true", "top_logprobs")
-        limit = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        limit = (
+            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        )
         top = (self.top_logprobs or 0) if self.logprobs else None
         return self._sampling(logprobs=top, max_tokens=limit)
 
@@ -289,5 +291,3 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True):
                 f"prompt holds {len(self.prompt)} prompts; server.max_prompts is {most}", "prompt"
             )
         return [*texts, *lists]
-
-

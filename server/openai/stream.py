@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
+from litestar import Response
 from litestar.response import Stream
 
 from ...core.output import StreamDelta
 from ..errors import describe, error_body
 from .generation import Generation
 
-__all__ = ("Render", "event_stream")
+__all__ = ("Render", "event_stream", "whole")
 
 Render = Callable[[int, StreamDelta], list[msgspec.Struct]]
 
@@ -36,6 +37,11 @@ def event_stream(
         media_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"} | headers,
     )
+
+
+def whole(answer: msgspec.Struct, headers: dict[str, str]) -> Response[bytes]:
+    """The response that holds an answer in one piece."""
+    return Response(_encode(answer), media_type="application/json", headers=headers)
 
 
 async def _events(

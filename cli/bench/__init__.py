@@ -1,0 +1,1 @@
+"""Benchmarks: named workloads against this engine, or any OpenAI-compatible server."""

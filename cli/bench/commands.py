@@ -1,0 +1,169 @@
+"""``quire bench offline`` and ``quire bench serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...core.config import Config
+from ...core.errors import QuireError
+from ...core.registry import Registry
+from ..console import output, print_phase, progress, status
+from ..options import with_config
+from ..remote import Remote
+from . import machine, online, report, workloads
+from .report import Sample, Settings
+from .workloads import Workload
+
+__all__ = ("app",)
+
+app = typer.Typer(help="Measure: in process, or a server.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Option("--workload", help=f"One of {', '.join(workloads.NAMES)}.")]
+Goals = Annotated[
+    list[str] | None, typer.Option("--goodput", help="Goal in ms such as ttft:200; repeatable.")
+]
+Output = Annotated[Path, typer.Option("--output", help="Folder for the JSON file and the plot.")]
+Concurrency = Annotated[int | None, typer.Option(help="Requests at once; all when left out.")]
+Warmup = Annotated[int, typer.Option(help="Requests sent before and not counted.")]
+
+
+@app.command("offline")
+@with_config()
+def offline(
+    config: Config,
+    workload: Name = "mixed-64",
+    concurrency: Concurrency = None,
+    warmup: Warmup = 2,
+    goodput: Goals = None,
+    output_folder: Output = Path("bench"),
+) -> None:
+    """Run a workload through the engine in this process."""
+    goals = report.parse_goals(goodput or ())
+    from ...core.engine import Engine
+    from .offline import drive
+
+    engine = Engine.start(config, Registry(config.plugins.load), print_phase)
+    longest = engine.info.config.model.max_model_len or 2048
+    vocab_size = engine.info.vocab_size
+    work = workloads.make(workload, vocab_size=vocab_size, max_model_len=longest)
+    if warmup:
+        drive(engine, _warmup(warmup, vocab_size, longest))
+    begin = time.perf_counter()
+    samples = drive(engine, work, concurrency)
+    seconds = time.perf_counter() - begin
+    engine.shutdown()
+    settings = Settings(
+        mode="offline",
+        model=config.model.name,
+        workload=workload,
+        note=work.note,
+        machine=machine.describe(),
+        concurrency=concurrency,
+    )
+    _publish(output_folder, settings, samples, seconds, goals)
+
+
+@app.command("serve")
+def serve(
+    url: Annotated[str, typer.Option("--url", help="The server.")] = "http://127.0.0.1:8000",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Its name there; the server's first if left out.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option("--api-key", help="Sent to the server.")] = None,
+    workload: Name = "mixed-64",
+    vocab_size: Annotated[int, typer.Option(help="Token ids stay below it.")] = 1024,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Longest sequence; as the server says if left out.")
+    ] = None,
+    concurrency: Concurrency = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Arrivals a second (Poisson); all at once if left out.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+    warmup: Warmup = 2,
+    goodput: Goals = None,
+    output_folder: Output = Path("bench"),
+) -> None:
+    """Run a workload against an OpenAI-compatible server."""
+    goals = report.parse_goals(goodput or ())
+    remote = Remote(url, api_key)
+
+    async def measure() -> tuple[str, Workload, list[Sample], float]:
+        name, longest = await _served(remote, model, max_model_len)
+        work = workloads.make(workload, vocab_size=vocab_size, max_model_len=longest)
+        if warmup:
+            await online.load(remote, name, _warmup(warmup, vocab_size, longest))
+        with progress(workload, len(work.prompts)) as advance:
+            begin = time.perf_counter()
+            samples = await online.load(
+                remote,
+                name,
+                work,
+                concurrency=concurrency,
+                rate=rate,
+                seed=seed,
+                on_done=advance,
+            )
+            return name, work, samples, time.perf_counter() - begin
+
+    name, work, samples, seconds = asyncio.run(measure())
+    settings = Settings(
+        mode=url,
+        model=name,
+        workload=workload,
+        note=work.note,
+        machine=machine.describe(),
+        concurrency=concurrency,
+        rate=rate,
+    )
+    _publish(output_folder, settings, samples, seconds, goals)
+
+
+async def _served(remote: Remote, model: str | None, longest: int | None) -> tuple[str, int]:
+    """The model's name on the server, and how long its sequences may be."""
+    if model is not None and longest is not None:
+        return model, longest
+    models = (await remote.call("/v1/models"))["data"]
+    named = [entry for entry in models if model in (None, entry["id"])]
+    if not named:
+        raise QuireError(f"the server has no model {model!r}")
+    return named[0]["id"], longest or named[0].get("max_model_len") or 2048
+
+
+def _warmup(count: int, vocab_size: int, longest: int) -> Workload:
+    """Short requests whose ids differ from every measured workload's."""
+    work = workloads.make("smoke-4", vocab_size=vocab_size, max_model_len=longest, seed=count + 1)
+    prompts = [work.prompts[index % len(work.prompts)] for index in range(count)]
+    outputs = [work.outputs[index % len(work.outputs)] for index in range(count)]
+    return Workload("warmup", prompts, outputs)
+
+
+def _publish(
+    folder: Path,
+    settings: Settings,
+    samples: Sequence[Sample],
+    seconds: float,
+    goals: dict[str, float],
+) -> None:
+    """Print the table, save the JSON file and the plot."""
+    result = report.summarize(samples, seconds, goals)
+    output().print(report.table(result, settings))
+    stem = f"{settings.workload}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = folder / f"{stem}.json"
+    report.save(path, result, settings, samples)
+    console = status()
+    console.print(f"saved {path}", highlight=False)
+    picture = path.with_suffix(".png")
+    title = f"{settings.workload} on {settings.model}, {settings.mode}"
+    if report.plot(picture, samples, title):
+        console.print(f"saved {picture}", highlight=False)
+    else:
+        console.print("no plot: `pip install quire\\[bench]` brings matplotlib", highlight=False)
+    if result.failed:
+        raise QuireError(f"{result.failed} requests failed; the first: {result.first_error}")

@@ -1,0 +1,49 @@
+"""``quire serve``: the model over HTTP."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from ..core.config import Config
+from ..core.registry import import_target
+from .console import print_phase, status
+from .options import with_config
+
+if TYPE_CHECKING:
+    from ..core.async_llm import AsyncLLM
+
+__all__ = ("serve",)
+
+SERVER = "quire.server.run:run"
+
+
+@with_config()
+def serve(config: Config) -> None:
+    """Serve a model over HTTP, OpenAI-compatible."""
+    started = time.perf_counter()
+    console = status()
+    console.print(f"quire serves [bold]{escape(config.model.name)}[/]", highlight=False)
+    run = import_target(SERVER)
+
+    def ready(address: str, engine: AsyncLLM) -> None:
+        print_phase("ready, in all", time.perf_counter() - started)
+        server = engine.config.server
+        model = server.served_model_name or config.model.name
+        console.print(f"\nlistening on [bold]{address}[/]\n", highlight=False)
+        console.print(_curl(address, model, bool(server.api_keys)), markup=False, soft_wrap=True)
+
+    raise typer.Exit(run(config, on_phase=print_phase, on_ready=ready))
+
+
+def _curl(address: str, model: str, key: bool) -> str:
+    """A request to copy, on one line."""
+    header = " -H 'Authorization: Bearer YOUR-KEY'" if key else ""
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is 2 + 3?"}}]}}'
+    return (
+        f"curl {address}/v1/chat/completions{header} "
+        f"-H 'Content-Type: application/json' -d '{body}'"
+    )

@@ -1,0 +1,101 @@
+"""Self-attention: projections, optional head norms and rotary positions around a backend."""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+
+from ..contracts.attention import AttentionSpec
+from ..contracts.model import Attend, BuildContext, TensorHolder
+from .linear import make_linear
+from .norm import RMSNorm
+from .rotary import Rotary
+
+__all__ = ("AttentionBlock", "AttentionParts")
+
+
+class AttentionParts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attention block has beside its geometry.
+
+    Attributes:
+        hidden_size: width of its input and output.
+        qkv_bias: whether the query, key and value projections have a bias.
+        output_bias: whether the output projection has one.
+        head_norm_eps: of an RMS norm on every query and key head; None for no such norm.
+    """
+
+    hidden_size: int
+    qkv_bias: bool = False
+    output_bias: bool = False
+    head_norm_eps: float | None = None
+
+
+class AttentionBlock:
+    """One layer's attention.
+
+    Args:
+        name: of the module in the checkpoint.
+        index: of the layer, handed to the backend.
+        spec: geometry.
+        parts: biases and norms.
+        context: what to build with.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        spec: AttentionSpec,
+        parts: AttentionParts,
+        context: BuildContext,
+    ) -> None:
+        heads, kv_heads, head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
+        self._qkv = make_linear(
+            (f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"),
+            (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim),
+            parts.hidden_size,
+            bias=parts.qkv_bias,
+            context=context,
+        )
+        self._output = make_linear(
+            (f"{name}.o_proj",),
+            (parts.hidden_size,),
+            heads * head_dim,
+            bias=parts.output_bias,
+            context=context,
+        )
+        self._norms: tuple[RMSNorm, RMSNorm] | None = None
+        if parts.head_norm_eps is not None:
+            self._norms = (
+                RMSNorm(f"{name}.q_norm", head_dim, parts.head_norm_eps, context),
+                RMSNorm(f"{name}.k_norm", head_dim, parts.head_norm_eps, context),
+            )
+        self._index = index
+        self._heads, self._rotated = heads, heads + kv_heads
+        self._view = (-1, heads + 2 * kv_heads, head_dim)
+
+    def holders(self) -> list[TensorHolder]:
+        """Projections and norms."""
+        return [self._qkv, self._output, *(self._norms or ())]
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        rotary: Rotary,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        attend: Attend,
+    ) -> torch.Tensor:
+        """[T, hidden_size] -> [T, hidden_size]; angles are ``rotary.at`` of the T positions."""
+        qkv = self._qkv.apply(x).view(self._view)
+        if self._norms is not None:
+            q, k = qkv[:, : self._heads], qkv[:, self._heads : self._rotated]
+            q.copy_(self._norms[0](q))
+            k.copy_(self._norms[1](k))
+        # Queries and keys stand side by side, so one rotation in place serves both.
+        rotary.rotate(qkv[:, : self._rotated], angles)
+        q, k, v = (
+            qkv[:, : self._heads],
+            qkv[:, self._heads : self._rotated],
+            qkv[:, self._rotated :],
+        )
+        return self._output.apply(attend(self._index, q, k, v))

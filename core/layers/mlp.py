@@ -1,0 +1,68 @@
+"""Gated MLP (Shazeer, arXiv 2002.05202)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from ..contracts.model import BuildContext, TensorHolder
+from .linear import make_linear
+
+__all__ = ("ACTIVATIONS", "GatedMLP")
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+}
+"""``hidden_act`` of a config -> function."""
+
+
+class GatedMLP:
+    """down(act(gate(x)) * up(x)), gate and up in one product.
+
+    Args:
+        name: of the module in the checkpoint.
+        hidden_size: width of x.
+        intermediate_size: width of gate and up.
+        act: a key of ACTIVATIONS.
+        bias: whether the three have one.
+        context: what to build with.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        act: str,
+        bias: bool,
+        context: BuildContext,
+    ) -> None:
+        gate_up = (f"{name}.gate_proj", f"{name}.up_proj")
+        widths = (intermediate_size, intermediate_size)
+        self._gate_up = make_linear(gate_up, widths, hidden_size, bias=bias, context=context)
+        self._down = make_linear(
+            (f"{name}.down_proj",), (hidden_size,), intermediate_size, bias=bias, context=context
+        )
+        self._width = intermediate_size
+        self._act = ACTIVATIONS[act]
+
+    def holders(self) -> list[TensorHolder]:
+        """Both products."""
+        return [self._gate_up, self._down]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, hidden_size] -> [T, hidden_size]."""
+        both = self._gate_up.apply(x)
+        gate = self._act(both[:, : self._width])
+        return self._down.apply(gate.mul_(both[:, self._width :]))

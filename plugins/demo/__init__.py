@@ -1,0 +1,1 @@
+"""The embedded demonstration model: its weights and the programs that made them."""

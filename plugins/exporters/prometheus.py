@@ -1,0 +1,193 @@
+"""Prometheus: the metrics that vLLM's dashboards read, under their names.
+
+Updates are a few additions on plain numbers; families are made when a scrape asks for them.
+Names that vLLM has renamed are given under both, from the same numbers.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from ...core.config import Config
+from ...core.contracts.exporter import Exporter
+from ...core.metrics import EngineStats, RequestRecord
+from .histogram import E2E, GAPS, TTFT, Histogram, token_bounds
+
+__all__ = ("Prometheus",)
+
+# Name, its older names, words.
+Names = tuple[str, tuple[str, ...], str]
+
+HISTOGRAMS: dict[str, Names] = {
+    "step_tokens": ("iteration_tokens_total", (), "Tokens computed in a step of the engine"),
+    "prompt": ("request_prompt_tokens", (), "Prompt tokens of a request"),
+    "generated": ("request_generation_tokens", (), "Tokens generated for a request"),
+    "computed": (
+        "request_prefill_kv_computed_tokens",
+        (),
+        "Prompt tokens of a request that were computed, not found in the cache",
+    ),
+    "n": ("request_params_n", (), "Completions asked for"),
+    "max_tokens": ("request_params_max_tokens", (), "Most tokens a request may generate"),
+    "ttft": ("time_to_first_token_seconds", (), "From arrival to the first token"),
+    "gap": (
+        "inter_token_latency_seconds",
+        ("time_per_output_token_seconds",),
+        "Between the arrivals of consecutive tokens",
+    ),
+    "tpot": (
+        "request_time_per_output_token_seconds",
+        (),
+        "Mean seconds per token of a request after its first",
+    ),
+    "e2e": ("e2e_request_latency_seconds", (), "From arrival to the last token"),
+    "queue": ("request_queue_time_seconds", (), "In the queue"),
+    "inference": ("request_inference_time_seconds", (), "From leaving the queue to the end"),
+    "prefill": ("request_prefill_time_seconds", (), "From leaving the queue to the first token"),
+    "decode": ("request_decode_time_seconds", (), "From the first token to the last"),
+}
+FINISH_REASONS = ("stop", "length", "abort", "error")
+
+
+class Prometheus(Exporter):
+    """Keeps numbers; renders the text format.
+
+    Args:
+        config: resolved.
+    """
+
+    def __init__(self, config: Config) -> None:
+        tokens = token_bounds(config.model.max_model_len or 10**6)
+        steps = token_bounds(config.schedule.max_num_batched_tokens or 10**5)
+        bounds: dict[str, tuple[float, ...]] = {
+            "step_tokens": steps,
+            "prompt": tokens,
+            "generated": tokens,
+            "computed": tokens,
+            "max_tokens": tokens,
+            "n": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
+            "ttft": TTFT,
+            "gap": GAPS,
+            "tpot": GAPS,
+        }
+        self._histograms = {name: Histogram(bounds.get(name, E2E)) for name in HISTOGRAMS}
+        self._labels = {
+            "model_name": config.server.served_model_name or config.model.name,
+            "engine": "0",
+        }
+        self._cache_config = {
+            "block_size": str(config.cache.block_size),
+            "cache_dtype": config.cache.kv_dtype,
+            "enable_prefix_caching": str(config.cache.prefix_caching),
+            "gpu_memory_utilization": str(config.cache.gpu_memory_utilization),
+        }
+        self._stats = EngineStats()
+        self._finished: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
+        self._alive = False
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def engine(self, stats: EngineStats) -> None:
+        """Keep the last; its counters run from the engine's start."""
+        self._stats = stats
+        if stats.step_tokens:
+            self._histograms["step_tokens"].add(stats.step_tokens)
+
+    def request(self, record: RequestRecord) -> None:
+        """Count a finished request."""
+        self._finished[record.finish_reason] += 1
+        self._tokens["prompt"] += record.num_prompt
+        self._tokens["cached"] += record.num_cached
+        self._tokens["generated"] += record.num_generated
+        values = {
+            "prompt": record.num_prompt,
+            "generated": record.num_generated,
+            "computed": record.num_prompt - record.num_cached,
+            "n": record.n,
+            "max_tokens": record.max_tokens,
+            "e2e": record.finished - record.arrival,
+            "queue": record.queued,
+            "inference": record.finished - record.arrival - record.queued,
+        }
+        if record.first_token is not None:
+            decode = sum(record.token_gaps)
+            values["ttft"] = record.first_token - record.arrival
+            values["prefill"] = record.first_token - record.arrival - record.queued
+            values["decode"] = decode
+            if record.num_generated > 1:
+                values["tpot"] = decode / (record.num_generated - 1)
+        for name, value in values.items():
+            self._histograms[name].add(value)
+        self._histograms["gap"].add_all(record.token_gaps)
+
+    def healthy(self, alive: bool) -> None:
+        """Whether the engine runs."""
+        self._alive = alive
+
+    def render(self) -> tuple[bytes, str]:
+        """The text format and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, for a scrape; this makes a collector of the registry's."""
+        yield from self._gauges()
+        yield from self._counters()
+        for key, (name, aliases, words) in HISTOGRAMS.items():
+            for each in (name, *aliases):
+                yield self._histograms[key].family(f"vllm:{each}", words, self._labels)
+
+    def _gauges(self) -> Iterator[Metric]:
+        stats = self._stats
+        used = stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0
+        hits = stats.prefix_hits / stats.prefix_queries if stats.prefix_queries else 0.0
+        for name, value, words in (
+            ("num_requests_running", stats.running, "Sequences that run"),
+            ("num_requests_waiting", stats.waiting, "Requests in the queue"),
+            ("kv_cache_usage_perc", used, "Share of KV cache blocks in use; 1 is all"),
+            ("gpu_cache_usage_perc", used, "Share of KV cache blocks in use; 1 is all"),
+            ("gpu_prefix_cache_hit_rate", hits, "Share of looked-up prompt tokens found"),
+            ("engine_healthy", float(self._alive), "1 while the engine runs"),
+        ):
+            yield self._add(GaugeMetricFamily(f"vllm:{name}", words, labels=[*self._labels]), value)
+        labels = self._labels | self._cache_config | {"num_gpu_blocks": str(stats.blocks_total)}
+        info = GaugeMetricFamily(
+            "vllm:cache_config_info", "Settings of the KV cache", labels=[*labels]
+        )
+        info.add_metric(list(labels.values()), 1)
+        yield info
+
+    def _counters(self) -> Iterator[Metric]:
+        stats = self._stats
+        queries = "Prompt tokens looked up in the prefix cache"
+        hits = "Prompt tokens found in the prefix cache"
+        for name, value, words in (
+            ("prefix_cache_queries", stats.prefix_queries, queries),
+            ("gpu_prefix_cache_queries", stats.prefix_queries, queries),
+            ("prefix_cache_hits", stats.prefix_hits, hits),
+            ("gpu_prefix_cache_hits", stats.prefix_hits, hits),
+            ("num_preemptions", stats.preemptions, "Sequences sent back to the queue"),
+            ("prompt_tokens", self._tokens["prompt"], "Prompt tokens of finished requests"),
+            ("prompt_tokens_cached", self._tokens["cached"], "Of these, taken from the cache"),
+            ("generation_tokens", self._tokens["generated"], "Tokens of finished requests"),
+        ):
+            family = CounterMetricFamily(f"vllm:{name}", words, labels=[*self._labels])
+            yield self._add(family, value)
+        finished = CounterMetricFamily(
+            "vllm:request_success",
+            "Finished requests by reason",
+            labels=[*self._labels, "finished_reason"],
+        )
+        for reason in FINISH_REASONS:
+            finished.add_metric([*self._labels.values(), reason], self._finished[reason])
+        yield finished
+
+    def _add(
+        self, family: GaugeMetricFamily | CounterMetricFamily, value: float
+    ) -> GaugeMetricFamily | CounterMetricFamily:
+        family.add_metric(list(self._labels.values()), value)
+        return family

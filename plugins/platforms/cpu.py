@@ -1,0 +1,95 @@
+"""CPUs, with products by oneDNN on weights in its own order.
+
+Measured on a Xeon with AMX and on a Zen 5: packed weights multiply 1.1 to 2 times as fast as
+``F.linear`` for 1 to 64 rows, in bfloat16 and float32, and about the same from 256 rows on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from ...core.contracts.platform import Memory, Platform, PlatformDefaults
+from .host import cpu_flags, memory_bytes, physical_cores
+
+__all__ = ("CPU",)
+
+_FAST_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_PACKED = (torch.bfloat16, torch.float32)
+
+
+class CPU(Platform):
+    """The host's own cores."""
+
+    device_type = "cpu"
+    rank = 0
+
+    def available(self) -> bool:
+        return True
+
+    def setup(self) -> torch.device:
+        # With OMP_NUM_THREADS set, torch has already taken it.
+        if not os.environ.get("OMP_NUM_THREADS"):
+            torch.set_num_threads(physical_cores())
+        return torch.device("cpu")
+
+    def defaults(self) -> PlatformDefaults:
+        fast = bool(cpu_flags() & _FAST_BFLOAT16)
+        return PlatformDefaults(
+            dtypes=("bfloat16", "float32") if fast else ("float32",),
+            attention=("cpu", "reference"),
+            overlap=False,
+            max_num_seqs=64,
+            max_num_batched_tokens=2048,
+        )
+
+    def memory(self) -> Memory:
+        total, free = memory_bytes()
+        return Memory(total=total, free=free)
+
+    def product(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        if weight.dtype in _PACKED and _packing_works(weight.dtype):
+            return _packed_product(weight, bias)
+
+        def multiply(x: torch.Tensor) -> torch.Tensor:
+            return F.linear(x, weight, bias)
+
+        return multiply
+
+    def synchronize(self) -> None:
+        """Nothing runs behind the caller's back."""
+
+
+def _packed_product(
+    weight: torch.Tensor, bias: torch.Tensor | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    run = torch.ops.mkldnn._linear_pointwise.default
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = run(x, packed, bias, "none", [], "")
+        return product
+
+    return multiply
+
+
+@cache
+def _packing_works(dtype: torch.dtype) -> bool:
+    """Whether torch's private operators are here, and right: they may change with any release."""
+    weight = torch.linspace(-1, 1, 48 * 32).view(48, 32).sin().to(dtype)
+    bias = torch.linspace(-1, 1, 48).to(dtype)
+    x = torch.linspace(-1, 1, 5 * 32).view(5, 32).cos().to(dtype)
+    tolerance = 0.05 if dtype is torch.bfloat16 else 1e-4
+    try:
+        with torch.inference_mode():
+            found = _packed_product(weight, bias)(x)
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    return found.dtype == dtype and torch.allclose(found.double(), expected, atol=tolerance)

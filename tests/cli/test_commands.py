@@ -1,0 +1,90 @@
+"""The command line as its users meet it: help, errors, exit codes, and what it imports."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "litestar", "matplotlib", "numpy", "tokenizers")
+COMMANDS = ("serve", "generate", "chat", "plan", "eval", "bench", "plugins", "config")
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['quire', '--help']\n"
+        "try:\n    runpy.run_module('quire', run_name='__main__')\n"
+        "except SystemExit as stop:\n    code = stop.code\n"
+        f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "HEAVY [] 0", done.stderr
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "bench serve", "bench offline", "config check"])
+def test_every_command_has_help(quire, command):
+    done = quire(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "--set", "cache.blocksize=3"], "did you mean cache.block_size?"),
+        (["serve", "--plugin", "absent"], "no installed distribution provides"),
+        (["serve", "a", "--model", "b"], "the model is given as"),
+        (["plan", "--max-model-len", "long"], "--max-model-len"),
+        (["plan", "--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
+        (["generate", "x", "--temperature", "-1"], "temperature"),
+        (["bench", "offline", "--goodput", "speed:3"], "--goodput"),
+        (["bench", "serve", "--url", "ftp://x"], "--url"),
+        (["chat", "--url", "http://127.0.0.1:9"], "quire serve"),
+        (["plugins", "why", "fcfss"], "did you mean 'fcfs'?"),
+        (["plugins", "check", "no-such-package"], "no-such-package"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_exit_code_2(quire, arguments, words):
+    done = quire(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("quire:")]) <= 1
+
+
+def test_debug_shows_where_it_came_from(quire):
+    done = quire("--debug", "plan", "--set", "cache.blocksize=3")
+    assert "Traceback" in done.stderr
+
+
+def test_version(quire):
+    from quire import __version__
+
+    assert quire("--version").stdout.strip() == f"quire {__version__}"
+
+
+def test_config_schema_and_check(quire, tmp_path):
+    assert "CacheConfig" in json.loads(quire("config", "schema").stdout)["$defs"]
+    path = tmp_path / "serve.yaml"
+    path.write_text("model:\n  name: demo\n")
+    done = quire("config", "check", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    path.write_text("model:\n  nam: demo\ncache: {x: 1}\n")
+    done = quire("config", "check", str(path))
+    assert done.returncode == 2
+    assert "did you mean model.name?" in done.stderr
+    assert f"{path}:2" in done.stderr
+    assert f"{path}:3" in done.stderr
+
+
+def test_plugins_list_and_why(quire):
+    listed = quire("plugins", "list").stdout
+    assert "scheduler default" in listed
+    assert "built-in" in listed
+    done = quire("plugins", "why", "priority")
+    assert done.returncode == 0
+    assert "policy priority is provided by plugin quire.plugins.policies" in done.stdout
