@@ -212,11 +212,20 @@ def export(model: Llama, folder: Path) -> None:
         for name, weight in model.named_parameters()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(model.shape.config(), indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    write_configs(model.shape, folder)
+
+
+def write_configs(shape: Shape, folder: Path) -> None:
+    """Write `config.json` and `generation_config.json`.
+
+    Args:
+        shape: The model's shape.
+        folder: Checkpoint folder.
+    """
     generation = {"bos_token_id": 0, "eos_token_id": [5, 0], "pad_token_id": 0, "do_sample": False}
-    text = json.dumps(generation, indent=2) + "\n"
-    (folder / "generation_config.json").write_text(text, encoding="utf-8")
+    for name, config in (("config", shape.config()), ("generation_config", generation)):
+        text = json.dumps(config, indent=2) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
