@@ -58,15 +58,15 @@ def check(
 ) -> None:
     """Run the conformance suites over everything a package provides."""
     registry = Registry(_points(package))
-    suites = import_target(SUITES)
-    table = Table("kind", "name", "contract", "result")
-    failed = 0
     mine = [info for info in registry.plugins() if info.active and _belongs(info, package)]
     if not mine:
         raise PluginError(
             f"no installed distribution or plugin is called {package!r}, or it has no entry point "
             f"in the group {ENTRY_POINTS}; install it"
         )
+    suites = import_target(SUITES)
+    table = Table("kind", "name", "contract", "result")
+    failed = 0
     for part in (part for info in mine for part in info.provides):
         target = registry.get(part.kind, part.name)
         suite = suites.get(part.kind)

@@ -129,6 +129,23 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             )
         return hidden // heads
 
+    def vocab_size(self) -> int:
+        """Rows of the embedding.
+
+        Raises:
+            CheckpointError: when vocab_size is missing or not a positive integer.
+        """
+        size = self.config.get("vocab_size")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise CheckpointError(
+                f"{self.folder}/config.json needs vocab_size, a positive integer"
+            )
+        return size
+
+    def weight_bytes(self) -> int:
+        """Bytes of the safetensors files in the folder."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
     def context_length(self) -> int:
         """Positions the model was made for, rope scaling included.
 

@@ -9,10 +9,9 @@ __all__ = ("BLOCK", "cut_off", "likeliest", "pick")
 
 # Width of the first level of the search through cumulative weights.
 BLOCK = 128
-# How many of the likeliest tokens are looked at on a CPU, first and, where the nucleus is wider,
-# second; a nucleus wider still costs a sort of the row.
-_CANDIDATES = (256, 4096)
-# Rows looked at together: what they take stays in the processor's cache.
+# Likeliest tokens that are looked at first on a CPU; a wider nucleus costs a sort of the row.
+_CANDIDATES = 256
+# Rows sorted together: what they take stays in the processor's cache.
 _ROWS = 8
 
 
@@ -51,17 +50,11 @@ def cut_off(
         # A look at the result would make the host wait for the device, so sort at once.
         ordered = scores.sort(dim=-1, descending=True).values
         return _cut_sorted(ordered, top_k, top_p, total)[0]
-    found = torch.empty_like(scores[:, 0])
-    rest = torch.arange(len(scores))
-    for width in (*_CANDIDATES, size):
-        unsure = []
-        for rows in rest.split(_ROWS):
-            ordered = torch.from_numpy(_best(scores[rows].numpy(), min(width, size)))
-            found[rows], enough = _cut_sorted(ordered, top_k[rows], top_p[rows], total[rows])
-            unsure.append(rows[~enough])
-        rest = torch.cat(unsure)
-        if not len(rest):
-            break
+    found, enough = _cut_best(scores, _CANDIDATES, top_k, top_p, total)
+    if not bool(enough.all()):
+        for rows in (~enough).nonzero().flatten().split(_ROWS):
+            exact = _cut_best(scores[rows], size, top_k[rows], top_p[rows], total[rows])
+            found[rows] = exact[0]
     return found
 
 
@@ -100,12 +93,16 @@ def _search(
     return index, target - torch.where(index > 0, before, 0.0)
 
 
-def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """The ``count`` highest values of each row, best first."""
-    first = scores.shape[-1] - count
+def _cut_best(
+    scores: torch.Tensor, count: int, top_k: torch.Tensor, top_p: torch.Tensor, total: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``_cut_sorted`` for the ``count`` highest scores of each row, on a CPU."""
+    values = scores.numpy()
+    first = values.shape[-1] - count
     if first > 0:
-        scores = np.partition(scores, first, axis=-1)[:, first:]
-    return np.ascontiguousarray(np.sort(scores, axis=-1)[:, ::-1])
+        values = np.partition(values, first, axis=-1)[:, first:]
+    ordered = torch.from_numpy(np.sort(values, axis=-1)).flip(-1)
+    return _cut_sorted(ordered, top_k, top_p, total)
 
 
 def _cut_sorted(

@@ -27,9 +27,10 @@ HOMES = {
     "matplotlib": ("cli/bench/",),
     "triton": ("backends/", "quant/"),
     "pluggy": ("core/hooks.py", "core/registry.py"),
-    "transformers": ("core/text/", "plugins/models/"),
+    # evaluate.py and prepare.py belong to the making of the embedded model, not to serving.
+    "transformers": ("core/text/", "plugins/models/", "plugins/demo/evaluate.py"),
     "tokenizers": ("core/text/", "plugins/demo/"),
-    "jinja2": ("core/text/",),
+    "jinja2": ("core/text/", "plugins/demo/prepare.py"),
     "huggingface_hub": ("core/source.py", "core/text/", "core/weights/"),
     "safetensors": ("core/weights/", "plugins/demo/"),
     "yaml": ("core/config_file.py",),
