@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ("output", "print_error", "print_phase", "progress", "status")
+__all__ = ("columns", "output", "print_error", "print_phase", "progress", "status")
 
 
 def print_phase(name: str, seconds: float) -> None:
@@ -30,7 +31,17 @@ def output() -> Console:
     """Where tables go: stdout."""
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return Console()
+
+
+def columns(*names: str) -> Table:
+    """An empty table that breaks long cells over lines and never cuts them off."""
+    from rich.table import Table
+
+    view = Table()
+    for name in names:
+        view.add_column(name, overflow="fold")
+    return view
 
 
 def status() -> Console:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
-from rich.table import Table
 
 from ..core.config import Config
 from ..core.registry import import_target
 from ..core.request import SamplingParams
-from .console import output, print_phase, progress
+from .console import columns, output, print_phase, progress
 from .options import with_config
 from .remote import Remote
 
@@ -133,7 +132,7 @@ def evaluate(
 
         subject = LocalSubject(LLM.from_config(config, on_phase=print_phase))
     rows = tally(examples, subject.answer(examples))
-    table = Table("task", "questions", "right", "exact match", "valid JSON")
+    table = columns("task", "questions", "right", "exact match", "valid JSON")
     for task, count, right, asked, valid in rows:
         json_share = f"{valid / asked:.0%}" if asked else ""
         table.add_row(task, str(count), str(right), f"{right / count:.0%}", json_share)

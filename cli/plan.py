@@ -6,11 +6,10 @@ from typing import Any
 
 import msgspec
 from rich.markup import escape
-from rich.table import Table
 
 from ..core.config import Config
 from ..core.registry import Registry
-from .console import output
+from .console import columns, output
 from .options import with_config
 
 __all__ = ("plan",)
@@ -24,7 +23,7 @@ def plan(config: Config) -> None:
     resolution = resolve(config, Registry(config.plugins.load))
     written = _flat(msgspec.to_builtins(config))
     default = _flat(msgspec.to_builtins(Config()))
-    table = Table("key", "value", "reason")
+    table = columns("key", "value", "reason")
     for key, value in _flat(msgspec.to_builtins(resolution.config)).items():
         given = "as given" if written[key] != default[key] else "default"
         reason = resolution.reasons.get(key, given)

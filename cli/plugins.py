@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from ..core.contracts import VERSIONS
 from ..core.errors import PluginError
 from ..core.registry import ENTRY_POINTS, PluginInfo, Registry, import_target
-from .console import output
+from .console import columns, output
 
 __all__ = ("app",)
 
@@ -24,9 +23,9 @@ Load = Annotated[list[str] | None, typer.Option("--plugin", help="Load this one 
 @app.command("list")
 def list_plugins(plugin: Load = None) -> None:
     """List active plugins with what they provide, then installed ones that are not loaded."""
-    table = Table("plugin", "version", "from", "state", "provides")
+    table = columns("plugin", "version", "from", "state", "provides")
     for info in Registry(plugin or ()).plugins():
-        provides = ", ".join(f"{part.kind} {part.name}" for part in info.provides)
+        provides = "\n".join(f"{part.kind} {part.name}" for part in info.provides)
         state = "active" if info.active else "installed; load it with --plugin " + info.name
         row = (info.name, info.version, info.origin, state, provides)
         table.add_row(*(escape(cell) for cell in row))
@@ -65,7 +64,7 @@ def check(
             f"in the group {ENTRY_POINTS}; install it"
         )
     suites = import_target(SUITES)
-    table = Table("kind", "name", "contract", "result")
+    table = columns("kind", "name", "contract", "result")
     failed = 0
     for part in (part for info in mine for part in info.provides):
         target = registry.get(part.kind, part.name)

@@ -99,7 +99,7 @@ class Reference(AttentionBackend):
 def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first: int, spec: AttentionSpec
 ) -> torch.Tensor:
-    """Queries [n, heads, d] at positions from ``first`` over all keys and values [L, kv heads, d]."""
+    """Queries [n, heads, d] at positions from ``first`` over keys and values [L, kv heads, d]."""
     group = spec.num_heads // spec.num_kv_heads
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("nhd,lhd->hnl", q.float(), k) * spec.scale

@@ -54,9 +54,10 @@ def offline(
     work = workloads.make(workload, vocab_size=vocab_size, max_model_len=longest)
     if warmup:
         drive(engine, _warmup(warmup, vocab_size, longest))
-    begin = time.perf_counter()
-    samples = drive(engine, work, concurrency)
-    seconds = time.perf_counter() - begin
+    with progress(workload, len(work.prompts)) as advance:
+        begin = time.perf_counter()
+        samples = drive(engine, work, concurrency, advance)
+        seconds = time.perf_counter() - begin
     engine.shutdown()
     settings = Settings(
         mode="offline",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ...core.request import Request, SamplingParams
@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 __all__ = ("drive",)
 
 
-def drive(engine: Engine, workload: Workload, concurrency: int | None = None) -> list[Sample]:
+def drive(
+    engine: Engine,
+    workload: Workload,
+    concurrency: int | None = None,
+    on_done: Callable[[], None] = lambda: None,
+) -> list[Sample]:
     """Run a workload; no tokenizer takes part.
 
     Args:
         engine: started, and idle.
         workload: what to ask.
         concurrency: requests handed over at once; None for all.
+        on_done: called after each request.
 
     Returns:
         A sample a request, in the workload's order; times of ``time.perf_counter``.
@@ -45,6 +51,7 @@ def drive(engine: Engine, workload: Workload, concurrency: int | None = None) ->
                 sample.counts.append(len(delta.token_ids))
             if delta.finish_reason is not None:
                 running -= 1
+                on_done()
                 sample.error = delta.error
     return list(samples.values())
 

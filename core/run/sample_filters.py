@@ -115,10 +115,11 @@ def _cut_sorted(
     width = ordered.shape[-1]
     sums = ordered.exp().cumsum(dim=-1, dtype=torch.float64)
     of_best = sums.gather(-1, (top_k - 1).clamp(max=width - 1).unsqueeze(-1)).squeeze(-1)
+    in_sight = (total >= 0) | (top_k <= width)
     total = torch.where(total < 0, of_best, total)
     # A token stays while the mass of those before it falls short; p = 1 cuts nothing whatever
     # the rounding.
     limit = torch.where(top_p < 1, top_p * total, torch.inf).unsqueeze(-1)
     kept = torch.searchsorted(sums, limit).squeeze(-1).add_(1).minimum(top_k)
     last = (kept - 1).clamp(max=width - 1).unsqueeze(-1)
-    return ordered.gather(-1, last).squeeze(-1), kept <= width
+    return ordered.gather(-1, last).squeeze(-1), in_sight & (kept <= width)

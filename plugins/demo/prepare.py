@@ -41,7 +41,7 @@ class Plan:
         files: Library files at most, for trials; 0 takes all.
     """
 
-    chats: int = 750_000
+    chats: int = 550_000
     snippets: int = 12_000
     seed: int = 17
     files: int = 0

@@ -45,7 +45,9 @@ async def encode_chat(tokenizer: "Tokenizer", request: ChatRequest) -> list[int]
             template_kwargs=request.chat_template_kwargs or {},
         )
 
-    return await _aside(encode, sum(len(str(message["content"])) for message in messages))
+    # A template does work for a message or a tool without text, too.
+    size = sum(256 + len(message["content"]) for message in messages) + 1024 * len(tools or ())
+    return await _aside(encode, size)
 
 
 async def encode_texts(

@@ -1,0 +1,265 @@
+"""Geometry of a step on the CPU: which blocks each row reads, and which rows read together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ...core.contracts.attention import AttentionBatch
+
+__all__ = ("DecodeGroup", "Geometry", "Layout", "PromptRow", "Step", "plan_step")
+
+_GROUP_BYTES = 32 * 2**20
+"""Keys and values gathered at once; larger groups of rows are split."""
+_SMALL_LENGTH = 256
+"""Rows up to this long share a group whatever their lengths: padding costs less than a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What layers must share to share a geometry.
+
+    Attributes:
+        window: sliding window, or None.
+        num_kv_heads: of the layer.
+        head_dim: of the layer.
+    """
+
+    window: int | None
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(slots=True)
+class DecodeGroup:
+    """Rows of one query each that attend in one call.
+
+    Attributes:
+        rows: int64 [B], which of the T tokens; None for all of them in order.
+        count: B.
+        span: slots [start, stop) when one row's blocks stand in a line: nothing is gathered.
+        index: int64 [2 * B * kv heads * blocks], block rows of keys and then values to gather.
+        keep: positions [start, stop) of what was gathered that every row sees; None with a mask.
+        mask: [B, 1, 1, gathered positions], 0 or -inf; None when all rows see the same.
+    """
+
+    rows: torch.Tensor | None
+    count: int
+    span: slice | None = None
+    index: torch.Tensor | None = None
+    keep: slice | None = None
+    mask: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class PromptRow:
+    """A row of several queries.
+
+    Attributes:
+        begin: its first of the T tokens.
+        end: one past its last.
+        first: position of the first query.
+        base: position of the first key that is read.
+        span: slots [start, stop) of the keys when their blocks stand in a line.
+        index: int64 [2 * kv heads * blocks] otherwise; both None when the keys are the step's own.
+    """
+
+    begin: int
+    end: int
+    first: int
+    base: int
+    span: slice | None = None
+    index: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Geometry:
+    """A step's rows, as layers of one layout read them."""
+
+    groups: list[DecodeGroup]
+    prompts: list[PromptRow]
+
+
+@dataclass(slots=True)
+class Step:
+    """What ``prepare`` hands to ``attend``.
+
+    Attributes:
+        write_slots: of the batch.
+        fresh: int64, blocks begun in this step and not filled by it; None for none.
+        geometries: by layout.
+    """
+
+    write_slots: torch.Tensor
+    fresh: torch.Tensor | None
+    geometries: dict[Layout, Geometry]
+
+
+def plan_step(
+    batch: AttentionBatch,
+    layouts: list[Layout],
+    *,
+    block_size: int,
+    num_blocks: int,
+    kv_dtype: torch.dtype,
+) -> Step:
+    """Work out a step once for every layout.
+
+    Args:
+        batch: of the step, on the CPU.
+        layouts: of the layers, each once.
+        block_size: tokens a block.
+        num_blocks: of the cache.
+        kv_dtype: of the cache, and so of masks.
+    """
+    geometries = {
+        layout: _Planner(batch, layout, block_size, num_blocks, kv_dtype).plan()
+        for layout in layouts
+    }
+    return Step(batch.write_slots, _fresh_blocks(batch, block_size), geometries)
+
+
+def _fresh_blocks(batch: AttentionBatch, block_size: int) -> torch.Tensor | None:
+    rows = [
+        row
+        for row, (count, length) in enumerate(
+            zip(batch.query_lengths, batch.host_lengths, strict=True)
+        )
+        if 0 < length % block_size <= count
+    ]
+    if not rows:
+        return None
+    index = torch.tensor(rows)
+    return batch.block_tables[index, batch.lengths[index].long() // block_size].long()
+
+
+class _Planner:
+    """One layout's geometry."""
+
+    def __init__(
+        self,
+        batch: AttentionBatch,
+        layout: Layout,
+        block_size: int,
+        num_blocks: int,
+        kv_dtype: torch.dtype,
+    ) -> None:
+        self.batch = batch
+        self.layout = layout
+        self.block_size = block_size
+        self.num_blocks = num_blocks
+        self.kv_dtype = kv_dtype
+        # Block b of head h of the keys is row h * num_blocks + b; the values follow all the keys.
+        self.heads = torch.arange(2 * layout.num_kv_heads)[:, None] * num_blocks
+
+    def plan(self) -> Geometry:
+        decodes = self.batch.num_decodes
+        groups = [self._group(rows) for rows in self._grouped(decodes)]
+        prompts: list[PromptRow] = []
+        begin = decodes
+        for row in range(decodes, len(self.batch.query_lengths)):
+            end = begin + self.batch.query_lengths[row]
+            prompts.append(self._prompt(row, begin, end))
+            begin = end
+        return Geometry(groups, prompts)
+
+    def _first_block(self, position: int) -> int:
+        """The block of the first key that a query at this position sees."""
+        window = self.layout.window
+        return 0 if window is None else max(0, position + 1 - window) // self.block_size
+
+    def _blocks(self, row: int, first: int) -> list[int]:
+        last = -(-self.batch.host_lengths[row] // self.block_size)
+        blocks: list[int] = self.batch.block_tables[row, first:last].tolist()
+        return blocks
+
+    def _span(self, blocks: list[int]) -> slice | None:
+        """Their slots, when the blocks stand in a line."""
+        first, count = blocks[0], len(blocks)
+        if blocks[-1] - first + 1 != count or blocks != list(range(first, first + count)):
+            return None
+        return slice(first * self.block_size, (first + count) * self.block_size)
+
+    def _grouped(self, decodes: int) -> Iterator[list[int]]:
+        """Decode rows in groups of like lengths, none of which gathers too much."""
+        if decodes < 2:
+            yield from ([row] for row in range(decodes))
+            return
+        lengths = self.batch.host_lengths
+        needs = [
+            -(-lengths[row] // self.block_size) - self._first_block(lengths[row] - 1)
+            for row in range(decodes)
+        ]
+        layout = self.layout
+        block_bytes = 2 * layout.num_kv_heads * layout.head_dim * self.block_size
+        most = _GROUP_BYTES // (block_bytes * self.kv_dtype.itemsize)
+        small = _SMALL_LENGTH // self.block_size
+        if max(needs) <= max(small, 2 * min(needs)) and max(needs) * decodes <= most:
+            yield list(range(decodes))
+            return
+        group: list[int] = []
+        for row in sorted(range(decodes), key=needs.__getitem__, reverse=True):
+            if group:
+                widest = needs[group[0]]
+                apart = widest > max(small, 2 * needs[row])
+                if apart or widest * (len(group) + 1) > most:
+                    yield group
+                    group = []
+            group.append(row)
+        yield group
+
+    def _group(self, rows: list[int]) -> DecodeGroup:
+        whole = len(rows) == self.batch.query_start.numel() - 1
+        chosen = None if whole else torch.tensor(rows)
+        if len(rows) == 1:
+            return self._single(rows[0], chosen)
+        lengths = self.batch.lengths[: len(rows)] if whole else self.batch.lengths[chosen]
+        tables = self.batch.block_tables if whole else self.batch.block_tables[chosen]
+        lengths = lengths.long()[:, None]
+        # Without a window every row starts at 0, as with one of its own length.
+        starts = (lengths - (self.layout.window or lengths)).clamp_(min=0)
+        first = starts // self.block_size
+        used = (lengths + (self.block_size - 1)) // self.block_size
+        columns = first + torch.arange(int((used - first).max()))
+        padding = columns >= used
+        blocks = tables.gather(1, columns.clamp(max=tables.shape[1] - 1)).long()
+        blocks.masked_fill_(padding, 0)
+        index = (self.heads.view(2, 1, -1, 1) + blocks[:, None]).flatten()
+        group = DecodeGroup(chosen, len(rows), index=index)
+        low, high = starts - first * self.block_size, lengths - first * self.block_size
+        if bool((low == low[0]).all() and (high == high[0]).all()):
+            group.keep = slice(int(low[0]), int(high[0]))
+            return group
+        at = torch.arange(columns.shape[1] * self.block_size)
+        mask = torch.zeros(len(rows), len(at), dtype=self.kv_dtype)
+        mask.masked_fill_((at < low) | (at >= high), float("-inf"))
+        group.mask = mask[:, None, None]
+        return group
+
+    def _single(self, row: int, chosen: torch.Tensor | None) -> DecodeGroup:
+        length = self.batch.host_lengths[row]
+        first = self._first_block(length - 1)
+        blocks = self._blocks(row, first)
+        start = 0 if self.layout.window is None else max(0, length - self.layout.window)
+        keep = slice(start - first * self.block_size, length - first * self.block_size)
+        span = self._span(blocks)
+        if span is not None:
+            seen = slice(span.start + keep.start, span.start + keep.stop)
+            return DecodeGroup(chosen, 1, span=seen)
+        index = (self.heads + torch.tensor(blocks)).flatten()
+        return DecodeGroup(chosen, 1, index=index, keep=keep)
+
+    def _prompt(self, row: int, begin: int, end: int) -> PromptRow:
+        length = self.batch.host_lengths[row]
+        position = length - (end - begin)
+        if position == 0:
+            return PromptRow(begin, end, 0, 0)
+        first = self._first_block(position)
+        blocks = self._blocks(row, first)
+        prompt = PromptRow(begin, end, position, first * self.block_size)
+        prompt.span = self._span(blocks)
+        if prompt.span is None:
+            prompt.index = (self.heads + torch.tensor(blocks)).flatten()
+        return prompt

@@ -1,0 +1,21 @@
+"""What this distribution adds to quire; the parts are imported when somebody asks for them."""
+
+from quire import hookimpl
+from quire.core.hooks import Manifest, Provision
+
+__all__ = ("quire_manifest",)
+
+
+@hookimpl
+def quire_manifest() -> Manifest:
+    """A policy, an architecture and a group of routes."""
+    return Manifest(
+        name="example",
+        version="1.0.0",
+        contracts={"policy": 1, "model": 1, "route": 1},
+        provides=(
+            Provision("policy", "shortest", "quire_example_plugin.policy:ShortestPrompt"),
+            Provision("model", "ParallelForCausalLM", "quire_example_plugin.model:Parallel"),
+            Provision("route", "example", "quire_example_plugin.routes:ExampleRoutes"),
+        ),
+    )
