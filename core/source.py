@@ -137,9 +137,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         """
         size = self.config.get("vocab_size")
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise CheckpointError(
-                f"{self.folder}/config.json needs vocab_size, a positive integer"
-            )
+            raise CheckpointError(f"{self.folder}/config.json needs vocab_size, a positive integer")
         return size
 
     def weight_bytes(self) -> int:

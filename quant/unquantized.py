@@ -36,7 +36,7 @@ class DenseLinear(LinearWeights):
         self._targets: dict[str, torch.Tensor] = {}
         for kind, whole in (("weight", self._weight), ("bias", self._bias)):
             if whole is not None:
-                parts = whole.split(list(spec.out_features))
+                parts = torch.split(whole, list(spec.out_features))
                 self._targets |= {
                     f"{shard}.{kind}": part for shard, part in zip(spec.shards, parts, strict=True)
                 }

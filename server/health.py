@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 from litestar import Response, get
+from litestar.di import NamedDependency
 
 from .. import __version__
 from ..core.contracts.route import Access, RouteGroup
@@ -39,7 +40,7 @@ class HealthRoutes(RouteGroup):
         engine = self.engine
 
         @get("/health", summary="Whether requests are taken")
-        async def health(gate: Gate) -> Response[Health]:
+        async def health(gate: NamedDependency[Gate]) -> Response[Health]:
             if not engine.alive:
                 return Response(Health("dead"), status_code=503)
             if gate.phase == "draining":

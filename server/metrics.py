@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from litestar import Response, get
+from litestar.di import NamedDependency
 
 from ..core.contracts.exporter import Exporter
 from ..core.contracts.route import RouteGroup
@@ -19,7 +20,7 @@ class MetricsRoutes(RouteGroup):
         """The endpoint."""
 
         @get("/metrics", summary="Metrics in the exporter's format")
-        async def metrics(exporter: Exporter) -> Response[bytes]:
+        async def metrics(exporter: NamedDependency[Exporter]) -> Response[bytes]:
             body, content_type = exporter.render()
             return Response(body, media_type=content_type)
 

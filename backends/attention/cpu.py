@@ -83,13 +83,14 @@ class CPUAttention(AttentionBackend):
         self._write(cache, k, v, prepared)
         spec = self.layers[layer]
         geometry = prepared.geometries[self._layouts[layer]]
-        if len(geometry.groups) == 1 and not geometry.prompts:
+        if geometry.alone:
             return self._decode(q, cache, geometry.groups[0], spec).to(dtype)
         return self._mixed(q, k, v, cache, geometry, spec).to(dtype)
 
     def _write(self, cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: Step) -> None:
         if step.fresh is not None:
-            cache.unflatten(2, (self._num_blocks, self.block_size)).index_fill_(2, step.fresh, 0)
+            blocks = cache.view(2, cache.shape[1], -1, self.block_size, cache.shape[3])
+            blocks.index_fill_(2, step.fresh, 0)
         keys, values = cache.unbind(0)
         keys.index_copy_(1, step.write_slots, k.transpose(0, 1))
         values.index_copy_(1, step.write_slots, v.transpose(0, 1))
@@ -106,11 +107,8 @@ class CPUAttention(AttentionBackend):
         """Several groups, prompts, or both: [T, heads * head_dim]."""
         out = torch.empty(q.shape, dtype=q.dtype)
         for group in geometry.groups:
-            rows = group.rows
-            if rows is None:
-                return self._decode(q, cache, group, spec)
-            found = self._decode(q.index_select(0, rows), cache, group, spec)
-            out.index_copy_(0, rows, found.view(-1, spec.num_heads, spec.head_dim))
+            found = self._decode(q[group.rows], cache, group, spec)
+            out[group.rows] = found.view(-1, spec.num_heads, spec.head_dim)
         for prompt in geometry.prompts:
             self._prompt(q, k, v, cache, prompt, spec, out)
         return out.flatten(1)
@@ -169,10 +167,9 @@ class CPUAttention(AttentionBackend):
             keys, values = gathered[0][0], gathered[1][0]
         else:
             keys, values = k[begin:end].transpose(0, 1), v[begin:end].transpose(0, 1)
-        grouped = (spec.num_kv_heads, -1)
         # [T, heads, d] -> [kv heads, heads of each, T, d]
-        q = q.unflatten(1, grouped).permute(1, 2, 0, 3)
-        out = out.unflatten(1, grouped).permute(1, 2, 0, 3)
+        grouped = (len(q), spec.num_kv_heads, -1, spec.head_dim)
+        q, out = q.view(grouped).permute(1, 2, 0, 3), out.view(grouped).permute(1, 2, 0, 3)
         keys, values = keys.unsqueeze(1), values.unsqueeze(1)
         window = spec.window
         if (

@@ -37,7 +37,7 @@ class DecodeGroup:
     """Rows of one query each that attend in one call.
 
     Attributes:
-        rows: int64 [B], which of the T tokens; None for all of them in order.
+        rows: int64 [B], which of the T tokens.
         count: B.
         span: slots [start, stop) when one row's blocks stand in a line: nothing is gathered.
         index: int64 [2 * B * kv heads * blocks], block rows of keys and then values to gather.
@@ -45,7 +45,7 @@ class DecodeGroup:
         mask: [B, 1, 1, gathered positions], 0 or -inf; None when all rows see the same.
     """
 
-    rows: torch.Tensor | None
+    rows: torch.Tensor
     count: int
     span: slice | None = None
     index: torch.Tensor | None = None
@@ -76,10 +76,17 @@ class PromptRow:
 
 @dataclass(slots=True)
 class Geometry:
-    """A step's rows, as layers of one layout read them."""
+    """A step's rows, as layers of one layout read them.
+
+    Attributes:
+        groups: of the rows with one query.
+        prompts: the others.
+        alone: whether one group holds every row, in order.
+    """
 
     groups: list[DecodeGroup]
     prompts: list[PromptRow]
+    alone: bool
 
 
 @dataclass(slots=True)
@@ -163,7 +170,7 @@ class _Planner:
             end = begin + self.batch.query_lengths[row]
             prompts.append(self._prompt(row, begin, end))
             begin = end
-        return Geometry(groups, prompts)
+        return Geometry(groups, prompts, alone=len(groups) == 1 and not prompts)
 
     def _first_block(self, position: int) -> int:
         """The block of the first key that a query at this position sees."""
@@ -205,19 +212,17 @@ class _Planner:
                 widest = needs[group[0]]
                 apart = widest > max(small, 2 * needs[row])
                 if apart or widest * (len(group) + 1) > most:
-                    yield group
+                    yield sorted(group)
                     group = []
             group.append(row)
-        yield group
+        yield sorted(group)
 
     def _group(self, rows: list[int]) -> DecodeGroup:
-        whole = len(rows) == self.batch.query_start.numel() - 1
-        chosen = None if whole else torch.tensor(rows)
+        chosen = torch.tensor(rows)
         if len(rows) == 1:
             return self._single(rows[0], chosen)
-        lengths = self.batch.lengths[: len(rows)] if whole else self.batch.lengths[chosen]
-        tables = self.batch.block_tables if whole else self.batch.block_tables[chosen]
-        lengths = lengths.long()[:, None]
+        lengths = self.batch.lengths[chosen].long()[:, None]
+        tables = self.batch.block_tables[chosen]
         # Without a window every row starts at 0, as with one of its own length.
         starts = (lengths - (self.layout.window or lengths)).clamp_(min=0)
         first = starts // self.block_size
@@ -238,7 +243,7 @@ class _Planner:
         group.mask = mask[:, None, None]
         return group
 
-    def _single(self, row: int, chosen: torch.Tensor | None) -> DecodeGroup:
+    def _single(self, row: int, chosen: torch.Tensor) -> DecodeGroup:
         length = self.batch.host_lengths[row]
         first = self._first_block(length - 1)
         blocks = self._blocks(row, first)

@@ -94,15 +94,15 @@ class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
             raise CheckpointError(f"{path} is not a tokenizer: {error}") from error
         native.no_truncation()
         native.no_padding()
-        added = self.settings.get("added_tokens_decoder") or {}
-        for _, entry in sorted(added.items(), key=lambda item: int(item[0])):
-            if native.token_to_id(entry["content"]) is None:
+        listed = self.settings.get("added_tokens_decoder") or {}
+        entries = [entry for _, entry in sorted(listed.items(), key=lambda item: int(item[0]))]
+        named, texts = self._special_texts()
+        entries += [{"content": text, "special": True, "normalized": False} for text in texts]
+        for entry in entries:
+            # A token that tokenizer.json adds already stays as it is there.
+            if entry["content"] not in {t.content for t in _added(native).values()}:
                 native.add_tokens([tokenizers.AddedToken(**entry)])
-        named, extra = self._special_texts()
-        marked = [tokenizers.AddedToken(text, special=True, normalized=False) for text in extra]
-        native.add_special_tokens(marked)
-        known = native.get_added_tokens_decoder()
-        ids = frozenset(index for index, token in known.items() if token.special)
+        ids = frozenset(index for index, token in _added(native).items() if token.special)
         return native, SpecialTokens(named, ids)
 
     def with_transformers(self) -> tuple[Any, SpecialTokens, dict[str, str]]:
@@ -161,6 +161,11 @@ class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
         kept = {role: text for role, text in named.items() if text is not None}
         listed = [text for entry in extra or () if (text := _text(entry)) is not None]
         return kept, list(dict.fromkeys([*kept.values(), *listed]))
+
+
+def _added(native: Any) -> dict[int, Any]:
+    added: dict[int, Any] = native.get_added_tokens_decoder()
+    return added
 
 
 def _text(entry: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Request, Response, post
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody
 
 from ...core.config import Config
 from ...core.output import CompletionDelta, CompletionOutput, RequestOutput, StreamDelta
@@ -140,7 +141,7 @@ def chat_handler(config: Config, engine: "AsyncLLM") -> Any:
         responses={200: ResponseSpec(ChatCompletion, description="The answer, or its stream")},
     )
     async def create_chat_completion(
-        request: Request[Any, Any, Any], data: ChatRequest
+        request: Request[Any, Any, Any], data: JSONBody[ChatRequest]
     ) -> Response[Any]:
         return await unless_disconnected(request.receive, answer(data))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Request, Response, post
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody
 
 from ...core.config import Config
 from ...core.output import CompletionDelta, CompletionOutput, Logprob, RequestOutput, StreamDelta
@@ -159,7 +160,7 @@ def completion_handler(config: Config, engine: "AsyncLLM") -> Any:
         responses={200: ResponseSpec(Completion, description="The answer, or its stream")},
     )
     async def create_completion(
-        request: Request[Any, Any, Any], data: CompletionRequest
+        request: Request[Any, Any, Any], data: JSONBody[CompletionRequest]
     ) -> Response[Any]:
         return await unless_disconnected(request.receive, answer(data))
 

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from litestar import get
+from litestar.params import FromPath
 
 from ...core.config import Config
 from ..errors import APIError
@@ -46,7 +47,7 @@ def model_handlers(config: Config) -> list[Any]:
         return ModelList(data=[served])
 
     @get("/v1/models/{name:path}", summary="One model")
-    async def retrieve_model(name: str) -> Model:
+    async def retrieve_model(name: FromPath[str]) -> Model:
         # Litestar gives what is left of the path with a slash in front.
         check_model(config, name if name == served.id else name.removeprefix("/"))
         return served

@@ -1,11 +1,14 @@
 """Every family against transformers: the same log-probabilities, the same greedy tokens."""
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
+from quire.core.config import Config
 from quire.core.request import SamplingParams
 
 from tests.engine.checkpoints import CASES, make
@@ -14,6 +17,12 @@ from tests.engine.driver import Driver, make_config
 LENGTHS = (1, 5, 23, 40)
 GREEDY = SamplingParams(temperature=0, max_tokens=32)
 BACKENDS = ("reference", "cpu")
+
+
+def configure(folder: Path, **sections: Any) -> Config:
+    # Within the original context, where dynamic scaling is plain rotation at every length.
+    model = {"name": str(folder), "dtype": "float32", "max_model_len": 128}
+    return make_config(folder, model=model, **sections)
 
 
 def prompts_of(count: int) -> list[list[int]]:
@@ -52,9 +61,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_greedy_tokens(case, mode: str, backend: str) -> None:
     folder, _, prompts, wanted = case
-    longest = {"model": {"name": str(folder), "dtype": "float32", "max_model_len": 128}}
-    config = make_config(folder, **longest, attention={"backend": backend}, **MODES[mode])
-    driver = Driver(config)
+    driver = Driver(configure(folder, attention={"backend": backend}, **MODES[mode]))
     assert driver.generate(prompts, GREEDY) == wanted
     assert (driver.engine.stats().preemptions > 0) == mode.startswith("preemption")
 
@@ -62,7 +69,7 @@ def test_greedy_tokens(case, mode: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_prefix_hits(case, backend: str) -> None:
     folder, _, prompts, wanted = case
-    driver = Driver(make_config(folder, attention={"backend": backend}))
+    driver = Driver(configure(folder, attention={"backend": backend}))
     alone = [driver.generate([prompt], GREEDY)[0] for prompt in prompts]
     again = [driver.generate([prompt], GREEDY)[0] for prompt in prompts]
     assert alone == again == wanted
@@ -72,7 +79,7 @@ def test_prefix_hits(case, backend: str) -> None:
 @pytest.mark.parametrize("chunk", [256, 7])
 def test_log_probabilities(case, chunk: int) -> None:
     folder, model, prompts, _ = case
-    driver = Driver(make_config(folder, schedule={"max_num_batched_tokens": chunk}))
+    driver = Driver(configure(folder, schedule={"max_num_batched_tokens": chunk}))
     params = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=3, logprobs=3)
     driver.generate(prompts, params)
     for index, prompt in enumerate(prompts):
@@ -90,8 +97,6 @@ def test_log_probabilities(case, chunk: int) -> None:
 
 
 def test_configuration_as_transformers_4_wrote_it(tmp_path: Path) -> None:
-    import json
-
     model = make("Llama", 4, tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
@@ -101,5 +106,5 @@ def test_configuration_as_transformers_4_wrote_it(tmp_path: Path) -> None:
     config["torch_dtype"] = config.pop("dtype", "float32")
     path.write_text(json.dumps(config))
     prompts = prompts_of(3)
-    driver = Driver(make_config(tmp_path))
+    driver = Driver(configure(tmp_path))
     assert driver.generate(prompts, GREEDY) == [greedy(model, p, 32) for p in prompts]

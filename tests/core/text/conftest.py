@@ -94,7 +94,7 @@ KINDS: dict[str, tuple[Callable[[], Native], dict[str, Any]]] = {
     "byte_level": (byte_level, {"bos_token": "<|begin|>", "eos_token": "<|end|>"}),
     "sentence_piece": (
         sentence_piece,
-        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": {"content": "<unk>"}},
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     ),
     "word_piece": (word_piece, {"unk_token": "[UNK]"}),
 }

@@ -28,7 +28,9 @@ TEXTS = [
 def test_encodes_and_decodes_as_transformers(kind: str, folders: dict[str, Path]) -> None:
     ours, theirs = load(folders[kind]), AutoTokenizer.from_pretrained(folders[kind])
     assert ours.vocab_size == len(theirs)
-    assert ours.special_ids == set(theirs.all_special_ids)
+    assert ours.special_ids == {
+        token for token, added in theirs.added_tokens_decoder.items() if added.special
+    }
     assert ours.bos_token_id == theirs.bos_token_id
     assert ours.eos_token_id == theirs.eos_token_id
     for text in TEXTS:
@@ -128,12 +130,12 @@ def test_another_tokenizer_can_be_named(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize("kind", ["byte_level", "sentence_piece"])
 def test_token_bytes_joined_are_the_text(kind: str, tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers[kind]
-    text = "a naïve 東京 😀 line"
+    text = "a naïve 東京 🤖 line"
     ids = tokenizer.encode(text, add_special_tokens=False)
     joined = b"".join(map(tokenizer.token_bytes, ids)).decode()
     assert joined.removeprefix(" ") == text
     assert any("\ufffd" in tokenizer.token_text(token) for token in ids)
-    assert tokenizer.token_text(tokenizer.encode("a b", add_special_tokens=False)[-1])[0] == " "
+    assert any(tokenizer.token_text(token).startswith(" ") for token in ids)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,167 @@
+"""AsyncLLM and the engine's process: streams, aborts, deaths."""
+
+import asyncio
+import contextlib
+import os
+import select
+import subprocess
+import sys
+
+import pytest
+from quire import AsyncLLM, SamplingParams
+from quire.core.config import Config, ModelConfig, PluginsConfig, ScheduleConfig
+from quire.core.errors import (
+    CapacityError,
+    EngineDeadError,
+    InvalidRequest,
+    Overloaded,
+    PluginError,
+)
+
+LONG = SamplingParams(max_tokens=1500, ignore_eos=True, temperature=0)
+SHORT = SamplingParams(max_tokens=12, ignore_eos=True, temperature=0)
+
+
+@contextlib.asynccontextmanager
+async def running(**sections):
+    llm = await AsyncLLM.start(Config(**sections))
+    try:
+        yield llm
+    finally:
+        await llm.shutdown()
+
+
+async def tokens_of(llm: AsyncLLM, prompt, params: SamplingParams) -> list[int]:
+    found: list[int] = []
+    async for delta in llm.stream(prompt, params):
+        for completion in delta.completions:
+            found += completion.token_ids
+    return found
+
+
+async def idle(llm: AsyncLLM) -> None:
+    """Wait, without a clock, until the engine holds nothing: every probe is a step of its own."""
+    for _ in range(200):
+        await tokens_of(llm, [7], SamplingParams(max_tokens=2, ignore_eos=True))
+        if llm.stats.blocks_used == 0 and llm.stats.running == 0:
+            return
+    raise AssertionError(f"the engine never emptied: {llm.stats}")
+
+
+async def test_streams_aborts_and_errors() -> None:
+    phases: list[str] = []
+    llm = await AsyncLLM.start(Config(), on_phase=lambda name, seconds: phases.append(name))
+    try:
+        assert phases == ["device", "weights", "cache"]
+        assert llm.config.schedule.max_num_seqs is not None
+        alone = await tokens_of(llm, "def f(", SHORT)
+        together = await asyncio.gather(*(tokens_of(llm, "def f(", SHORT) for _ in range(20)))
+        assert together == [alone] * 20
+        last = None
+        async for output in llm.generate("def f(", SHORT):
+            last = output
+        assert last is not None and last.finished
+        assert last.outputs[0].token_ids == alone
+
+        left = llm.stream("x", LONG)
+        await anext(left)
+        await left.aclose()
+        named = llm.stream("x", LONG, request_id="mine")
+        await anext(named)
+        llm.abort("mine")
+        llm.abort("nobody")
+        reasons = [c.finish_reason async for delta in named for c in delta.completions]
+        assert reasons[-1] == "abort"
+        with pytest.raises(InvalidRequest, match="at most 2048 fit") as refused:
+            await anext(llm.stream([5], SamplingParams(max_tokens=5000)))
+        assert refused.value.param == "max_tokens"
+        await idle(llm)
+    finally:
+        await llm.shutdown()
+    with pytest.raises(EngineDeadError):
+        await anext(llm.stream([5], SHORT))
+
+
+async def test_a_third_cut_off_midway_and_the_rest_complete() -> None:
+    async with running() as llm:
+        wanted = {i: await tokens_of(llm, [i + 5, i + 9], SHORT) for i in range(5)}
+
+        async def one(index: int) -> None:
+            if index % 3:
+                assert (
+                    await tokens_of(llm, [index % 5 + 5, index % 5 + 9], SHORT)
+                    == (wanted[index % 5])
+                )
+                return
+            stream = llm.stream([index % 5 + 5], LONG)
+            async for _ in stream:
+                break
+            await stream.aclose()
+
+        await asyncio.gather(*(one(index) for index in range(200)))
+        await idle(llm)
+
+
+async def test_the_death_of_the_engine_is_noticed_at_once() -> None:
+    async with running() as llm:
+        told: list[bool] = []
+
+        class Watch:
+            def engine(self, stats) -> None: ...
+            def request(self, record) -> None: ...
+            def healthy(self, alive: bool) -> None:
+                told.append(alive)
+
+        llm.add_observer(Watch())
+        streams = [llm.stream("x", LONG) for _ in range(3)]
+        for stream in streams:
+            await anext(stream)
+        llm._link._process.kill()
+        for stream in streams:
+            with pytest.raises(EngineDeadError):
+                async for _ in stream:
+                    pass
+        await asyncio.wait_for(llm.wait_dead(), 10)
+        assert not llm.alive
+        assert told == [True, False]
+
+
+async def test_a_full_queue_is_overload() -> None:
+    schedule = ScheduleConfig(max_num_seqs=1, max_waiting=1)
+    async with running(schedule=schedule) as llm:
+        busy = llm.stream("x", LONG)
+        await anext(busy)
+        results = [asyncio.ensure_future(anext(llm.stream("y", SHORT))) for _ in range(4)]
+        done, _ = await asyncio.wait(results, return_when=asyncio.FIRST_EXCEPTION)
+        assert any(isinstance(task.exception(), Overloaded) for task in done)
+        for task in results:
+            task.cancel()
+        await asyncio.gather(*results, return_exceptions=True)
+        await busy.aclose()
+
+
+async def test_refusals_of_the_start_keep_their_kind() -> None:
+    with pytest.raises(CapacityError, match="made for 2048"):
+        await AsyncLLM.start(Config(model=ModelConfig(max_model_len=9999)))
+    with pytest.raises(PluginError, match="no installed distribution"):
+        await AsyncLLM.start(Config(plugins=PluginsConfig(load=("nothing",))))
+
+
+def test_the_engine_ends_with_its_parent() -> None:
+    program = """
+import asyncio, os, signal
+from quire import AsyncLLM
+from quire.core.config import Config
+async def main():
+    llm = await AsyncLLM.start(Config())
+    print(llm._link._process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ, capture_output=True, text=True
+    )
+    # The pidfd of a process becomes readable when it ends, whoever its parent was.
+    with contextlib.suppress(ProcessLookupError):
+        watched = os.pidfd_open(int(done.stdout))
+        assert select.select([watched], [], [], 30)[0], "the engine outlived its parent"

@@ -1,0 +1,203 @@
+"""LLM on the embedded model, as a script uses it."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from quire import LLM, SamplingParams
+from quire.core.errors import CapacityError, CheckpointError, ConfigError, InvalidRequest
+
+from tests.engine.driver import Driver, make_config
+
+DEMO = Path(__file__).parents[2] / "plugins" / "demo" / "model"
+PROMPTS = ["def add(a, b):", "import os\n", "class Stack:\n", "x = [1, 2"]
+
+
+def test_a_vllm_quick_start_runs_with_the_import_changed(capfd) -> None:
+    prompts = ["Hello, my name is", "The capital of France is"]
+    sampling_params = SamplingParams(temperature=0.8, top_p=0.95)
+    llm = LLM(model="demo")
+    outputs = llm.generate(prompts, sampling_params)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        assert output.prompt == prompt
+        completion = output.outputs[0]
+        assert completion.text == llm.tokenizer.decode(completion.token_ids)
+        assert len(completion.token_ids) == 16 or completion.finish_reason == "stop"
+    assert "prompts: 100%" in capfd.readouterr().err
+
+
+def test_greedy_text_and_scores_are_those_of_transformers(llm) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO)
+    outputs = llm.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        assert output.prompt_token_ids == ids[0].tolist()
+        whole = model.generate(ids, do_sample=False, max_new_tokens=24)[0, ids.shape[1] :]
+        assert output.outputs[0].token_ids == whole.tolist()
+    scored = llm.score(PROMPTS[0], use_tqdm=False)[0]
+    ids = torch.tensor([scored.prompt_token_ids])
+    with torch.no_grad():
+        exact = model(ids).logits[0].double().log_softmax(-1)
+    assert scored.prompt_logprobs is not None
+    assert scored.prompt_logprobs[0] is None
+    for position, entry in enumerate(scored.prompt_logprobs[1:], 1):
+        token = scored.prompt_token_ids[position]
+        assert entry[token].logprob == pytest.approx(float(exact[position - 1, token]), abs=1e-4)
+
+
+def test_chat_answers_a_sum(llm) -> None:
+    messages = [{"role": "user", "content": "What is 17 + 25?"}]
+    output = llm.chat(messages, SamplingParams(temperature=0, max_tokens=30), use_tqdm=False)[0]
+    assert "42" in output.outputs[0].text
+    assert output.outputs[0].finish_reason == "stop"
+    assert "<|" not in output.outputs[0].text
+
+
+def test_seeded_requests_are_the_same_alone_and_in_any_batch(llm) -> None:
+    params = SamplingParams(seed=7, max_tokens=24, temperature=1.2, top_p=0.95, n=3)
+    alone = llm.generate(PROMPTS[0], params, use_tqdm=False)[0]
+    noise = SamplingParams(max_tokens=40, ignore_eos=True, top_k=5, presence_penalty=1.0)
+    batch = llm.generate(
+        [*PROMPTS[1:], PROMPTS[0], *PROMPTS], [noise] * 3 + [params] + [noise] * 4, use_tqdm=False
+    )
+    assert [c.token_ids for c in batch[3].outputs] == [c.token_ids for c in alone.outputs]
+    assert len({tuple(c.token_ids) for c in alone.outputs}) == 3
+
+
+def test_stop_strings_and_stop_tokens(llm) -> None:
+    plain = llm.generate("import os\n", SamplingParams(temperature=0, max_tokens=30))[0].outputs[0]
+    word = plain.text.split()[1]
+    cut = plain.text.index(word)
+    for include in (False, True):
+        params = SamplingParams(
+            temperature=0, max_tokens=30, stop=word, include_stop_str_in_output=include
+        )
+        found = llm.generate("import os\n", params, use_tqdm=False)[0].outputs[0]
+        assert found.text == plain.text[: cut + len(word) * include]
+        assert (found.finish_reason, found.stop_reason) == ("stop", word)
+    token = plain.token_ids[5]
+    params = SamplingParams(temperature=0, max_tokens=30, stop_token_ids=[token])
+    found = llm.generate("import os\n", params, use_tqdm=False)[0].outputs[0]
+    assert found.stop_reason == token
+    assert found.token_ids == plain.token_ids[: plain.token_ids.index(token) + 1]
+    assert found.text == llm.tokenizer.decode(found.token_ids[:-1])
+
+
+def test_logprobs_say_what_was_drawn(llm) -> None:
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=3)
+    found = llm.generate(PROMPTS[0], params, use_tqdm=False)[0].outputs[0]
+    assert len(found.logprobs) == len(found.token_ids)
+    for token, entry in zip(found.token_ids, found.logprobs, strict=True):
+        assert entry[token].rank == 1
+        assert len(entry) == 3
+        assert math.exp(sum(0 for _ in entry)) and entry[token].logprob <= 0
+    total = sum(e[t].logprob for t, e in zip(found.token_ids, found.logprobs, strict=True))
+    assert found.cumulative_logprob == pytest.approx(total)
+
+
+def test_prompts_come_in_every_form(llm) -> None:
+    ids = llm.tokenizer.encode("import os")
+    params = SamplingParams(temperature=0, max_tokens=4)
+    forms = ["import os", {"prompt": "import os"}, {"prompt_token_ids": ids}, ids]
+    outputs = llm.generate(forms, params, use_tqdm=False)
+    assert len({tuple(output.outputs[0].token_ids) for output in outputs}) == 1
+    for wrong in (3, {"text": "x"}, {"prompt_token_ids": ["a"]}, [], {"prompt_token_ids": [9999]}):
+        with pytest.raises(InvalidRequest) as refused:
+            llm.generate([wrong], params, use_tqdm=False)
+        assert refused.value.param == "prompt"
+
+
+def test_a_bad_prompt_among_good_ones_starts_nothing(llm) -> None:
+    with pytest.raises(InvalidRequest, match="the context"):
+        llm.generate(["fine", [5] * 3000], SamplingParams(), use_tqdm=False)
+    assert llm.engine.has_work() is False
+
+
+def test_a_closed_stream_leaves_nothing_behind(llm) -> None:
+    stream = llm.stream("def f(", SamplingParams(max_tokens=100, ignore_eos=True))
+    next(stream)
+    stream.close()
+    assert not llm.engine.scheduler.has_work()
+
+
+def test_what_cannot_be_is_refused_before_work() -> None:
+    for keywords, error, words in (
+        ({"max_model_len": 4096}, CapacityError, "made for 2048"),
+        ({"quantization": "awq"}, ConfigError, "quant 'awq'"),
+        ({"tensor_parallel_size": 2}, ConfigError, "runs one device"),
+        ({"speculative_model": "demo-draft"}, ConfigError, "speculator"),
+        ({"kv_cache_dtype": "fp8"}, ConfigError, "kv_dtype fp8"),
+        ({"max_tokens": 3}, ConfigError, "no keyword 'max_tokens'"),
+        ({"max_num_seqs": "many"}, ConfigError, "max_num_seqs"),
+        ({"model": "no-such/model/at-all"}, CheckpointError, "no-such"),
+    ):
+        with pytest.raises(error, match=words):
+            LLM(**{"model": "demo"} | keywords)
+
+
+def test_a_cache_too_small_for_the_context_says_what_would_fit() -> None:
+    with pytest.raises(CapacityError, match=r"set model.max_model_len to 36 or less"):
+        Driver(make_config("demo", cache={"num_blocks": 10}))
+
+
+def test_a_request_that_breaks_the_step_dies_alone(llm, monkeypatch) -> None:
+    """The planted fault is in the model itself, for one token id."""
+    runner = llm.engine.executor._runner
+    forward = runner.model.forward
+
+    def faulty(token_ids, positions, attend):
+        if bool((token_ids == 4000).any()):
+            raise RuntimeError("planted")
+        return forward(token_ids, positions, attend)
+
+    good = SamplingParams(temperature=0, max_tokens=12)
+    wanted = llm.generate(PROMPTS, good, use_tqdm=False)
+    monkeypatch.setattr(runner.model, "forward", faulty)
+    bad = {"prompt_token_ids": [10, 11, 4000, 12]}
+    outputs = llm.generate([*PROMPTS[:2], bad, *PROMPTS[2:]], good, use_tqdm=False)
+    assert outputs[2].outputs[0].finish_reason == "error"
+    assert "planted" not in str(outputs[2].outputs[0].error)
+    kept = [output.outputs[0].token_ids for output in outputs[:2] + outputs[3:]]
+    assert kept == [output.outputs[0].token_ids for output in wanted]
+
+
+def test_output_that_is_no_number_ends_that_request_alone(llm, monkeypatch) -> None:
+    model = llm.engine.executor._runner.model
+    logits = model.logits
+
+    def broken(hidden):
+        found = logits(hidden)
+        found[0] = float("nan")
+        return found
+
+    monkeypatch.setattr(model, "logits", broken)
+    outputs = llm.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)
+    reasons = sorted(output.outputs[0].finish_reason for output in outputs)
+    assert reasons == ["error", "length", "length", "length"]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_memory_stops_growing(overlap: bool) -> None:
+    program = f"""
+import resource
+from quire import LLM, SamplingParams
+from quire.core.config import Config, ScheduleConfig
+llm = LLM("demo", config=Config(schedule=ScheduleConfig(overlap={overlap})))
+sizes = []
+for part in range(8):
+    prompts = [[part + 5, i % 4000 + 5] * (2 + i % 9) for i in range(250)]
+    llm.generate(prompts, SamplingParams(max_tokens=8, ignore_eos=True, seed=1), use_tqdm=False)
+    sizes.append(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())
+print(*sizes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, check=True
+    )
+    sizes = [int(size) / 2**20 for size in done.stdout.split()]
+    assert max(sizes[4:]) - sizes[3] < 8, sizes
