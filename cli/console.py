@@ -35,12 +35,12 @@ def output() -> Console:
 
 
 def columns(*names: str) -> Table:
-    """An empty table that breaks long cells over lines and never cuts them off."""
+    """An empty table that breaks long cells over lines, those of the first column excepted."""
     from rich.table import Table
 
     view = Table()
-    for name in names:
-        view.add_column(name, overflow="fold")
+    for index, name in enumerate(names):
+        view.add_column(name, overflow="fold", no_wrap=index == 0)
     return view
 
 

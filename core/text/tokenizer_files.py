@@ -98,11 +98,14 @@ class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
         entries = [entry for _, entry in sorted(listed.items(), key=lambda item: int(item[0]))]
         named, texts = self._special_texts()
         entries += [{"content": text, "special": True, "normalized": False} for text in texts]
+        known = {token.content for token in native.get_added_tokens_decoder().values()}
         for entry in entries:
             # A token that tokenizer.json adds already stays as it is there.
-            if entry["content"] not in {t.content for t in _added(native).values()}:
+            if entry["content"] not in known:
+                known.add(entry["content"])
                 native.add_tokens([tokenizers.AddedToken(**entry)])
-        ids = frozenset(index for index, token in _added(native).items() if token.special)
+        added = native.get_added_tokens_decoder().items()
+        ids = frozenset(index for index, token in added if token.special)
         return native, SpecialTokens(named, ids)
 
     def with_transformers(self) -> tuple[Any, SpecialTokens, dict[str, str]]:
@@ -161,11 +164,6 @@ class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
         kept = {role: text for role, text in named.items() if text is not None}
         listed = [text for entry in extra or () if (text := _text(entry)) is not None]
         return kept, list(dict.fromkeys([*kept.values(), *listed]))
-
-
-def _added(native: Any) -> dict[int, Any]:
-    added: dict[int, Any] = native.get_added_tokens_decoder()
-    return added
 
 
 def _text(entry: Any) -> str | None:

@@ -107,7 +107,7 @@ def test_prompts_come_in_every_form(llm) -> None:
     forms = ["import os", {"prompt": "import os"}, {"prompt_token_ids": ids}, ids]
     outputs = llm.generate(forms, params, use_tqdm=False)
     assert len({tuple(output.outputs[0].token_ids) for output in outputs}) == 1
-    for wrong in (3, {"text": "x"}, {"prompt_token_ids": ["a"]}, [], {"prompt_token_ids": [9999]}):
+    for wrong in ({"text": "x"}, {"prompt_token_ids": ["a"]}, [], {"prompt_token_ids": [9999]}):
         with pytest.raises(InvalidRequest) as refused:
             llm.generate([wrong], params, use_tqdm=False)
         assert refused.value.param == "prompt"

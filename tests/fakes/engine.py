@@ -60,6 +60,7 @@ class FakeEngine:
         before_gate: tokens that come whatever the gate says.
         refuse: raised for every request, when set.
         fail_after: tokens after which a request fails, when set.
+        steps: tokens made so far, over all requests.
         aborted: ids given to ``abort`` while they ran.
         closed: ids whose stream was left before its end.
         running: ids of streams that are open.
@@ -77,6 +78,7 @@ class FakeEngine:
         self.before_gate = 1
         self.refuse: Exception | None = None
         self.fail_after: int | None = None
+        self.steps = 0
         self.aborted: list[str] = []
         self.closed: list[str] = []
         self.running: set[str] = set()
@@ -140,17 +142,19 @@ class FakeEngine:
         cut = params.max_tokens is not None and params.max_tokens <= len(tokens)
         shown = ""
         for step, token in enumerate(tokens):
+            self.steps += 1
             if step >= self.before_gate:
                 await self._gate_or_death()
             await asyncio.sleep(0)
-            text = bytes(tokens[: step + 1]).decode(errors="ignore")
+            whole = bytes(tokens[: step + 1]).decode(errors="ignore")
+            text, shown = whole[len(shown) :], whole
             last = step + 1 == len(tokens)
             fails = self.fail_after is not None and step + 1 >= self.fail_after
             reason = "error" if fails else ("length" if cut else "stop") if last else None
             completions = [
                 CompletionDelta(
                     index,
-                    text[len(shown) :],
+                    text,
                     [token],
                     None if params.logprobs is None else [logprobs(token, params.logprobs)],
                     finish_reason=reason,
@@ -158,7 +162,6 @@ class FakeEngine:
                 )
                 for index in range(params.n)
             ]
-            shown = text
             delta = StreamDelta(name, prompt, completions, last or fails, 2)
             if params.prompt_logprobs is not None:
                 scores = [logprobs(t, params.prompt_logprobs) for t in prompt[1:]]

@@ -1,0 +1,174 @@
+"""The commands with the embedded model: in this process, and against ``quire serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+import pytest
+from quire.cli.chat import LocalSpeaker, RemoteSpeaker
+from quire.cli.evaluate import LocalSubject, RemoteSubject, bits_per_byte, tally
+from quire.cli.remote import Remote
+from quire.core.request import SamplingParams
+from quire.plugins.demo.curriculum import held_out
+
+QUESTION = "What is 2 + 3?"
+
+
+@pytest.fixture(scope="module")
+def llm():
+    from quire import LLM
+
+    return LLM("demo")
+
+
+def test_generate_streams_its_first_token_within_five_seconds():
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quire", "generate", "--chat", QUESTION],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    first = os.read(process.stdout.fileno(), 1)
+    seconds = time.perf_counter() - started
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "5" in (first + rest).decode()
+    assert seconds < 5
+
+
+def test_generate_prints_text_on_stdout_and_phases_on_stderr(quire, llm):
+    done = quire("generate", "def add(a, b):", "--max-tokens", "12")
+    params = SamplingParams(max_tokens=12, temperature=0)
+    (expected,) = llm.generate("def add(a, b):", params, use_tqdm=False)
+    assert done.stdout == expected.outputs[0].text + "\n"
+    assert "weights" in done.stderr
+
+
+def test_plan_gives_reasons(quire):
+    done = quire("plan", "--max-num-seqs", "3", "--api-key", "hush")
+    rows = {
+        cells[1].strip(): (cells[2].strip(), cells[3].strip())
+        for line in done.stdout.splitlines()
+        if len(cells := line.split("│")) == 5
+    }
+    assert rows["schedule.max_num_seqs"] == ("3", "as given")
+    assert rows["parallel.platform"][0] != '"auto"'
+    assert rows["parallel.platform"][1] not in ("default", "as given")
+    assert '"auto"' not in {value for value, _ in rows.values()}
+    assert "hush" not in done.stdout
+
+
+def test_serve_prints_phases_and_a_curl_line_that_works(served):
+    assert "weights" in served.log
+    line = served.log.splitlines()[-1]
+    done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=60)
+    message = json.loads(done.stdout)["choices"][0]["message"]
+    assert "5" in message["content"]
+
+
+def test_a_port_in_use_is_a_users_mistake(quire, served):
+    done = quire("serve", "--port", served.url.rsplit(":", 1)[1])
+    assert done.returncode == 2
+    assert "port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_chat_remembers_resets_and_exits(quire, served):
+    lines = f"{QUESTION}\n/reset\nAnd again?\n/exit\n"
+    for arguments in (("--url", served.url), ()):
+        done = quire("chat", *arguments, input=lines)
+        assert done.returncode == 0, done.stderr
+        assert "5" in done.stdout
+        assert "forgotten" in done.stdout
+
+
+def test_both_speakers_say_the_same(llm, served):
+    params = SamplingParams(max_tokens=32, temperature=0)
+    messages = [{"role": "user", "content": QUESTION}]
+    here = list(LocalSpeaker(llm, params).answer(messages))
+    there = list(RemoteSpeaker(Remote(served.url), "demo", params).answer(messages))
+    assert "".join(here) == "".join(there)
+    assert len(there) > 2
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(llm):
+    params = SamplingParams(max_tokens=200, temperature=0, ignore_eos=True)
+    messages = [{"role": "user", "content": QUESTION}]
+    pieces: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        for piece in LocalSpeaker(llm, params).answer(messages):
+            pieces.append(piece)
+            if len(pieces) == 3:
+                signal.raise_signal(signal.SIGINT)
+    assert 3 <= len(pieces) <= 4
+    assert not llm.engine.has_work()
+    assert list(LocalSpeaker(llm, SamplingParams(max_tokens=4)).answer(messages))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_bench_serve_and_offline_leave_their_files(quire, served, tmp_path):
+    common = ("--workload", "smoke-4", "--output", str(tmp_path / "a"), "--goodput", "e2e:60000")
+    for command in (("serve", "--url", served.url, "--concurrency", "2"), ("offline",)):
+        done = quire("bench", *command, *common)
+        assert done.returncode == 0, done.stderr
+        for word in ("TTFT ms", "TPOT ms", "ITL ms", "E2E ms", "p99", "goodput"):
+            assert word in done.stdout
+        (path,) = (tmp_path / "a").glob("smoke-4-*.json")
+        whole = json.loads(path.read_text())
+        assert whole["report"]["requests"] == 4
+        assert whole["report"]["short"] == 0
+        assert all(sum(s["counts"]) == s["wanted"] for s in whole["samples"])
+        assert whole["settings"]["machine"]["quire"]
+        path.with_suffix(".png").unlink()
+        path.unlink()
+
+
+def test_both_subjects_answer_and_score_alike(llm, served):
+    examples = held_out(1, 0)
+    here, there = LocalSubject(llm), RemoteSubject(Remote(served.url), "demo")
+    answers = here.answer(examples)
+    assert sum(a == b for a, b in zip(answers, there.answer(examples), strict=True)) >= 13
+    assert sum(row[2] for row in tally(examples, answers)) >= 10
+    texts = ["def add(a, b):\n    return a + b\n", "import os\n"]
+    assert here.log_likelihood(texts) == pytest.approx(there.log_likelihood(texts), rel=1e-3)
+    assert 0 < bits_per_byte(here.log_likelihood(texts), texts) < 8
+
+
+def test_right_answers_and_only_they_count():
+    examples = held_out(2, 0)
+    right = tally(examples, [example.answer for example in examples])
+    wrong = tally(examples, ["{" for _ in examples])
+    assert [row[1] for row in right] == [row[2] for row in right]
+    assert all(row[3] == row[4] for row in right)
+    assert all(row[2] == row[4] == 0 for row in wrong)
+
+
+def test_keys_metrics_and_names_given_as_flags_take_effect(tmp_path):
+    from tests.cli.conftest import Served
+
+    server = Served("--api-key", "k1", "--served-model-name", "mine", "--no-enable-metrics")
+    try:
+        assert "Authorization: Bearer YOUR-KEY" in server.log
+        assert "k1" not in server.log
+        assert asyncio.run(Remote(server.url, "k1").model()) == "mine"
+        assert _status(server.url + "/v1/models") == 401
+        assert _status(server.url + "/metrics") == 404
+    finally:
+        assert server.stop() == 0
+
+
+def _status(url: str) -> Any:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
