@@ -49,8 +49,7 @@ class LocalSpeaker:
             nonlocal stopped
             stopped = True
 
-        text = self._llm.tokenizer.render_chat(messages)
-        ids = self._llm.tokenizer.encode(text, add_special_tokens=False)
+        ids = self._llm.tokenizer.encode_chat(messages)
         before = signal.signal(signal.SIGINT, stop)
         stream = self._llm.stream(ids, self._params)
         try:

@@ -48,14 +48,8 @@ class LocalSubject:
 
     def answer(self, examples: Sequence[Any]) -> list[str]:
         params = SamplingParams(max_tokens=MAX_TOKENS, temperature=0)
-        tokenizer = self._llm.tokenizer
-        prompts = [
-            tokenizer.encode(
-                tokenizer.render_chat(example.messages, tools=example.tools),
-                add_special_tokens=False,
-            )
-            for example in examples
-        ]
+        encode = self._llm.tokenizer.encode_chat
+        prompts = [encode(example.messages, tools=example.tools) for example in examples]
         return [output.outputs[0].text for output in self._llm.generate(prompts, params)]
 
     def log_likelihood(self, texts: Sequence[str]) -> float:

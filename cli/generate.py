@@ -33,8 +33,7 @@ def generate(
     llm = LLM.from_config(config, on_phase=print_phase)
     question: str | list[int] = prompt
     if chat:
-        text = llm.tokenizer.render_chat([{"role": "user", "content": prompt}])
-        question = llm.tokenizer.encode(text, add_special_tokens=False)
+        question = llm.tokenizer.encode_chat([{"role": "user", "content": prompt}])
     for delta in llm.stream(question, params):
         for completion in delta.completions:
             sys.stdout.write(completion.text)

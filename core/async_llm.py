@@ -308,8 +308,9 @@ class _Link:
 
     def send(self, call: Call) -> None:
         """Queue a message; it leaves in order, at once when the socket can take it."""
-        future = self._socket.send(encode(call))
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        sending = asyncio.ensure_future(self._socket.send(encode(call)))
+        # A send to an engine that has died is dropped; ``receive`` reports the death.
+        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def receive(self) -> Reply | None:
         """The next reply; None when the process has ended and everything was read."""

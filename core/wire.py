@@ -130,9 +130,11 @@ def encode(message: Call | Reply) -> bytes:
 
 def decode_call(data: bytes) -> Call:
     """A message for the engine; msgspec.ValidationError when it is none."""
-    return _calls.decode(data)
+    call: Call = _calls.decode(data)
+    return call
 
 
 def decode_reply(data: bytes) -> Reply:
     """A message from the engine; msgspec.ValidationError when it is none."""
-    return _replies.decode(data)
+    reply: Reply = _replies.decode(data)
+    return reply

@@ -41,7 +41,7 @@ def offline(
     concurrency: Concurrency = None,
     warmup: Warmup = 2,
     goodput: Goals = None,
-    output_folder: Output = Path("bench"),
+    output_folder: Output = Path("bench-results"),
 ) -> None:
     """Run a workload through the engine in this process."""
     goals = report.parse_goals(goodput or ())
@@ -89,7 +89,7 @@ def serve(
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
     warmup: Warmup = 2,
     goodput: Goals = None,
-    output_folder: Output = Path("bench"),
+    output_folder: Output = Path("bench-results"),
 ) -> None:
     """Run a workload against an OpenAI-compatible server."""
     goals = report.parse_goals(goodput or ())

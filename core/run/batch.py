@@ -68,7 +68,7 @@ def make_batch(plan: Plan, table: SlotTable) -> Batch:
         offsets[sampling + 1] - 1,
     )
     packed = torch.from_numpy(np.concatenate(parts)).to(table.device, non_blocking=True)
-    views = packed.split([len(part) for part in parts])
+    views = torch.split_with_sizes(packed, [len(part) for part in parts])
     token_slots_d, positions_d, slots_d, offsets_d, ends_d, sample_slots, lengths, last = views
     most_blocks = -(-int(ends.max()) // table.block_size)
     blocks = table.blocks[token_slots_d, positions_d // table.block_size]

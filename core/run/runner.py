@@ -38,7 +38,7 @@ class PendingStep:
         if drawn.is_cuda:
             self._drawn = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
             self._drawn.copy_(drawn, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def wait(self) -> Outcome:

@@ -1,31 +1,17 @@
-"""Chat templates: from messages to the text a model was trained on.
-
-A template comes with a model, so it is a stranger's program: it runs in jinja2's immutable
-sandbox, sees plain values only, and has a budget of loop rounds, calls and characters.
-"""
+"""Chat templates: from messages to the text a model was trained on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import InvalidRequest
+from .sandbox import MAX_CHARACTERS, budget, compile_template, refuse
 
 __all__ = ("ChatTemplate",)
 
-# Rounds of all loops together with all calls of one rendering.
-_MAX_STEPS = 1_000_000
-_MAX_CHARACTERS = 16 * 2**20
 _MAX_DEPTH = 64
 _RESERVED = frozenset(
     {"messages", "tools", "add_generation_prompt", "continue_final_message", "chat_template"}
@@ -33,7 +19,6 @@ _RESERVED = frozenset(
 )
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "
-_steps: ContextVar[list[int]] = ContextVar("steps")
 
 
 class ChatTemplate:
@@ -48,7 +33,7 @@ class ChatTemplate:
     """
 
     def __init__(self, text: str, special_tokens: Mapping[str, str]) -> None:
-        self._template = _environment.from_string(text)
+        self._template = compile_template(text)
         self._special_tokens = dict(special_tokens)
 
     def render(
@@ -100,15 +85,15 @@ class ChatTemplate:
         return _close_at_tag(text, final) if continue_final_message else text
 
     def _run(self, variables: dict[str, Any]) -> str:
-        token = _steps.set([0])
         pieces: list[str] = []
         size = 0
         try:
-            for piece in self._template.generate(variables):
-                size += len(piece)
-                if size > _MAX_CHARACTERS:
-                    _refuse(f"its text is longer than {_MAX_CHARACTERS} characters")
-                pieces.append(piece)
+            with budget():
+                for piece in self._template.generate(variables):
+                    size += len(piece)
+                    if size > MAX_CHARACTERS:
+                        refuse(f"its text is longer than {MAX_CHARACTERS} characters")
+                    pieces.append(piece)
         except jinja2.TemplateError as error:
             message = str(error.message or type(error).__name__)[:300]
             raise InvalidRequest(
@@ -118,90 +103,7 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"the chat template fails on these messages ({type(error).__name__})", "messages"
             ) from error
-        finally:
-            _steps.reset(token)
         return "".join(pieces)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Counts what may repeat, and bounds what may grow."""
-
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for loop in list(tree.find_all(nodes.For)):
-            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
-        return tree
-
-    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _spend(1)
-        return super().call(context, obj, *args, **kwargs)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            _refuse("it raises to a power")
-        size = _size(left) + _size(right)
-        if operator == "*" and size:
-            size *= max(x for x in (left, right, 1) if isinstance(x, int))
-        if size > _MAX_CHARACTERS:
-            _refuse("it builds a value that is too long")
-        return super().call_binop(context, operator, left, right)
-
-
-class _Generation(Extension):
-    """``{% generation %}``: marks the assistant's part for training; here just its content."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _counted(items: Any) -> Any:
-    """What a loop goes over, after its rounds are paid for."""
-    if isinstance(items, jinja2.Undefined):
-        return items
-    listed = items if isinstance(items, list | tuple) else list(items)
-    _spend(len(listed))
-    return listed
-
-
-def _spend(steps: int) -> None:
-    spent = _steps.get()
-    spent[0] += steps
-    if spent[0] > _MAX_STEPS:
-        _refuse(f"it takes more than {_MAX_STEPS} steps")
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as it is, where jinja2's own filter would escape it for HTML."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)
 
 
 def _conversation(messages: Any) -> list[dict[str, Any]]:
@@ -262,17 +164,3 @@ def _close_at_tag(text: str, final: str) -> str:
             "continue_final_message",
         )
     return text[:at] if text[at : at + len(_TAG)] == _TAG else text[:at].rstrip()
-
-
-def _make_environment() -> _Sandbox:
-    environment = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.filters["counted"] = _counted
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _now
-    return environment
-
-
-_environment = _make_environment()

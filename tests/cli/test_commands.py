@@ -1,6 +1,7 @@
 """The command line as its users meet it: help, errors, exit codes, and what it imports."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -54,6 +55,44 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(quire, arguments, words
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("quire:")]) <= 1
+
+
+PLUGIN = """
+from quire.core.hooks import Manifest, Provision, hookimpl
+{before}
+@hookimpl
+def quire_manifest():
+    parts = (Provision("policy", "{part}", "x:y"),)
+    return Manifest(name="p", version="1", contracts={{"policy": {version}}}, provides=parts)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "version", "part", "words"),
+    [
+        ("import no_such_module", 1, "own", "no_such_module"),
+        ("", 2, "own", "speaks version 2 of the policy contract"),
+        ("", 1, "fcfs", "'quire.plugins.policies' already does"),
+    ],
+    ids=["import", "version", "twice"],
+)
+def test_a_plugin_that_cannot_be_used_stops_the_start(
+    quire, tmp_path, before, version, part, words
+):
+    (tmp_path / "odd_plugin.py").write_text(
+        PLUGIN.format(before=before, version=version, part=part)
+    )
+    info = tmp_path / "odd_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[quire.plugins]\nodd = odd_plugin\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = quire("serve", "--plugin", "odd", env={"PYTHONPATH": path})
+    assert done.returncode == 2, done.stderr
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("quire: ")]
+    assert words in sentence
+    assert "'odd'" in sentence
+    assert "Traceback" not in done.stderr
 
 
 def test_debug_shows_where_it_came_from(quire):

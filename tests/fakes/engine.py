@@ -70,6 +70,11 @@ class FakeEngine:
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
         self.reasons: dict[str, str] = {}
+        self.observers: list[Any] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """As new, but for the observers."""
         self.tokenizer = ByteTokenizer()
         self.alive = True
         self.stats = EngineStats()
@@ -83,7 +88,6 @@ class FakeEngine:
         self.closed: list[str] = []
         self.running: set[str] = set()
         self.requests: list[tuple[list[int], SamplingParams, dict[str, Any]]] = []
-        self.observers: list[Any] = []
         self._dead = asyncio.Event()
 
     def add_observer(self, observer: Any) -> None:

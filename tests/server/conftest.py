@@ -1,13 +1,15 @@
 """A server on a free port around the fake engine, in the test's own event loop."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import msgspec
 import openai
 import pytest
+import pytest_asyncio
 from tests.fakes.engine import FakeEngine
 
 from quire.core.config import Config
@@ -59,11 +61,29 @@ def start() -> Start:
     return _serve
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    """A server with the default configuration."""
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared() -> AsyncIterator[Server]:
+    """A server with the default configuration, for as long as there are tests."""
     async with _serve() as running:
         yield running
+
+
+@pytest.fixture
+def server(shared: Server) -> Iterator[Server]:
+    """The shared server with its engine as new; a test must leave nothing running."""
+    yield shared
+    left = set(shared.engine.running)
+    shared.engine.reset()
+    shared.gate.phase = "serving"
+    assert not left
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all tests of the room, so that they can share a server."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 @pytest.fixture

@@ -13,79 +13,8 @@ from transformers import AutoTokenizer
 
 from .conftest import load
 
-LLAMA_3 = """
-{{- bos_token }}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content'] | trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{%- if tools is not none %}
-    {{- "Environment: ipython\\n" }}
-    {%- for t in tools %}
-        {{- t | tojson(indent=4) }}
-        {{- "\\n\\n" }}
-    {%- endfor %}
-{%- endif %}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
-    {%- elif 'tool_calls' in message %}
-        {%- if not message.tool_calls|length == 1 %}
-            {{- raise_exception("This model only supports single tool-calls at once!") }}
-        {%- endif %}
-        {%- set tool_call = message.tool_calls[0].function %}
-        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}
-        {{- '{"name": "' + tool_call.name + '", "parameters": ' }}
-        {{- tool_call.arguments | tojson }}
-        {{- "}<|eot_id|>" }}
-    {%- else %}
-        {{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" }}
-        {%- if message.content is mapping or message.content is iterable %}
-            {{- message.content | tojson }}
-        {%- else %}
-            {{- message.content }}
-        {%- endif %}
-        {{- "<|eot_id|>" }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
-"""
-CHATML = """{%- set ns = namespace(last=-1, seen=false) %}
-{%- for message in messages[::-1] %}
-    {%- set index = (messages|length - 1) - loop.index0 %}
-    {%- if not ns.seen and message.role == "user" %}
-        {%- set ns.seen = true %}
-        {%- set ns.last = index %}
-        {%- break %}
-    {%- endif %}
-{%- endfor %}
-{% for message in messages %}
-    {% if loop.first and message['role'] != 'system' %}
-<|im_start|>system
-You are a helpful assistant.{{ ' ' ~ (style or 'plain') }}<|im_end|>
-    {% endif %}
-    {% if message.role == 'assistant' %}
-<|im_start|>assistant
-{% generation %}{{ message.content }}{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}<|im_end|>{% endgeneration %}
-
-    {% else %}
-<|im_start|>{{ message.role }}{{ ' last' if loop.index0 == ns.last }}
-{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}{{ part.text }}{{ ", " if not loop.last }}{% endfor %}{% endif %}<|im_end|>
-    {% endif %}
-{% endfor %}
-{% if tools %}<tools>{% for tool in tools %}{{ tool.function | tojson }}{% endfor %}</tools>{% endif %}
-{% if add_generation_prompt %}
-<|im_start|>assistant
-{% endif %}"""
-MISTRAL = """{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'].strip() + eos_token}}{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"""
-TEMPLATES = {"llama_3": LLAMA_3, "chatml": CHATML, "mistral": MISTRAL}
+TEMPLATES = sorted(Path(__file__).parent.glob("templates/*.jinja"))
+CHATML = (Path(__file__).parent / "templates/chatml.jinja").read_text()
 
 TOOLS = [
     {
@@ -122,10 +51,10 @@ CHATS: list[list[dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(params=TEMPLATES)
+@pytest.fixture(params=TEMPLATES, ids=lambda path: path.stem)
 def folder(request: pytest.FixtureRequest, folders: dict[str, Path], tmp_path: Path) -> Path:
     folder = shutil.copytree(folders["byte_level"], tmp_path / "t")
-    (folder / "chat_template.jinja").write_text(TEMPLATES[request.param])
+    (folder / "chat_template.jinja").write_text(request.param.read_text())
     return folder
 
 
@@ -205,6 +134,11 @@ def test_a_template_is_found_wherever_a_model_may_keep_it(
         load(folder, chat_template=str(mine)).render_chat(CHATS[0])
 
 
+DOUBLING = (
+    "{{% set ns = namespace(x='x') %}}{{% for i in range(60) %}}{}{{% endfor %}}{{{{ ns.x }}}}"
+)
+
+
 def render(text: str, **kwargs: Any) -> str:
     return ChatTemplate(text, {"bos_token": "<s>"}).render(
         [{"role": "user", "content": "hi"}], **kwargs
@@ -245,11 +179,19 @@ def test_a_template_reaches_nothing_outside(text: str) -> None:
         "{{ range(10 ** 9) | list | length }}",
         "{{ 'x' * (10 ** 10) }}",
         "{{ 9 ** 9 ** 9 }}",
-        "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-        "{% set ns = namespace(x='x') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        DOUBLING.format("{% set ns.x = ns.x + ns.x %}"),
+        DOUBLING.format("{% set ns.x = ns.x ~ ns.x %}"),
+        DOUBLING.format("{% set ns.x = [ns.x, ns.x] | join %}"),
+        DOUBLING.format("{% set ns.x = ns.x.replace('x', 'xx') %}"),
+        DOUBLING.format("{% set ns.x = '%s%s' % (ns.x, ns.x) %}"),
+        DOUBLING.format("{% set ns.x = '{0}{0}'.format(ns.x) %}"),
+        DOUBLING.format("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"),
+        DOUBLING.replace("='x'", "=3").format("{% set ns.x = ns.x * ns.x %}"),
         "{{ '%1000000000d' % 1 }}",
         "{{ '%1000000000d' | format(1) }}",
+        "{{ '%*d' % (1000000000, 1) }}",
         "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
         "{{ 'x'.ljust(1000000000) }}{{ 'x' | center(1000000000) }}",
     ],
 )
