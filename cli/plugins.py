@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..core.contracts import VERSIONS
-from ..core.errors import PluginError
+from ..core.errors import PluginError, QuireError
 from ..core.registry import ENTRY_POINTS, PluginInfo, Registry, import_target
 from .console import columns, output
 
@@ -73,9 +73,12 @@ def check(
         if suite is not None:
             try:
                 suite(target)
+            except QuireError as error:
+                failed += 1
+                result = f"fails: {error}"
             except Exception as error:
                 failed += 1
-                result = f"fails: {type(error).__name__}: {error}"
+                result = f"fails with {type(error).__name__}: {error}"
         table.add_row(part.kind, escape(part.name), str(VERSIONS[part.kind]), escape(result))
     output().print(table)
     if failed:

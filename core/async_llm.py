@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
@@ -102,9 +103,10 @@ class AsyncLLM:
         """
         registry = registry or Registry(config.plugins.load)
         source = locate(config.model, registry)
+        spawned = time.monotonic()
         link = await _Link.open()
         try:
-            link.send(Start(config))
+            link.send(Start(config, spawned))
             info = await link.wait_ready(on_phase or (lambda name, seconds: None))
             return cls(link, info, source, registry)
         except BaseException:

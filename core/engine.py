@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -63,7 +64,9 @@ class Engine:
         Raises:
             QuireError: what the user must change, before or while loading.
         """
+        begun = time.perf_counter()
         resolution = resolve(config, registry)
+        report("resolve", time.perf_counter() - begun)
         config = resolution.config
         executor: Executor = registry.get("executor", config.parallel.executor)(config, registry)
         model = executor.start(report)

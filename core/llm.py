@@ -14,6 +14,7 @@ from .engine import Engine
 from .errors import ConfigError, EngineDeadError, InvalidRequest
 from .frontend import Frontend, Prompt
 from .output import CompletionOutput, RequestOutput, StreamDelta
+from .progress import count_bar
 from .registry import Registry
 from .request import SamplingParams
 from .source import locate
@@ -224,16 +225,14 @@ class LLM:
         return order
 
     def _finish_all(self, outputs: dict[str, RequestOutput], use_tqdm: bool) -> None:
-        from tqdm.auto import tqdm
-
         left = len(outputs)
-        with tqdm(total=left, desc="prompts", disable=not use_tqdm, dynamic_ncols=True) as bar:
+        with count_bar(left, "prompts", show=use_tqdm) as advance:
             while left:
                 for delta in self._step():
                     gather(outputs[delta.request_id], delta)
                     if delta.finished:
                         left -= 1
-                        bar.update()
+                        advance()
 
     def _submit(self, ids: list[int], params: SamplingParams, priority: int) -> Collector:
         collector, requests = self._frontend.collect(ids, params, priority=priority)

@@ -70,6 +70,7 @@ class _Server:
         start = self.receive(block=True)
         if not isinstance(start, Start):
             raise EngineDeadError("the first message must be Start")
+        self.send(Phase("process", time.monotonic() - start.spawned))
         registry = Registry(start.config.plugins.load)
         engine = Engine.start(
             start.config, registry, lambda name, seconds: self.send(Phase(name, seconds))

@@ -33,9 +33,15 @@ __all__ = (
 
 
 class Start(msgspec.Struct, tag="start"):
-    """First message down: the configuration as written, before resolution."""
+    """First message down.
+
+    Attributes:
+        config: as written, before resolution.
+        spawned: when the process was started, on time.monotonic's clock.
+    """
 
     config: Config
+    spawned: float
 
 
 class Submit(msgspec.Struct, tag="submit"):

@@ -14,6 +14,7 @@ from ..contracts.executor import ModelInfo
 from ..contracts.model import Architecture, BuildContext
 from ..contracts.platform import Platform
 from ..errors import CapacityError
+from ..progress import bytes_bar
 from ..registry import Registry
 from ..request import SamplingParams
 from ..source import Source, locate
@@ -83,7 +84,8 @@ def _load(
     if config.model.load_format == "dummy":
         dummy_weights(model, device, config.model.seed)
     else:
-        load_weights(source, model)
+        with bytes_bar("weights") as advance:
+            load_weights(source, model, advance)
     return model
 
 

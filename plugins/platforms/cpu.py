@@ -85,11 +85,12 @@ def _packing_works(dtype: torch.dtype) -> bool:
     weight = torch.linspace(-1, 1, 48 * 32).view(48, 32).sin().to(dtype)
     bias = torch.linspace(-1, 1, 48).to(dtype)
     x = torch.linspace(-1, 1, 5 * 32).view(5, 32).cos().to(dtype)
-    tolerance = 0.05 if dtype is torch.bfloat16 else 1e-4
+    tolerance = 0.02 if dtype is torch.bfloat16 else 1e-5
     try:
         with torch.inference_mode():
             found = _packed_product(weight, bias)(x)
     except (RuntimeError, AttributeError, TypeError, NotImplementedError):
         return False
     expected = F.linear(x.double(), weight.double(), bias.double())
-    return found.dtype == dtype and torch.allclose(found.double(), expected, atol=tolerance)
+    error = (found.double() - expected).norm() / expected.norm()
+    return found.dtype == dtype and bool(error < tolerance)

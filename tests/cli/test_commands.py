@@ -79,20 +79,41 @@ def quire_manifest():
 def test_a_plugin_that_cannot_be_used_stops_the_start(
     quire, tmp_path, before, version, part, words
 ):
-    (tmp_path / "odd_plugin.py").write_text(
-        PLUGIN.format(before=before, version=version, part=part)
-    )
-    info = tmp_path / "odd_plugin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[quire.plugins]\nodd = odd_plugin\n")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = quire("serve", "--plugin", "odd", env={"PYTHONPATH": path})
+    env = install(tmp_path, PLUGIN.format(before=before, version=version, part=part))
+    done = quire("serve", "--plugin", "odd", env=env)
     assert done.returncode == 2, done.stderr
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("quire: ")]
     assert words in sentence
     assert "'odd'" in sentence
     assert "Traceback" not in done.stderr
+
+
+def install(tmp_path, source: str) -> dict[str, str]:
+    """A distribution with one plugin; the variables under which it is found."""
+    (tmp_path / "odd_plugin.py").write_text(source)
+    info = tmp_path / "odd_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[quire.plugins]\nodd = odd_plugin\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path}
+
+
+def test_plugins_check_passes_what_conforms(quire):
+    done = quire("plugins", "check", "quire.plugins.policies")
+    assert done.returncode == 0
+    assert done.stdout.count("passes") == 2
+
+
+def test_plugins_check_names_the_broken_promise(quire, tmp_path):
+    source = PLUGIN.format(before="", version=1, part="moody").replace("x:y", "odd_plugin:Moody")
+    env = install(
+        tmp_path,
+        source + "\nclass Moody:\n    def rank(self, candidate):\n        return ('late',)\n",
+    )
+    done = quire("plugins", "check", "odd-plugin", env=env)
+    assert done.returncode == 1
+    assert "fails: rank gave ('late',)" in done.stdout
 
 
 def test_debug_shows_where_it_came_from(quire):

@@ -52,7 +52,7 @@ async def test_streams_aborts_and_errors() -> None:
     phases: list[str] = []
     llm = await AsyncLLM.start(Config(), on_phase=lambda name, seconds: phases.append(name))
     try:
-        assert phases == ["device", "weights", "cache"]
+        assert phases == ["process", "resolve", "device", "weights", "cache"]
         assert llm.config.schedule.max_num_seqs is not None
         alone = await tokens_of(llm, "def f(", SHORT)
         together = await asyncio.gather(*(tokens_of(llm, "def f(", SHORT) for _ in range(20)))

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
+import pytest_asyncio
 from litestar import Request, get
 from tests.server.plugins import registry_with
 
@@ -25,7 +26,7 @@ async def raw(server, method: str, target: str, headers: str = "") -> int:
     return status
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def locked(start, configure):
     async with start(configure(server={"api_keys": KEYS})) as server:
         yield server

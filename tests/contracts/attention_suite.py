@@ -1,0 +1,217 @@
+"""What every attention backend must do, checked against a dense oracle in float64.
+
+``check_attention`` takes the backend's class and raises on the first difference. The oracle keeps
+each sequence's keys and values in plain lists of tensors and knows nothing of blocks.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+from quire.core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
+
+__all__ = ("Scenario", "check_attention", "check_cache")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A random run of several steps.
+
+    Attributes:
+        seed: of everything drawn.
+        layers: geometry, a spec each.
+        block_size: tokens a block.
+        rows: sequences.
+        steps: how many.
+        longest: most new tokens of one row in one step.
+        dtype: of queries and cache.
+    """
+
+    seed: int
+    layers: tuple[AttentionSpec, ...]
+    block_size: int = 16
+    rows: int = 3
+    steps: int = 5
+    longest: int = 20
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass
+class _Sequence:
+    """A row as the oracle sees it: one (keys, values) list a layer."""
+
+    blocks: list[int] = field(default_factory=list)
+    length: int = 0
+    keys: list[torch.Tensor] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+
+
+def check_attention(
+    backend: type[AttentionBackend], scenario: Scenario, device: str = "cpu"
+) -> None:
+    """Run random steps, with blocks in random order and rubbish in every other block.
+
+    Raises:
+        AssertionError: where an output differs from the oracle's.
+    """
+    generator = torch.Generator().manual_seed(scenario.seed)
+    rng = random.Random(scenario.seed)
+    at = torch.device(device)
+    attention = backend(
+        list(scenario.layers), block_size=scenario.block_size, kv_dtype=scenario.dtype, device=at
+    )
+    most = -(-scenario.steps * scenario.longest // scenario.block_size)
+    num_blocks = scenario.rows * most + 4
+    attention.allocate(num_blocks)
+    if attention.bytes_per_block() <= 0:
+        raise AssertionError("bytes_per_block must be positive")
+    free = list(range(1, num_blocks))
+    rng.shuffle(free)
+    _poison(attention, scenario, free, at)
+    sequences = [_new(scenario) for _ in range(scenario.rows)]
+    for _ in range(scenario.steps):
+        present = rng.sample(sequences, rng.randint(1, len(sequences)))
+        counts = [rng.choice((1, 1, rng.randint(1, scenario.longest))) for _ in present]
+        # Rows with a single query lead, as the contract says.
+        order = sorted(range(len(present)), key=lambda index: counts[index] > 1)
+        chosen = [(present[index], counts[index]) for index in order]
+        batch = _batch(chosen, free, scenario.block_size, at)
+        prepared = attention.prepare(batch)
+        for layer, spec in enumerate(scenario.layers):
+            total = sum(counts)
+            q = _draw(total, spec.num_heads, spec.head_dim, scenario, generator)
+            k = _draw(total, spec.num_kv_heads, spec.head_dim, scenario, generator)
+            v = _draw(total, spec.num_kv_heads, spec.head_dim, scenario, generator)
+            # One merged product, as models hand it over: the three are views with gaps.
+            merged = torch.cat((q, k, v), 1).to(at)
+            heads, both = spec.num_heads, spec.num_heads + spec.num_kv_heads
+            views = merged[:, :heads], merged[:, heads:both], merged[:, both:]
+            found = attention.attend(layer, *views, prepared)
+            _compare(found.cpu(), _oracle(chosen, layer, spec, q, k, v), scenario, layer)
+        for sequence, count in chosen:
+            sequence.length += count
+
+
+def check_cache(backend: type[AttentionBackend], device: str = "cpu") -> None:
+    """Sizes are honest, and a second ``allocate`` replaces the cache by an empty one.
+
+    Raises:
+        AssertionError: otherwise.
+    """
+    spec = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25)
+    for layers in (1, 3):
+        attention = backend(
+            [spec] * layers, block_size=8, kv_dtype=torch.float32, device=torch.device(device)
+        )
+        if attention.bytes_per_block() != layers * 2 * 8 * 2 * 16 * 4:
+            raise AssertionError("bytes_per_block does not count keys and values of every layer")
+        attention.allocate(4)
+        attention.allocate(2)
+
+
+def _new(scenario: Scenario) -> _Sequence:
+    return _Sequence(
+        keys=[torch.zeros(0, s.num_kv_heads, s.head_dim) for s in scenario.layers],
+        values=[torch.zeros(0, s.num_kv_heads, s.head_dim) for s in scenario.layers],
+    )
+
+
+def _poison(
+    attention: AttentionBackend, scenario: Scenario, blocks: list[int], device: torch.device
+) -> None:
+    """Leave NaN in every block, as a sequence whose numbers went wrong would."""
+    size = scenario.block_size
+    slots = [block * size + offset for block in sorted(blocks) for offset in range(size)]
+    batch = AttentionBatch(
+        query_start=torch.tensor([0, len(slots)], dtype=torch.int32, device=device),
+        lengths=torch.tensor([len(slots)], dtype=torch.int32, device=device),
+        block_tables=torch.tensor([sorted(blocks)], dtype=torch.int32, device=device),
+        write_slots=torch.tensor(slots, device=device),
+        num_decodes=0,
+        query_lengths=[len(slots)],
+        host_lengths=[len(slots)],
+    )
+    prepared = attention.prepare(batch)
+    for layer, spec in enumerate(scenario.layers):
+        shapes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+        nans = [
+            torch.full(
+                (len(slots), heads, spec.head_dim), torch.nan, dtype=scenario.dtype, device=device
+            )
+            for heads in shapes
+        ]
+        attention.attend(layer, *nans, prepared)
+
+
+def _batch(
+    chosen: list[tuple[_Sequence, int]], free: list[int], block_size: int, device: torch.device
+) -> AttentionBatch:
+    starts, lengths, slots = [0], [], []
+    for sequence, count in chosen:
+        end = sequence.length + count
+        while len(sequence.blocks) * block_size < end:
+            sequence.blocks.append(free.pop())
+        slots += [
+            sequence.blocks[position // block_size] * block_size + position % block_size
+            for position in range(sequence.length, end)
+        ]
+        starts.append(starts[-1] + count)
+        lengths.append(end)
+    widest = max(len(sequence.blocks) for sequence, _ in chosen)
+    tables = [s.blocks + [0] * (widest - len(s.blocks)) for s, _ in chosen]
+    return AttentionBatch(
+        query_start=torch.tensor(starts, dtype=torch.int32, device=device),
+        lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
+        block_tables=torch.tensor(tables, dtype=torch.int32, device=device),
+        write_slots=torch.tensor(slots, dtype=torch.int64, device=device),
+        num_decodes=sum(count == 1 for _, count in chosen),
+        query_lengths=[count for _, count in chosen],
+        host_lengths=lengths,
+    )
+
+
+def _draw(
+    tokens: int, heads: int, width: int, scenario: Scenario, generator: torch.Generator
+) -> torch.Tensor:
+    return torch.randn(tokens, heads, width, generator=generator).to(scenario.dtype)
+
+
+def _oracle(
+    chosen: list[tuple[_Sequence, int]],
+    layer: int,
+    spec: AttentionSpec,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+) -> torch.Tensor:
+    outputs = []
+    begin = 0
+    group = spec.num_heads // spec.num_kv_heads
+    for sequence, count in chosen:
+        end = begin + count
+        sequence.keys[layer] = torch.cat((sequence.keys[layer], k[begin:end].float()))
+        sequence.values[layer] = torch.cat((sequence.values[layer], v[begin:end].float()))
+        for query in range(count):
+            position = sequence.length + query
+            low = 0 if spec.window is None else max(0, position - spec.window + 1)
+            keys = sequence.keys[layer][low : position + 1].double()
+            values = sequence.values[layer][low : position + 1].double()
+            for head in range(spec.num_heads):
+                row = q[begin + query, head].double()
+                scores = keys[:, head // group] @ row * spec.scale
+                if spec.soft_cap is not None:
+                    scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+                outputs.append(scores.softmax(0) @ values[:, head // group])
+        begin = end
+    return torch.cat(outputs).view(begin, -1)
+
+
+def _compare(found: torch.Tensor, expected: torch.Tensor, scenario: Scenario, layer: int) -> None:
+    if found.shape != expected.shape or found.dtype != scenario.dtype:
+        raise AssertionError(f"layer {layer}: got {found.dtype} {list(found.shape)}")
+    tolerance = 2e-5 if scenario.dtype is torch.float32 else 4e-2
+    error = (found.double() - expected).abs().max().item()
+    if not error <= tolerance:
+        raise AssertionError(f"layer {layer} is off by {error} in {scenario}")
