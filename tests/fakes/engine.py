@@ -97,6 +97,7 @@ class FakeEngine:
     def abort(self, request_id: str) -> None:
         if request_id in self.running:
             self.aborted.append(request_id)
+            self.running.discard(request_id)
 
     def die(self) -> None:
         self.alive = False

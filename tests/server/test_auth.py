@@ -13,7 +13,13 @@ from quire.core.contracts.route import RouteGroup
 
 KEYS = ("first-key", "zweiter-schlüssel")
 OPEN = {"/health", "/live", "/version"}
-PATHS = ["/v1/models", "/v1/chat/completions", "/v1/completions", "/metrics", "/schema/openapi.json"]
+PATHS = [
+    "/v1/models",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/metrics",
+    "/schema/openapi.json",
+]
 
 
 async def raw(server, method: str, target: str, headers: str = "") -> int:

@@ -27,9 +27,7 @@ async def test_default_limit_is_sixteen(server):
     ids=str,
 )
 async def test_prompt_kinds(server, prompt, ids):
-    answer = await server.client.completions.create(
-        model="demo", prompt=prompt, n=2, max_tokens=2
-    )
+    answer = await server.client.completions.create(model="demo", prompt=prompt, n=2, max_tokens=2)
     assert [asked for asked, _, _ in server.engine.requests] == ids
     assert [choice.index for choice in answer.choices] == list(range(2 * len(ids)))
     assert {choice.text for choice in answer.choices} == {"He"}
@@ -122,9 +120,7 @@ async def test_echo_of_token_ids_is_their_text(server):
 )
 async def test_what_is_not_supported_is_refused_by_name(server, field, value):
     with pytest.raises(openai.BadRequestError) as caught:
-        await server.client.completions.create(
-            model="demo", prompt="x", extra_body={field: value}
-        )
+        await server.client.completions.create(model="demo", prompt="x", extra_body={field: value})
     assert caught.value.param == field
 
 

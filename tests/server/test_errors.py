@@ -51,7 +51,10 @@ async def test_wrong_address(server, method, path, status, code):
         (b'{"tools": [{"a":' + b"[" * 100_000, None),
         (b"[]", None),
         (b"{}", "messages"),
-        (f'{{"messages": [{{"role": "user", "content": {{"{SECRET}": 1}}}}]}}'.encode(), "messages"),
+        (
+            f'{{"messages": [{{"role": "user", "content": {{"{SECRET}": 1}}}}]}}'.encode(),
+            "messages",
+        ),
         (f'{{"messages": [], "n": "{SECRET}"}}'.encode(), "messages"),
         (f'{{"messages": [{{"role": ""}}], "n": "{SECRET}"}}'.encode(), "messages[0].role"),
         (f'{{"n": "{SECRET}"}}'.encode(), "n"),
