@@ -16,6 +16,7 @@ def make_config(folder: Path | str, **sections: dict[str, Any]) -> Config:
     values: dict[str, Any] = {
         "model": {"name": str(folder), "dtype": "float32"},
         "cache": {"block_size": 4, "num_blocks": 200},
+        "parallel": {"platform": "cpu"},
         "schedule": {"max_num_seqs": 8, "max_num_batched_tokens": 256},
     }
     for section, changes in sections.items():

@@ -3,12 +3,12 @@
 import httpx
 import pytest
 from litestar import get, post
-from tests.server.plugins import registry_with
-
 from quire.core.contracts.route import RouteGroup
 from quire.core.errors import ConfigError, PluginError
 from quire.server.assemble import metrics_app
 from quire.server.listen import address, bound, listener
+
+from tests.server.plugins import registry_with
 
 
 def group(*paths: str) -> type[RouteGroup]:

@@ -7,9 +7,9 @@ import openai
 import pytest
 import pytest_asyncio
 from litestar import Request, get
-from tests.server.plugins import registry_with
-
 from quire.core.contracts.route import RouteGroup
+
+from tests.server.plugins import registry_with
 
 KEYS = ("first-key", "zweiter-schlüssel")
 OPEN = {"/health", "/live", "/version"}

@@ -4,6 +4,7 @@ import json
 
 import openai
 import pytest
+
 from tests.fakes.engine import ANSWER
 
 USER = [{"role": "user", "content": "Hi"}]

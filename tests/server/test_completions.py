@@ -4,9 +4,9 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.engine import ANSWER, ByteTokenizer, logprobs
-
 from quire.server.openai.logprobs import completion_logprobs
+
+from tests.fakes.engine import ANSWER, ByteTokenizer, logprobs
 
 
 async def test_default_limit_is_sixteen(server):

@@ -6,16 +6,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.server.waiting import until
+
 USER = [{"role": "user", "content": "Hi"}]
 CHAT = {"messages": USER}
 MANY = {"prompt": ["a", "b", "c"]}
-
-
-async def until(condition):
-    """Let the event loop run until the condition holds."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def send(server, path, body):

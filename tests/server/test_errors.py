@@ -2,9 +2,9 @@
 
 import openai
 import pytest
-from tests.fakes.engine import ANSWER
-
 from quire.core.errors import CapacityError, EngineDeadError, InvalidRequest, Overloaded
+
+from tests.fakes.engine import ANSWER
 
 USER = [{"role": "user", "content": "Hi"}]
 SECRET = "tr0ub4dor"

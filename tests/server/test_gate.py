@@ -4,9 +4,10 @@ import asyncio
 
 import httpx
 import pytest
-
 from quire.server.gate import Gate
 from quire.server.listen import address, bound, listener
+
+from tests.server.waiting import until
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -31,8 +32,7 @@ async def test_ready(server):
 async def test_draining_finishes_what_runs_and_takes_no_more(server):
     server.engine.gate.clear()
     running = asyncio.ensure_future(server.http.post("/v1/chat/completions", json=CHAT))
-    while not server.engine.running:
-        await asyncio.sleep(0)
+    await until(lambda: bool(server.engine.running))
     server.gate.drain()
     refused = await server.http.post("/v1/chat/completions", json=CHAT)
     assert refused.status_code == 503
