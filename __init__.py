@@ -19,7 +19,6 @@ _HOMES = {
     "AsyncLLM": "quire.core.async_llm",
     "SamplingParams": "quire.core.request",
     "hookimpl": "quire.core.hooks",
-    "testing": "quire.testing",
 }
 
 
@@ -30,5 +29,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'quire' has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(home)
-    return module if home.endswith("." + name) else getattr(module, name)
+    return getattr(import_module(home), name)

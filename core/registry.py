@@ -92,6 +92,15 @@ class Registry:
                 f"fails to import ({_brief(error)}); update or unload the plugin"
             ) from error
 
+    def require(self, kind: str, name: str) -> None:
+        """Check that somebody provides the part, without importing it.
+
+        Raises:
+            ConfigError: when nothing does; the message lists what there is.
+        """
+        if (kind, name) not in self._parts:
+            raise ConfigError(self._unknown(kind, name))
+
     def names(self, kind: str) -> list[str]:
         """What is provided of a kind, sorted."""
         return sorted(name for of, name in self._parts if of == kind)

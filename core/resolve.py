@@ -203,12 +203,12 @@ def _choose_schedule(config: Config, defaults: PlatformDefaults, draft: _Draft) 
 
 
 def _check_names(config: Config, registry: Registry) -> None:
-    """Everything named must exist before any work starts."""
+    """Everything named must exist before any work starts; the server imports its own parts."""
     registry.get("scheduler", config.schedule.scheduler)
     registry.get("policy", config.schedule.policy)
     if config.speculation.method or config.speculation.model:
         registry.get("speculator", config.speculation.method or "draft_model")
     for route in config.server.routes:
-        registry.get("route", route)
+        registry.require("route", route)
     if config.metrics.enabled:
-        registry.get("exporter", config.metrics.exporter)
+        registry.require("exporter", config.metrics.exporter)

@@ -34,6 +34,7 @@ def make_exporter(config: Config, registry: Registry, engine: "AsyncLLM") -> Exp
     if not config.metrics.enabled:
         return None
     exporter: Exporter = registry.get("exporter", config.metrics.exporter)(config)
+    exporter.engine(engine.stats)
     engine.add_observer(exporter)
     return exporter
 

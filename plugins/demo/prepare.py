@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from . import corpus, curriculum, snippets
-from .example import Message
 from .tokenizer import BOS, CHAT_TEMPLATE, SPECIAL, save_tokenizer, train_tokenizer
 
-LOSS_BIT = 1 << 15
+# As in `stream`, which needs torch: this program does not.
+_LOSS_BIT = 1 << 15
 Words = NDArray[np.uint16]
 
 
@@ -128,7 +128,7 @@ def mark_answers(tokenizer: Tokenizer, ids: Words) -> Words:
     turns = np.where(np.isin(ids, special), np.arange(len(ids)), 0)
     last = np.maximum.accumulate(turns)
     speaking = np.concatenate([[False], (ids[last] == assistant)[:-1]])
-    return ids | np.where(speaking, np.uint16(LOSS_BIT), np.uint16(0))
+    return ids | np.where(speaking, np.uint16(_LOSS_BIT), np.uint16(0))
 
 
 def held_out_chat_texts(per_task: int, seed: int) -> Iterator[str]:
@@ -176,7 +176,7 @@ def prepare(out: Path, plan: Plan) -> dict[str, Any]:
     code = code_texts(plan, files)
     tokenizer = train_tokenizer(_tokenizer_sample(plan, code))
     save_tokenizer(tokenizer, out / "tokenizer")
-    ones = np.uint16(LOSS_BIT)
+    ones = np.uint16(_LOSS_BIT)
     held = [BOS + text for text in corpus.held_out_sources().values()]
     record: dict[str, Any] = {
         "python": sys.version.split()[0],
@@ -190,7 +190,9 @@ def prepare(out: Path, plan: Plan) -> dict[str, Any]:
         "snippet_files": plan.snippets,
         "streams": {
             "code": _write(out, "code", encode(tokenizer, code) | ones),
-            "chat": _write(out, "chat", mark_answers(tokenizer, encode(tokenizer, chat_texts(plan)))),
+            "chat": _write(
+                out, "chat", mark_answers(tokenizer, encode(tokenizer, chat_texts(plan)))
+            ),
             "valid_code": _write(out, "valid_code", encode(tokenizer, held) | ones),
             "valid_chat": _write(
                 out,
@@ -202,7 +204,9 @@ def prepare(out: Path, plan: Plan) -> dict[str, Any]:
     }
     (out / "data.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     texts = corpus.licences({file.origin for file in files})
-    joined = "\n\n".join(f"{'=' * 80}\n{title}\n{'=' * 80}\n\n{text}" for title, text in texts.items())
+    joined = "\n\n".join(
+        f"{'=' * 80}\n{title}\n{'=' * 80}\n\n{text}" for title, text in texts.items()
+    )
     (out / "LICENSES.txt").write_text(joined, encoding="utf-8")
     return record
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SNIPPETS = '''\
+SNIPPETS = """\
 finds a value in a sorted list by halving
 Return the index of a value in a sorted list, or -1.
 f: binary_search bisect_search search_sorted find_index
@@ -477,4 +477,4 @@ x: words parts names
 ---
 def $f($x):
     return " ".join(word.capitalize() for word in $x)
-'''
+"""

@@ -31,7 +31,8 @@ _COUNT = (
     'How many "{c}" are there in {w}?',
 )  # fmt: skip
 _EXTRACT = (
-    "Extract {f} as JSON: {s}", "{s} Extract {f} as JSON.", "Return {f} from this text as JSON: {s}",
+    "Extract {f} as JSON: {s}", "{s} Extract {f} as JSON.",
+    "Return {f} from this text as JSON: {s}",
     "Give me {f} as a JSON object. Text: {s}", 'From "{s}" extract {f} as JSON.',
     "Read the sentence and answer with JSON holding {f}: {s}", "{s}\nJSON with {f}:",
     "Answer in JSON only. Fields: {f}. Text: {s}", "Parse into JSON ({f}): {s}",

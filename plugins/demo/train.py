@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import lzma
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -25,9 +24,9 @@ from torch import Tensor
 
 from .model import SHAPES, Llama, export, load_weights
 from .optimizer import MuonAdam
+from .stream import Stream, split_words
 from .tokenizer import CONTEXT
 
-_LOSS_BIT = 1 << 15
 _LOG_EVERY = 50
 
 
@@ -63,47 +62,6 @@ class Settings:
         """Return the factor on the learning rates at a step."""
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
         return min(1.0, (step + 1) / self.warmup, left)
-
-
-class Stream:
-    """A token stream on the training device."""
-
-    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
-        """Read a stream.
-
-        Args:
-            folder: Data folder.
-            name: Stream's name; its file may be compressed by xz.
-            device: Where to keep it.
-        """
-        path = folder / f"{name}.bin"
-        raw = path.read_bytes() if path.exists() else lzma.decompress(
-            path.with_suffix(".bin.xz").read_bytes()
-        )  # fmt: skip
-        words = np.frombuffer(raw, dtype="<u2").astype(np.int32)
-        self.words = torch.from_numpy(words).to(device)
-        self.starts = torch.from_numpy(np.flatnonzero((words & ~_LOSS_BIT) == 0))
-
-    def rows(self, starts: Tensor, length: int) -> Tensor:
-        """Cut rows of `length` + 1 words."""
-        span = torch.arange(length + 1, device=self.words.device)
-        at = starts.to(self.words.device)[:, None] + span
-        return self.words[at.clamp_(max=len(self.words) - 1)]
-
-    def sample(self, count: int, length: int, aligned: float, generator: torch.Generator) -> Tensor:
-        """Draw random rows, a share of which start at a document's start."""
-        limit = len(self.words) - length - 1
-        anywhere = torch.randint(limit, (count,), generator=generator)
-        documents = torch.searchsorted(self.starts, anywhere, right=True) - 1
-        snap = torch.rand(count, generator=generator) < aligned
-        starts = torch.where(snap, self.starts[documents.clamp_(min=0)], anywhere)
-        return self.rows(starts, length)
-
-
-def split_words(words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inputs, targets and which targets count, of rows of stream words."""
-    ids = (words & (_LOSS_BIT - 1)).long()
-    return ids[:, :-1], ids[:, 1:], (words[:, 1:] & _LOSS_BIT) != 0
 
 
 def plain_loss(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
@@ -213,7 +171,7 @@ class Trainer:
             if self.teacher is not None:
                 found[f"{name}_agreement"] = agreed / seen
             if name == "valid_code":
-                found["bits_per_byte"] = total / np.log(2) / record["held_out_bytes"]
+                found["bits_per_byte"] = total / math.log(2) / record["held_out_bytes"]
         return found
 
     def save(self, step: int) -> None:

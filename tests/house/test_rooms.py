@@ -36,7 +36,7 @@ HOMES = {
     "yaml": ("core/config_file.py",),
     "zmq": ("core/",),
     "prometheus_client": ("plugins/exporters/",),
-    "tqdm": ("core/llm.py", "core/weights/"),
+    "tqdm": ("core/progress.py",),
     "msgspec": ("",),
     "torch": ("core/", "backends/", "quant/", "plugins/"),
     "numpy": ("core/", "backends/", "quant/", "plugins/"),

@@ -71,7 +71,8 @@ def test_the_project_speaks_of_itself_alone():
     )
     if listed.returncode or not listed.stdout:
         pytest.skip("not a git checkout")
-    words = re.compile(r"/work/(main|shared|venv)|/root/|\bissue #?\d+\b|\bsession \d+\b", re.IGNORECASE)
+    places, trackers = r"/work/(main|shared|venv)|/root/", r"\b(issue #?|session )\d+\b"
+    words = re.compile(f"{places}|{trackers}", re.IGNORECASE)
     breaches = []
     for path in listed.stdout.splitlines():
         if path.startswith(("tests/house/", "plugins/demo/")) or not (ROOT / path).exists():
