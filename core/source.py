@@ -159,6 +159,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.folder}/config.json needs max_position_embeddings, a positive integer"
             )
         rope = self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
+        if not isinstance(rope, dict):
+            raise CheckpointError(f"rope scaling in {self.folder}/config.json must be an object")
         kind = rope.get("rope_type", rope.get("type", "default"))
         factor = rope.get("factor")
         if kind not in ("linear", "dynamic", "yarn") or not isinstance(factor, int | float):

@@ -42,7 +42,7 @@ def size_cache(
     elif config.memory_gib is not None:
         budget = int(config.memory_gib * _GIB)
     elif on_host:
-        budget = min(max(_HOST_DEFAULT, needed), spare)
+        budget = min(max(_HOST_DEFAULT, needed), memory.free)
     else:
         budget = spare
     if budget > memory.free:
@@ -52,10 +52,11 @@ def size_cache(
         )
     if budget < needed:
         tokens = max(0, budget // bytes_per_block - 1) * block_size
+        shorter = f"set model.max_model_len to {tokens} or less, or " if tokens else ""
         raise CapacityError(
             f"a sequence of model.max_model_len {max_model_len} tokens needs {needed / _GIB:.3f} "
-            f"GiB of KV cache and there are {max(0, budget) / _GIB:.3f} GiB; set "
-            f"model.max_model_len to {tokens} or less, or raise cache.memory_gib, "
-            "cache.num_blocks or cache.gpu_memory_utilization"
+            f"GiB of KV cache and there are {max(0, budget) / _GIB:.3f} GiB ({memory.free / _GIB:.1f}"
+            f" GiB of the device are free); {shorter}raise cache.memory_gib, cache.num_blocks or "
+            "cache.gpu_memory_utilization, or free memory"
         )
     return budget // bytes_per_block

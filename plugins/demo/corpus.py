@@ -203,7 +203,7 @@ def licences(origins: set[str]) -> dict[str, str]:
             if in_info and words.startswith(("LICEN", "COPYING", "NOTICE", "COPYRIGHT")):
                 parts.append(Path(str(file.locate())).read_text(encoding="utf-8"))
         about = metadata.metadata(origin)
-        stated = about.get("License-Expression") or about.get("License") or ""
+        stated = ", ".join(about.get_all("Classifier") or [])
         title = f"{origin} {metadata.version(origin)}"
-        texts[title] = "\n\n".join(parts) or f"Licence as its metadata states it: {stated}"
+        texts[title] = "\n\n".join(parts) or f"No licence file; its metadata says: {stated}"
     return texts

@@ -24,7 +24,8 @@ def orthogonalise(g: Tensor) -> Tensor:
     for _ in range(5):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x.mT if tall else x).float()
+    out: Tensor = x.mT if tall else x
+    return out.float()
 
 
 class MuonAdam:
@@ -43,15 +44,15 @@ class MuonAdam:
             other_rate: Peak learning rate of embeddings and norms.
         """
         self.matrix_rate, self.other_rate = matrix_rate, other_rate
-        groups: defaultdict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
-        self.others: list[nn.Parameter] = []
+        groups: defaultdict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+        self.others: list[Tensor] = []
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
                 groups[tuple(weight.shape)].append(weight)
             else:
                 self.others.append(weight)
         self.groups = list(groups.values())
-        self.momenta = [torch.zeros_like(torch.stack(list(group))) for group in self.groups]
+        self.momenta = [torch.zeros_like(torch.stack(group)) for group in self.groups]
         self.first = [torch.zeros_like(weight) for weight in self.others]
         self.second = [torch.zeros_like(weight) for weight in self.others]
 
@@ -97,6 +98,6 @@ class MuonAdam:
             tensor.copy_(tensors[name])
 
 
-def _gradient(weight: nn.Parameter) -> Tensor:
+def _gradient(weight: Tensor) -> Tensor:
     """Return a weight's gradient, zero where it took no part."""
     return torch.zeros_like(weight) if weight.grad is None else weight.grad

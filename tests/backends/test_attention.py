@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.backends.attention import cpu_geometry
 from quire.backends.attention.cpu import CPUAttention
 from quire.backends.attention.reference import Reference
 from quire.core.contracts.attention import AttentionBackend, AttentionSpec
-
 from tests.contracts.attention_suite import Scenario, check_attention, check_cache
 
 BACKENDS = [Reference, CPUAttention]

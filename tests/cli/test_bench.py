@@ -10,6 +10,7 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.cli.bench import online, report, workloads
 from quire.cli.bench.report import Sample
 from quire.cli.remote import Remote, RemoteError

@@ -13,6 +13,7 @@ import sys
 import urllib.request
 
 import pytest
+
 from quire.cli.chat import LocalSpeaker, RemoteSpeaker
 from quire.cli.evaluate import LocalSubject, RemoteSubject, bits_per_byte, tally
 from quire.cli.remote import Remote

@@ -3,12 +3,13 @@
 import msgspec
 import pytest
 import typer
+from typer.testing import CliRunner
+
 from quire.cli.flags import FLAGS, Flag, parse_size
 from quire.cli.options import with_config
 from quire.core.config import Config
 from quire.core.config_file import keys
 from quire.core.errors import ConfigError
-from typer.testing import CliRunner
 
 # What to type for a row, and what its key must then be, where the kind alone does not say it.
 TYPED = {

@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass, field
 
 import torch
+
 from quire.core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
 
 __all__ = ("Scenario", "check_attention", "check_cache")

@@ -1,6 +1,7 @@
 """Exporters: the built-in one conforms, and broken ones are caught."""
 
 import pytest
+
 from quire.core.conformance import ConformanceError, check_exporter
 from quire.core.contracts.exporter import Exporter
 from quire.core.registry import Registry

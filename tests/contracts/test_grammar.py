@@ -1,6 +1,7 @@
 """Grammars: an engine for choices shows that the contract can be kept; broken ones are caught."""
 
 import pytest
+
 from quire.core.conformance import ConformanceError, check_grammar
 from quire.core.contracts.grammar import GrammarEngine
 from quire.core.errors import InvalidRequest

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.core.conformance import ConformanceError, check_parser
 from quire.core.conformance.parser import joined
 from quire.core.contracts.parser import OutputParser, ParsedPiece

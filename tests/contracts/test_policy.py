@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from quire.core.conformance import ConformanceError, check_policy
 from quire.core.contracts.policy import Policy
 from quire.core.registry import Registry

@@ -1,6 +1,7 @@
 """Speculators: a lookup shows that the contract can be kept; broken ones are caught."""
 
 import pytest
+
 from quire.core.conformance import ConformanceError, check_speculator
 from quire.core.contracts.speculator import Speculator
 

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.core.cache.pool import BlockPool, chain_hash, root_hash
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.core.config import Config
 from quire.core.config_file import MAX_BYTES, keys, load, schema
 from quire.core.errors import ConfigError

@@ -2,6 +2,7 @@
 
 import pluggy
 import pytest
+
 from quire.core.hooks import PROJECT, Manifest, QuireHooks, hookimpl
 from quire.core.metrics import RequestRecord
 from quire.core.registry import DEFAULT_PLUGINS, Registry

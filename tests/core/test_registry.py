@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from quire.core.errors import ConfigError, PluginError
 from quire.core.registry import DEFAULT_PLUGINS, Registry
 

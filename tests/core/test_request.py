@@ -4,6 +4,7 @@ import math
 
 import msgspec
 import pytest
+
 from quire import SamplingParams
 from quire.core.errors import InvalidRequest
 from quire.core.request import Request

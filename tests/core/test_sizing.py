@@ -1,6 +1,7 @@
 """The size of the cache, and the words when nothing fits."""
 
 import pytest
+
 from quire.core.cache.sizing import size_cache
 from quire.core.config import CacheConfig
 from quire.core.contracts.platform import Memory
@@ -48,3 +49,9 @@ def test_a_host_gives_a_modest_share_or_what_the_longest_sequence_needs() -> Non
 def test_what_does_not_fit_says_what_would(cache, words) -> None:
     with pytest.raises(CapacityError, match=words):
         blocks(Memory(total=10 * GIB, free=10 * GIB), **cache)
+
+
+def test_a_host_short_of_memory_still_serves_what_fits() -> None:
+    assert blocks(Memory(total=100 * GIB, free=GIB), on_host=True) == 256
+    with pytest.raises(CapacityError, match="or free memory"):
+        blocks(Memory(total=100 * GIB, free=BLOCK // 2), on_host=True)

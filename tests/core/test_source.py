@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from quire.core.config import ModelConfig
 from quire.core.errors import CheckpointError
 from quire.core.registry import Registry

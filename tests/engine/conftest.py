@@ -1,6 +1,7 @@
 """The embedded model, loaded once."""
 
 import pytest
+
 from quire import LLM
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from quire.core.config import Config
 from quire.core.engine import Engine
 from quire.core.registry import Registry

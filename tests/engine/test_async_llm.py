@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from quire import AsyncLLM, SamplingParams
 from quire.core.config import Config, ModelConfig, PluginsConfig, ScheduleConfig
 from quire.core.errors import (

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from quire import LLM, SamplingParams
 
+from quire import LLM, SamplingParams
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver, make_config
 from tests.engine.test_parity import GREEDY, LENGTHS, greedy, prompts_of

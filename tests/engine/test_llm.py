@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+
 from quire import LLM, SamplingParams
 from quire.core.errors import CapacityError, CheckpointError, ConfigError, InvalidRequest
-
 from tests.engine.driver import Driver, make_config
 
 DEMO = Path(__file__).parents[2] / "plugins" / "demo" / "model"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
 from quire.core.config import Config
 from quire.core.request import SamplingParams
-
 from tests.engine.checkpoints import CASES, make
 from tests.engine.driver import Driver, make_config
 

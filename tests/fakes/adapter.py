@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+
 from quire.core.contracts.adapter import AdapterMethod
 from quire.core.errors import CheckpointError
-from safetensors.torch import load_file, save_file
 
 
 def save_adapter(folder: Path, layers: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:

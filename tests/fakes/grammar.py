@@ -2,6 +2,7 @@
 
 import msgspec
 import torch
+
 from quire.core.contracts.grammar import GrammarEngine, GrammarSpec, Matcher
 from quire.core.errors import InvalidRequest
 

@@ -4,10 +4,10 @@ import re
 from typing import get_type_hints
 
 import pytest
+
 from quire.core.config_file import keys
 from quire.core.contracts import VERSIONS
 from quire.core.hooks import QuireHooks
-
 from tests.house.source import ROOT
 
 HOOKS = [name for name in vars(QuireHooks) if name.startswith("quire_")]

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 import yaml
-from quire.core.config_file import load
 
+from quire.core.config_file import load
 from tests.cli.conftest import Served
 from tests.install.environment import ROOT
 

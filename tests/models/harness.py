@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from quire.backends.attention.cpu import CPUAttention
 from quire.core.contracts.attention import AttentionBackend, AttentionBatch
 from quire.core.contracts.model import Architecture, BuildContext

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
 from quire.backends.attention.reference import Reference
 from quire.core.errors import CheckpointError
 from quire.core.source import open_folder
-
 from tests.models.harness import Harness
 
 PROMPT = 40

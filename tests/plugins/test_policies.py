@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quire.core.contracts.policy import Candidate, Policy
 from quire.core.registry import Registry
 

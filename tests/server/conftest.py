@@ -10,13 +10,13 @@ import msgspec
 import openai
 import pytest
 import pytest_asyncio
+
 from quire.core.config import Config
 from quire.core.contracts.exporter import Exporter
 from quire.core.registry import Registry
 from quire.server.assemble import assemble, make_exporter
 from quire.server.gate import Gate
 from quire.server.listen import address, bound, listener
-
 from tests.fakes.engine import FakeEngine
 
 

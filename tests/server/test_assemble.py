@@ -3,11 +3,11 @@
 import httpx
 import pytest
 from litestar import get, post
+
 from quire.core.contracts.route import RouteGroup
 from quire.core.errors import ConfigError, PluginError
 from quire.server.assemble import metrics_app
 from quire.server.listen import address, bound, listener
-
 from tests.server.plugins import registry_with
 
 

@@ -7,8 +7,8 @@ import openai
 import pytest
 import pytest_asyncio
 from litestar import Request, get
-from quire.core.contracts.route import RouteGroup
 
+from quire.core.contracts.route import RouteGroup
 from tests.server.plugins import registry_with
 
 KEYS = ("first-key", "zweiter-schlüssel")

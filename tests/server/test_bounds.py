@@ -5,6 +5,7 @@ import json
 from urllib.parse import urlsplit
 
 import pytest
+
 from quire.server.bounds import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PENDING_BYTES
 
 END = b"\r\n\r\n"

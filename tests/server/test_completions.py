@@ -4,8 +4,8 @@ import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quire.server.openai.logprobs import completion_logprobs
 
+from quire.server.openai.logprobs import completion_logprobs
 from tests.fakes.engine import ANSWER, ByteTokenizer, logprobs
 
 

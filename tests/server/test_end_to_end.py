@@ -33,6 +33,22 @@ def client(served):
     return served.client()
 
 
+@pytest.fixture
+def start():
+    """Starts servers that the test itself brings to an end."""
+    made = []
+
+    def make(**sections):
+        made.append(ServerProcess(**sections))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.process.kill()
+        process.process.wait()
+        process.process.stdout.close()
+
+
 async def metrics(url: str) -> dict[str, float]:
     async with httpx.AsyncClient() as http:
         text = (await http.get(f"{url}/metrics")).text
@@ -44,8 +60,9 @@ async def idle(url: str) -> dict[str, float]:
     """The metrics once nothing runs and no block is in use."""
     names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
     async with asyncio.timeout(20):
-        while any((found := await metrics(url))[name] for name in names):
-            pass
+        found = await metrics(url)
+        while any(found[name] for name in names):
+            found = await metrics(url)
     return found
 
 
@@ -129,7 +146,6 @@ async def test_token_ids_as_prompts(client):
     [
         ({"prompt": "word " * 20_000}, "prompt"),
         ({"prompt": [10**6]}, "prompt"),
-        ({"prompt": ""}, "prompt"),
         ({"stop_token_ids": [10**6]}, "stop_token_ids"),
         ({"allowed_token_ids": [10**6]}, "allowed_token_ids"),
         ({"logit_bias": {"1000000": 1}}, "logit_bias"),
@@ -212,9 +228,9 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-async def test_overload_metrics_port_and_drain():
+async def test_overload_metrics_port_and_drain(start):
     port = free_port()
-    process = ServerProcess(schedule={"max_num_seqs": 2, "max_waiting": 4}, metrics={"port": port})
+    process = start(schedule={"max_num_seqs": 2, "max_waiting": 4}, metrics={"port": port})
     client = process.client()
 
     async def one():
@@ -245,8 +261,8 @@ async def test_overload_metrics_port_and_drain():
     assert process.ended() == 0
 
 
-async def test_what_does_not_end_in_time_is_told_so():
-    process = ServerProcess(server={"drain_seconds": 0.2})
+async def test_what_does_not_end_in_time_is_told_so(start):
+    process = start(server={"drain_seconds": 0.2})
     stream = await process.client().chat.completions.create(
         messages=USER, **GREEDY, stream=True, extra_body={"ignore_eos": True}
     )
@@ -257,8 +273,8 @@ async def test_what_does_not_end_in_time_is_told_so():
     assert process.ended() == 0
 
 
-async def test_the_death_of_the_engine_ends_the_server():
-    process = ServerProcess()
+async def test_the_death_of_the_engine_ends_the_server(start):
+    process = start()
     client = process.client()
     stream = await client.chat.completions.create(messages=USER, **GREEDY, **LONG, stream=True)
     await anext(stream)

@@ -2,8 +2,8 @@
 
 import openai
 import pytest
-from quire.core.errors import CapacityError, EngineDeadError, InvalidRequest, Overloaded
 
+from quire.core.errors import CapacityError, EngineDeadError, InvalidRequest, Overloaded
 from tests.fakes.engine import ANSWER
 
 USER = [{"role": "user", "content": "Hi"}]

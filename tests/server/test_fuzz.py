@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from quire.server.openai.protocol import ChatRequest, CompletionRequest
 
 ANY = st.recursive(

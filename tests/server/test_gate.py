@@ -4,9 +4,9 @@ import asyncio
 
 import httpx
 import pytest
+
 from quire.server.gate import Gate
 from quire.server.listen import address, bound, listener
-
 from tests.server.waiting import until
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}

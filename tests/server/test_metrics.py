@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client import Histogram as Reference
 from prometheus_client.parser import text_string_to_metric_families
+
 from quire.core.config import Config
 from quire.core.metrics import EngineStats, RequestRecord
 from quire.plugins.exporters.histogram import E2E, GAPS, TTFT, Histogram, token_bounds

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from quire_example_plugin import tiny
+
 from quire import LLM, SamplingParams
 from quire.core.config import Config, PluginsConfig
-from quire_example_plugin import tiny
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 

@@ -1,5 +1,6 @@
-from quire.core.contracts.policy import Candidate
 from quire_example_plugin.policy import ShortestPrompt
+
+from quire.core.contracts.policy import Candidate
 
 
 def candidate(name: str, tokens: int, arrival: float) -> Candidate:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+
 from quire.core.request import SamplingParams
 from quire.core.run.sample import Sampler
 from quire.core.step import Newcomer

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from quire.core.request import SamplingParams
 from quire.core.run.sample import Sampler
 from quire.core.step import Newcomer

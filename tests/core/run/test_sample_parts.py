@@ -6,6 +6,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.core.request import SamplingParams
 from quire.core.run.sample import Sampler, prompt_logprobs
 from quire.core.run.sample_filters import BLOCK, likeliest, pick

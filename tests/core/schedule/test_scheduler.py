@@ -5,6 +5,7 @@ from collections import deque
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.core.contracts.scheduler import SchedulerSettings
 from quire.core.errors import InvalidRequest, Overloaded
 from quire.core.request import Request, SamplingParams
@@ -12,7 +13,6 @@ from quire.core.schedule.default import DefaultScheduler
 from quire.core.step import Delta, Outcome, Plan
 from quire.plugins.policies.fcfs import FirstComeFirstServed
 from quire.plugins.policies.priority import ByPriority
-
 from tests.fakes.device import FakeDevice, FakePending, expected
 
 

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quire.core.config import ModelConfig
-from quire.core.source import Source
-from quire.core.text.tokenizer import Tokenizer
 from tokenizers import (
     AddedToken,
     decoders,
@@ -19,6 +16,10 @@ from tokenizers import (
     trainers,
 )
 from tokenizers import Tokenizer as Native
+
+from quire.core.config import ModelConfig
+from quire.core.source import Source
+from quire.core.text.tokenizer import Tokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog; the dog sleeps, the fox does not.",

@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from quire.core.text.detokenizer import IncrementalDetokenizer
 from quire.core.text.tokenizer import Tokenizer
 

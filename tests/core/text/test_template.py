@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
+
 from quire.core.errors import CheckpointError, InvalidRequest
 from quire.core.text.template import ChatTemplate
-from transformers import AutoTokenizer
 
 from .conftest import load
 

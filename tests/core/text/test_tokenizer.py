@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
+
 from quire.core.errors import CheckpointError, ConfigError, InvalidRequest
 from quire.core.text.tokenizer import Tokenizer
-from transformers import AutoTokenizer
 
 from .conftest import KINDS, load
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import torch
+
 from quire.core.contracts.attention import AttentionSpec
 from quire.core.contracts.model import Architecture, Attend, BuildContext, TensorHolder
 from quire.core.layers.attention import AttentionBlock, AttentionParts

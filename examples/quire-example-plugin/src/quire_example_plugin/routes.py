@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from litestar import get
+
 from quire.core.contracts.route import Access, RouteGroup
 
 __all__ = ("ExampleRoutes",)
