@@ -55,8 +55,8 @@ def size_cache(
         shorter = f"set model.max_model_len to {tokens} or less, or " if tokens else ""
         raise CapacityError(
             f"a sequence of model.max_model_len {max_model_len} tokens needs {needed / _GIB:.3f} "
-            f"GiB of KV cache and there are {max(0, budget) / _GIB:.3f} GiB ({memory.free / _GIB:.1f}"
-            f" GiB of the device are free); {shorter}raise cache.memory_gib, cache.num_blocks or "
-            "cache.gpu_memory_utilization, or free memory"
+            f"GiB of KV cache and there are {max(0, budget) / _GIB:.3f} GiB "
+            f"({memory.free / _GIB:.1f} GiB of the device are free); {shorter}raise "
+            "cache.memory_gib, cache.num_blocks or cache.gpu_memory_utilization, or free memory"
         )
     return budget // bytes_per_block

@@ -18,7 +18,7 @@ from tests.server.test_fuzz import CHAT, COMPLETION, judge
 USER = [{"role": "user", "content": "What is 2 + 3?"}]
 TEXT = "The quick brown fox jumps over the lazy dog and runs into the dark green forest."
 GREEDY = {"model": "demo", "temperature": 0}
-LONG = {"max_tokens": 400, "extra_body": {"ignore_eos": True}}
+LONG = {"max_tokens": 900, "extra_body": {"ignore_eos": True}}
 
 
 @pytest.fixture(scope="module")
