@@ -216,7 +216,7 @@ _RULES: dict[str, Callable[[str, Any], None]] = {
     "min_p": _number(0, 1),
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
-    "repetition_penalty": _number(0, 100, open_low=True),
+    "repetition_penalty": _number(0.01, 100),
     "seed": _integer(-MAX_SEED, MAX_SEED, optional=True),
     "stop": _strings(MAX_STOPS, single=True),
     "stop_token_ids": _token_ids(non_empty=False),

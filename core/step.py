@@ -104,6 +104,8 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
         prompt_logprobs: row index -> entries for the prompt positions that follow those computed
             in this row, where the request asks for them.
         failures: row index -> why this sequence alone failed (the others are unharmed).
+        exhausted: rows whose requests' own settings (allowed tokens, bad words) leave no token to
+            draw; such a sequence ends there.
     """
 
     step: int
@@ -111,6 +113,7 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     logprobs: dict[int, list[TokenLogprobs]] = {}
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
     failures: dict[int, str] = {}
+    exhausted: list[int] = []
 
 
 class Delta(msgspec.Struct, array_like=True, gc=False):

@@ -8,7 +8,7 @@ from ..contracts.attention import AttentionBackend
 from ..contracts.model import Architecture
 from ..step import Newcomer, Outcome, Plan, TokenLogprobs
 from .batch import Batch, make_batch
-from .sample import Sampler, prompt_logprobs
+from .sample import BROKEN, EXHAUSTED, Sampler, prompt_logprobs
 from .slots import SlotTable
 
 __all__ = ("PendingStep", "Runner")
@@ -49,8 +49,10 @@ class PendingStep:
         outcome = Outcome(self._plan.step, tokens, prompt_logprobs=self._prompts)
         rows = self._batch.sample_rows
         for index, token in zip(rows, self._drawn.tolist(), strict=True):
-            if token < 0:
+            if token == BROKEN:
                 outcome.failures[index] = _BROKEN
+            elif token == EXHAUSTED:
+                outcome.exhausted.append(index)
             else:
                 tokens[index].append(token)
         for index, entry in zip(rows, self._logprobs or (), strict=False):
@@ -133,7 +135,7 @@ class Runner:
         return self.model.forward(batch.token_ids, batch.positions, step_attend)
 
     def _remember(self, batch: Batch, drawn: torch.Tensor) -> None:
-        """Put the draws where the next step finds them; a failed draw (-1) as a harmless 0."""
+        """Put the draws where the next step finds them; a failed draw as a harmless 0."""
         self.slots.tokens[batch.slots, batch.lengths] = drawn.clamp(min=0).to(torch.int32)
 
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[TokenLogprobs]]:

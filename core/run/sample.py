@@ -10,7 +10,11 @@ from .sample_logprobs import prompt_logprobs, token_logprobs
 from .sample_random import uniform
 from .sample_rows import SamplingRows, Selection
 
-__all__ = ("Sampler", "prompt_logprobs")
+__all__ = ("BROKEN", "EXHAUSTED", "Sampler", "prompt_logprobs")
+
+# What stands in place of a token.
+BROKEN = -1
+EXHAUSTED = -2
 
 
 class Sampler:
@@ -59,22 +63,30 @@ class Sampler:
             tokens: int32 [max_slots, max_len], valid up to each slot's length.
 
         Returns:
-            int64 [M]; -1 where the row's best logit is not finite (NaN, infinite, or no token is
-            allowed), which leaves the other rows as they would be without it.
+            int64 [M]; BROKEN where the row's best logit is not finite, EXHAUSTED where the
+            request's own settings forbid every token. Other rows are as they would be without it.
         """
         selection = self._rows.select(host_slots)
         if selection.edits is not None:
+            model_is_sane = logits.amax(dim=-1).isfinite()
             self._edited = _grown(self._edited, len(logits))
             edited = self._edited[: len(logits)].copy_(logits)
             self._counts = _grown(self._counts, len(logits))
             selection.edits.apply(edited, slots, lengths, tokens, self._counts)
-            logits = edited
+            drawn = self._choose(edited, selection, lengths)
+            return torch.where((drawn == BROKEN) & model_is_sane, EXHAUSTED, drawn)
+        return self._choose(logits, selection, lengths)
+
+    def _choose(
+        self, logits: torch.Tensor, selection: Selection, lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """One token a row of edited logits, BROKEN where there is none."""
         num_sampled = len(selection.sampled)
         if num_sampled == len(logits):
             return self._sample(logits, selection, lengths)
         best = likeliest(logits)
         finite = logits.gather(-1, best.unsqueeze(-1)).squeeze(-1).isfinite()
-        drawn = torch.where(finite, best, -1)
+        drawn = torch.where(finite, best, BROKEN)
         if num_sampled:
             rows = selection.sampled
             drawn[rows] = self._sample(logits[rows], selection, lengths[rows])
@@ -124,7 +136,7 @@ class Sampler:
         if lowest is not None:
             weights.masked_fill_(scores < lowest, 0.0)
         drawn = pick(padded, uniform(selection.streams, lengths))
-        return torch.where(best.squeeze(-1).isfinite(), drawn, -1)
+        return torch.where(best.squeeze(-1).isfinite(), drawn, BROKEN)
 
     def _filter(
         self, scores: torch.Tensor, weights: torch.Tensor, selection: Selection

@@ -25,7 +25,7 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
     if row.samples:
         seq.num_pending -= 1
     drawn = outcome.tokens[index]
-    reason: FinishReason | None = None
+    reason: FinishReason | None = "stop" if index in outcome.exhausted else None
     kept = 0
     for token in drawn:
         seq.token_ids.append(token)
@@ -34,7 +34,7 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
         if reason is not None:
             break
     prompt_logprobs = _news(seq, row, index, outcome)
-    if not kept and not prompt_logprobs:
+    if not kept and not prompt_logprobs and reason is None:
         return None
     delta = Delta(seq.request.request_id, drawn[:kept], reason, prompt_logprobs=prompt_logprobs)
     if index in outcome.logprobs:

@@ -24,9 +24,9 @@ _HELD_OUT_SHARE = 0.05
 # By task: how it is drawn, and its weight among the training chats.
 TASKS: dict[str, tuple[Callable[[Random], Item], float]] = {
     "add": (tasks_math.add, 10),
-    "subtract": (tasks_math.subtract, 10),
+    "subtract": (tasks_math.subtract, 13),
     "multiply": (tasks_math.multiply, 14),
-    "divide": (tasks_math.divide, 8),
+    "divide": (tasks_math.divide, 13),
     "compare": (tasks_math.compare, 5),
     "sort": (tasks_math.sort, 9),
     "case": (tasks_text.change_case, 9),
@@ -36,7 +36,7 @@ TASKS: dict[str, tuple[Callable[[Random], Item], float]] = {
     "tool_call": (tasks_tools.call_tool, 7),
     "tool_result": (tasks_tools.use_result, 3),
     "define": (facts.define, 3),
-    "function": (write_function, 4),
+    "function": (write_function, 6),
     "small_talk": (facts.small_talk, 3),
 }
 

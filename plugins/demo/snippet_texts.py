@@ -329,7 +329,7 @@ def $f($x):
         return ordered[middle]
     return (ordered[middle - 1] + ordered[middle]) / 2
 ===
-removes duplicates and keeps the order
+removes duplicates while keeping the order
 Return the items without duplicates, in order.
 f: remove_duplicates unique deduplicate unique_items
 x: items values numbers data

@@ -40,11 +40,26 @@ def _parse(block: str) -> Snippet:
 
 _PARSED = tuple(_parse(block) for block in SNIPPETS.split("\n===\n"))
 
-_PROMPTS = (
+# Wordings that give the whole signature, the name alone, or only what the function does.
+_SIGNED = (
     "Write a Python function {s} that {a}.", "Write a function {s} that {a}.",
     "Write {s} in Python: a function that {a}.", "Please write a Python function {s} that {a}.",
     "Implement {s}, which {a}.", "I need a Python function {s} that {a}.",
     "Show me a Python function {s} that {a}.", "Code a function {s} that {a}, please.",
+    "Write a function {s}.", "Implement {s}.", "Write {s} in Python.", "Please implement {s}.",
+    "Write a Python function {s}.",
+)  # fmt: skip
+_NAMED = (
+    "Write a function {f} that {a}.", "Write a Python function called {f}.",
+    "Write a function named {f} that {a}.", "Implement {f}.", "Write a function {f}.",
+    "Show me {f} in Python.", "Can you write {f} in Python?", "Write {f} for me.",
+)  # fmt: skip
+_PLAIN = (
+    "Write a Python function that {a}.", "Write a function that {a}.", "Write a function to {v}.",
+    "Write a Python function to {v}.", "Can you write a Python function that {a}?",
+    "Can you write me a Python function to {v}?", "How do I {v} in Python?",
+    "Write Python code to {v}.", "Give me a function that {a}.", "Please write code to {v}.",
+    "I need a function to {v}.", "Show me how to {v} in Python.", "python function to {v}",
 )  # fmt: skip
 
 
@@ -64,18 +79,29 @@ def _choose(rng: Random, snippet: Snippet) -> dict[str, str]:
     }
 
 
+def _infinitive(about: str) -> str:
+    """Turn "sorts a list" into "sort a list"."""
+    verb, _, rest = about.partition(" ")
+    verb = "search" if verb == "searches" else verb.removesuffix("s")
+    return f"{verb} {rest}"
+
+
 def write_function(rng: Random) -> Item:
-    """Ask for a function whose name and parameters the question gives."""
+    """Ask for a function, by its signature, its name or what it does."""
     snippet = rng.choice(_PARSED)
     shown = snippet.source.partition("\n")[0]
+    wordings = rng.choice((_SIGNED, _SIGNED, _NAMED, _PLAIN, _PLAIN))
     # Only what the question names may vary: the rest of the answer has to be predictable.
-    names = {
-        key: name if f"${key}" in shown else snippet.names[key][0]
-        for key, name in _choose(rng, snippet).items()
-    }
+    names = {key: words[0] for key, words in snippet.names.items()}
+    chosen = _choose(rng, snippet)
+    if wordings is _SIGNED:
+        names |= {key: name for key, name in chosen.items() if f"${key}" in shown}
+    elif wordings is _NAMED:
+        names["f"] = chosen["f"]
     code = _render(snippet, names, doc=False)
     signature = code.splitlines()[0].removeprefix("def ").removesuffix(":")
-    asked = rng.choice(_PROMPTS).format(s=signature, a=snippet.about)
+    about = snippet.about
+    asked = rng.choice(wordings).format(s=signature, f=names["f"], a=about, v=_infinitive(about))
     return Item(asked, user(asked), code)
 
 

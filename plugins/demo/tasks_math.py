@@ -49,7 +49,8 @@ _SMALLER = (
 )  # fmt: skip
 _ASCENDING = (
     "Sort these numbers in ascending order: {n}", "Sort {n} from smallest to largest.",
-    "Put {n} in ascending order.", "Order these numbers: {n}", "Sort the numbers {n}.",
+    "Put {n} in ascending order.", "Order these numbers: {n}", "Sort {n}", "Sort {n}.",
+    "Sort the numbers {n}.",
     "Please sort {n} in increasing order.", "Arrange {n} from low to high.",
 )  # fmt: skip
 _DESCENDING = (

@@ -15,7 +15,8 @@ VOCAB_SIZE = 4096
 CONTEXT = 2048
 
 # Digits stand alone, so that numbers line up digit by digit; indentation is one token per run.
-_SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Line ends stand alone too: a prompt that ends in a colon then meets the tokens of training.
+_SPLIT = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
@@ -58,6 +59,16 @@ CHAT_TEMPLATE = """\
 """
 
 
+def splitter() -> pre_tokenizers.PreTokenizer:
+    """Return the pre-tokenizer."""
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     """Train the tokenizer.
 
@@ -68,12 +79,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
         A tokenizer of `VOCAB_SIZE` tokens that puts `BOS` before every text.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = splitter()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 from litestar import Response
+from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
 from ...core.output import StreamDelta
@@ -36,6 +37,9 @@ def event_stream(
         _events(generation, render, last),
         media_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"} | headers,
+        # Runs after a disconnect too, at once, even if it came in the middle of a write: then the
+        # generator is suspended between events and would end only when it is collected.
+        background=BackgroundTask(_release, generation),
     )
 
 
@@ -56,10 +60,11 @@ async def _events(
             yield _event(last())
     except Exception as error:
         yield _event(error_body(describe(error)))
-    finally:
-        # Not awaited: after a disconnect any await here would be cancelled again.
-        generation.abort()
     yield _DONE
+
+
+async def _release(generation: Generation) -> None:
+    generation.abort()
 
 
 def _event(chunk: msgspec.Struct) -> bytes:

@@ -201,3 +201,18 @@ print(*sizes)
     )
     sizes = [int(size) / 2**20 for size in done.stdout.split()]
     assert max(sizes[4:]) - sizes[3] < 8, sizes
+
+
+def test_settings_that_leave_no_token_end_the_request_and_no_other(llm) -> None:
+    wanted = llm.generate(PROMPTS[0], SamplingParams(temperature=0, max_tokens=8))[0]
+    only = llm.tokenizer.encode("a")[0]
+    for changes in ({"bad_words": ["a"]}, {"bad_words": ["aa"]}):
+        dead_end = SamplingParams(allowed_token_ids=[only], max_tokens=8, **changes)
+        plain = SamplingParams(temperature=0, max_tokens=8)
+        ended, other = llm.generate([PROMPTS[1], PROMPTS[0]], [dead_end, plain], use_tqdm=False)
+        assert ended.outputs[0].finish_reason in ("stop", "length")
+        assert set(ended.outputs[0].token_ids) <= {only}
+        assert other.outputs[0].token_ids == wanted.outputs[0].token_ids
+    impossible = SamplingParams(allowed_token_ids=[only], bad_words=["a"], max_tokens=8)
+    completion = llm.generate("x = ", impossible, use_tqdm=False)[0].outputs[0]
+    assert (completion.finish_reason, completion.token_ids) == ("stop", [])

@@ -68,6 +68,34 @@ async def _stalled(engine):
             await asyncio.sleep(0)
 
 
+async def test_hanging_up_between_the_first_token_and_the_first_event(server):
+    """The disconnect is there already when the response begins."""
+    body = json.dumps(CHAT | {"stream": True}).encode()
+    server.engine.gate.clear()
+    calls, started = 0, asyncio.Event()
+
+    async def receive():
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            return {"type": "http.request", "body": body, "more_body": False}
+        if not started.is_set():
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        assert message["type"].startswith("http.response.")
+        started.set()
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"x")]
+    path = "/v1/chat/completions"
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    scope |= {"query_string": b"", "root_path": "", "http_version": "1.1", "scheme": "http"}
+    await server.gate(scope, receive, send)
+    assert started.is_set()
+    assert len(set(server.engine.aborted) | set(server.engine.closed)) == 1
+
+
 async def test_finished_requests_are_not_aborted(server):
     for stream in (False, True):
         await server.http.post("/v1/chat/completions", json=CHAT | {"stream": stream})

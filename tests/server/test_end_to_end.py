@@ -159,7 +159,7 @@ async def test_what_the_engine_refuses_is_a_400(client, change, param):
 
 
 async def test_a_timeout_of_the_client_ends_the_work(served):
-    client = served.client(timeout=0.5)
+    client = served.client(timeout=0.2)
     with pytest.raises(openai.APITimeoutError):
         await client.chat.completions.create(messages=USER, **GREEDY, **LONG)
     await idle(served.url)
