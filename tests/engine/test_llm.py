@@ -205,7 +205,7 @@ print(*sizes)
 
 def test_settings_that_leave_no_token_end_the_request_and_no_other(llm) -> None:
     wanted = llm.generate(PROMPTS[0], SamplingParams(temperature=0, max_tokens=8))[0]
-    only = llm.tokenizer.encode("a")[0]
+    only = llm.tokenizer.encode("a", add_special_tokens=False)[0]
     for changes in ({"bad_words": ["a"]}, {"bad_words": ["aa"]}):
         dead_end = SamplingParams(allowed_token_ids=[only], max_tokens=8, **changes)
         plain = SamplingParams(temperature=0, max_tokens=8)

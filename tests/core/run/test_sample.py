@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 
 from quire.core.request import SamplingParams
-from quire.core.run.sample import Sampler
+from quire.core.run.sample import EXHAUSTED, Sampler
 from quire.core.step import Newcomer
 
 CPU = torch.device("cpu")
@@ -298,4 +298,4 @@ def test_top_k_keeps_ties() -> None:
 def test_nothing_allowed_is_reported() -> None:
     bench = Bench(3)
     bench.enter(0, [1], allowed_token_ids=[2], bad_word_ids=[[2]])
-    assert bench.draw(torch.zeros(1, 3), [0]) == [-1]
+    assert bench.draw(torch.zeros(1, 3), [0]) == [EXHAUSTED]
