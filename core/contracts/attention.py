@@ -52,7 +52,8 @@ class AttentionBatch:
     Attributes:
         query_start: int32 [R + 1], offsets of the rows in the T tokens.
         lengths: int32 [R], tokens of each row in the cache once this step is written.
-        block_tables: int32 [R, max blocks], block ids; 0 is the null block, used as padding.
+        block_tables: int32 [R, max blocks], block ids. Entries past a row's length are padding and
+            may name any block; 0 is the null block, which nobody writes.
         write_slots: int64 [T], block id * block size + offset, where each token's key and value go.
         num_decodes: leading rows with a single query.
         query_lengths: host copy of each row's number of queries.

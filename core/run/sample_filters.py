@@ -52,7 +52,7 @@ def cut_off(
         return _cut_sorted(ordered, top_k, top_p, total)[0]
     found, enough = _cut_best(scores, _CANDIDATES, top_k, top_p, total)
     if not bool(enough.all()):
-        for rows in (~enough).nonzero().flatten().split(_ROWS):
+        for rows in torch.split((~enough).nonzero().flatten(), _ROWS):
             exact = _cut_best(scores[rows], size, top_k[rows], top_p[rows], total[rows])
             found[rows] = exact[0]
     return found
@@ -85,8 +85,10 @@ def _search(
     """
     sums = weights.cumsum(dim=-1, dtype=torch.float64)
     total = sums[:, -1:]
-    if target is None:
+    if target is None and share is not None:
         target = share * total
+    if target is None:
+        raise ValueError("a search needs a share or a target")
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
     index = torch.searchsorted(sums, target, right=True).clamp_(max=weights.shape[-1] - 1)
     before = sums.gather(-1, (index - 1).clamp_(min=0))

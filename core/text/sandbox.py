@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -138,7 +138,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         for loop in list(tree.find_all(nodes.For)):
-            loop.iter = _filtered(loop.iter, "counted")
+            loop.iter = _filtered(cast(nodes.Expr, loop.iter), "counted")
         return _BoundJoins().visit(tree)  # type: ignore[no-any-return]
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:

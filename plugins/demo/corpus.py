@@ -16,6 +16,18 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+__all__ = (
+    "DISTRIBUTIONS",
+    "HELD_OUT_MODULES",
+    "SourceFile",
+    "collect",
+    "corpus_hash",
+    "held_out_hash",
+    "held_out_sources",
+    "licences",
+    "stdlib_root",
+)
+
 # Whole modules, chosen because no installed package vendors a copy of them.
 HELD_OUT_MODULES = (
     "bisect", "calendar", "cmd", "configparser", "csv", "fnmatch", "fractions", "heapq",

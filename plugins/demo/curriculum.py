@@ -17,7 +17,7 @@ from . import facts, tasks_math, tasks_text, tasks_tools
 from .example import Example, Item, Message
 from .snippets import write_function
 
-__all__ = ["TASKS", "Example", "held_out", "is_held_out", "score", "train_chats", "valid_json"]
+__all__ = ("TASKS", "Example", "held_out", "is_held_out", "score", "train_chats", "valid_json")
 
 _HELD_OUT_SHARE = 0.05
 

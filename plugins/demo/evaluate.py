@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from . import corpus, curriculum
 from .example import Example
 
+__all__ = ("Checkpoint", "acceptance", "bits_per_byte", "code_prompts", "main", "task_scores")
+
 _CHAIN = 4
 
 

@@ -6,6 +6,8 @@ from random import Random
 
 from .example import Item, user
 
+__all__ = ("BUILTINS", "define", "small_talk")
+
 BUILTINS = {
     "abs": "returns the absolute value of a number",
     "all": "returns True if every element of an iterable is true",

@@ -14,6 +14,20 @@ from torch import Tensor, nn
 
 from .tokenizer import CONTEXT, VOCAB_SIZE
 
+__all__ = (
+    "SHAPES",
+    "Attention",
+    "Block",
+    "Decoder",
+    "Llama",
+    "Mlp",
+    "Norm",
+    "Shape",
+    "export",
+    "load_weights",
+    "write_configs",
+)
+
 _EPSILON = 1e-5
 
 

@@ -7,6 +7,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+__all__ = ("MuonAdam", "orthogonalise")
+
 _BETAS = (0.9, 0.95)
 _MOMENTUM = 0.95
 

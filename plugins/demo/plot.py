@@ -12,6 +12,8 @@ from typing import Any
 
 import matplotlib
 
+__all__ = ("curve", "draw", "main")
+
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt

@@ -25,6 +25,19 @@ from tokenizers import Tokenizer
 from . import corpus, curriculum, snippets
 from .tokenizer import BOS, CHAT_TEMPLATE, SPECIAL, save_tokenizer, splitter, train_tokenizer
 
+__all__ = (
+    "Plan",
+    "Words",
+    "chat_renderer",
+    "chat_texts",
+    "code_texts",
+    "encode",
+    "held_out_chat_texts",
+    "main",
+    "mark_answers",
+    "prepare",
+)
+
 # As in `stream`, which needs torch: this program does not.
 _LOSS_BIT = 1 << 15
 Words = NDArray[np.uint16]

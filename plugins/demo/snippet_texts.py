@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ("SNIPPETS",)
+
 SNIPPETS = """\
 finds a value in a sorted list by halving
 Return the index of a value in a sorted list, or -1.

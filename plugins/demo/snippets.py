@@ -9,6 +9,8 @@ from string import Template
 from .example import Item, user
 from .snippet_texts import SNIPPETS
 
+__all__ = ("Snippet", "source_file", "write_function")
+
 
 @dataclass(frozen=True)
 class Snippet:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = ("LOSS_BIT", "Stream", "split_words")
+
 # The top bit of a stream's word says whether the token counts in the loss.
 LOSS_BIT = 1 << 15
 

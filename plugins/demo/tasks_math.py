@@ -7,6 +7,8 @@ from random import Random
 
 from .example import Item, user
 
+__all__ = ("add", "compare", "divide", "multiply", "sort", "subtract")
+
 _ADD = (
     "What is {a} + {b}?", "Compute {a} + {b}.", "{a} + {b} =", "{a} + {b}", "{a}+{b}",
     "Add {a} and {b}.", "What is the sum of {a} and {b}?", "Please calculate {a} + {b}.",

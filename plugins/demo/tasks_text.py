@@ -9,6 +9,8 @@ from random import Random
 from .example import Item, user
 from .words import CITIES, COMPANIES, FIRST, ITEMS, JOBS, LAST, SYLLABLES, TITLES, WEATHER, WORDS
 
+__all__ = ("Facts", "change_case", "count_letter", "extract", "reverse")
+
 _UPPER = (
     'Convert "{w}" to upper case.', "Write {w} in capital letters.", 'Uppercase the word "{w}".',
     'What is "{w}" in upper case?', "Make this upper case: {w}", "Please uppercase '{w}'.",

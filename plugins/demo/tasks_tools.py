@@ -9,6 +9,8 @@ from typing import Any
 from .example import Item, user
 from .tools_catalog import TOOLS, Tool
 
+__all__ = ("call_tool", "use_result")
+
 
 def _declare(rng: Random, wanted: Tool) -> tuple[str, list[dict[str, Any]]]:
     """Declare the wanted tool among up to three others.

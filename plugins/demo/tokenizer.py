@@ -8,6 +8,18 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+__all__ = (
+    "BOS",
+    "CHAT_TEMPLATE",
+    "CONTEXT",
+    "END",
+    "SPECIAL",
+    "VOCAB_SIZE",
+    "save_tokenizer",
+    "splitter",
+    "train_tokenizer",
+)
+
 BOS = "<|endoftext|>"
 END = "<|end|>"
 SPECIAL = (BOS, "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", END)

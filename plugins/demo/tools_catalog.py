@@ -9,6 +9,8 @@ from typing import Any
 
 from .words import CITIES, FIRST, ITEMS, WORDS
 
+__all__ = ("TOOLS", "Draw", "Tool")
+
 Draw = Callable[[Random], Any]
 
 

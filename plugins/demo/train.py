@@ -27,6 +27,8 @@ from .optimizer import MuonAdam
 from .stream import Stream, split_words
 from .tokenizer import CONTEXT
 
+__all__ = ("Settings", "Trainer", "distil_loss", "main", "plain_loss")
+
 _LOG_EVERY = 50
 
 

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+__all__ = (
+    "CITIES",
+    "COMPANIES",
+    "FIRST",
+    "ITEMS",
+    "JOBS",
+    "LAST",
+    "SYLLABLES",
+    "TITLES",
+    "WEATHER",
+    "WORDS",
+)
+
 WORDS = tuple(
     """able above actor after again agent album alert amber angle animal answer apple april arrow
     artist atlas author autumn axis bacon badge bakery balance ballet bamboo banana banner barrel

@@ -55,6 +55,13 @@ def test_bfloat16(backend: type[AttentionBackend], window: int | None) -> None:
     check_attention(backend, Scenario(seed=1, layers=(spec, spec), dtype=torch.bfloat16, rows=5))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_prompts_about_as_long_as_the_window(backend: type[AttentionBackend]) -> None:
+    spec = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=8, scale=0.35, window=4)
+    for seed in range(10):
+        check_attention(backend, Scenario(seed=seed, layers=(spec,), rows=6, steps=2, longest=7))
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_both_ways_to_decode(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quire.backends.attention.cpu._has_amx", lambda: fused)

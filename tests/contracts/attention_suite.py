@@ -160,8 +160,10 @@ def _batch(
         ]
         starts.append(starts[-1] + count)
         lengths.append(end)
+    # Past a row's end stand blocks of others, as where a longer row was before.
     widest = max(len(sequence.blocks) for sequence, _ in chosen)
-    tables = [s.blocks + [0] * (widest - len(s.blocks)) for s, _ in chosen]
+    strange = free + [0] * widest
+    tables = [s.blocks + strange[: widest - len(s.blocks)] for s, _ in chosen]
     return AttentionBatch(
         query_start=torch.tensor(starts, dtype=torch.int32, device=device),
         lengths=torch.tensor(lengths, dtype=torch.int32, device=device),

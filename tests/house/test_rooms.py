@@ -24,7 +24,7 @@ HOMES = {
     "httptools": ("server/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
-    "matplotlib": ("cli/bench/",),
+    "matplotlib": ("cli/bench/", "plugins/demo/plot.py"),
     "triton": ("backends/", "quant/"),
     "pluggy": ("core/hooks.py", "core/registry.py"),
     # evaluate.py and prepare.py belong to the making of the embedded model, not to serving.
