@@ -20,8 +20,16 @@ _MASK_SIZE = 2**22
 """Most elements of a prompt's mask; queries are taken in pieces that keep to it."""
 
 
+class _Cache:
+    """One layer's, [2, kv heads, blocks, block size, head_dim], and its halves by slot."""
+
+    def __init__(self, whole: torch.Tensor) -> None:
+        self.whole = whole
+        self.keys, self.values = whole.flatten(2, 3).unbind(0)
+
+
 class CPUAttention(AttentionBackend):
-    """See AttentionBackend. The cache is [2, kv heads, slots, head_dim] a layer.
+    """See AttentionBackend.
 
     A block's unwritten slots are zero: a sequence must not meet what another left there, even
     masked, since a NaN survives a mask.
@@ -44,7 +52,7 @@ class CPUAttention(AttentionBackend):
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
         self._layouts = [Layout(spec.window, spec.num_kv_heads, spec.head_dim) for spec in layers]
-        self._caches: list[torch.Tensor] = []
+        self._caches: list[_Cache] = []
         self._num_blocks = 0
         # What blocks are gathered into: memory that is already there costs no page faults.
         self._workspace = torch.empty(0, dtype=kv_dtype)
@@ -59,10 +67,9 @@ class CPUAttention(AttentionBackend):
     def allocate(self, num_blocks: int) -> None:
         self._caches.clear()
         self._num_blocks = num_blocks
-        slots = num_blocks * self.block_size
         for spec in self.layers:
-            shape = (2, spec.num_kv_heads, slots, spec.head_dim)
-            self._caches.append(torch.zeros(shape, dtype=self.kv_dtype))
+            shape = (2, spec.num_kv_heads, num_blocks, self.block_size, spec.head_dim)
+            self._caches.append(_Cache(torch.zeros(shape, dtype=self.kv_dtype)))
 
     def prepare(self, batch: AttentionBatch) -> Step:
         return plan_step(
@@ -76,31 +83,26 @@ class CPUAttention(AttentionBackend):
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prepared: Step
     ) -> torch.Tensor:
+        if q.dtype != self.kv_dtype:
+            k, v, dtype = k.to(self.kv_dtype), v.to(self.kv_dtype), q.dtype
+            return self.attend(layer, q.to(self.kv_dtype), k, v, prepared).to(dtype)
         cache = self._caches[layer]
-        dtype = q.dtype
-        if dtype != self.kv_dtype:
-            q, k, v = q.to(self.kv_dtype), k.to(self.kv_dtype), v.to(self.kv_dtype)
-        self._write(cache, k, v, prepared)
+        if prepared.fresh is not None:
+            cache.whole.index_fill_(2, prepared.fresh, 0)
+        cache.keys.index_copy_(1, prepared.write_slots, k.transpose(0, 1))
+        cache.values.index_copy_(1, prepared.write_slots, v.transpose(0, 1))
         spec = self.layers[layer]
         geometry = prepared.geometries[self._layouts[layer]]
         if geometry.alone:
-            return self._decode(q, cache, geometry.groups[0], spec).to(dtype)
-        return self._mixed(q, k, v, cache, geometry, spec).to(dtype)
-
-    def _write(self, cache: torch.Tensor, k: torch.Tensor, v: torch.Tensor, step: Step) -> None:
-        if step.fresh is not None:
-            blocks = cache.view(2, cache.shape[1], -1, self.block_size, cache.shape[3])
-            blocks.index_fill_(2, step.fresh, 0)
-        keys, values = cache.unbind(0)
-        keys.index_copy_(1, step.write_slots, k.transpose(0, 1))
-        values.index_copy_(1, step.write_slots, v.transpose(0, 1))
+            return self._decode(q, cache, geometry.groups[0], spec)
+        return self._mixed(q, k, v, cache, geometry, spec)
 
     def _mixed(
         self,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        cache: torch.Tensor,
+        cache: _Cache,
         geometry: Geometry,
         spec: AttentionSpec,
     ) -> torch.Tensor:
@@ -114,12 +116,13 @@ class CPUAttention(AttentionBackend):
         return out.flatten(1)
 
     def _decode(
-        self, q: torch.Tensor, cache: torch.Tensor, group: DecodeGroup, spec: AttentionSpec
+        self, q: torch.Tensor, cache: _Cache, group: DecodeGroup, spec: AttentionSpec
     ) -> torch.Tensor:
         """One query a row, [B, heads, head_dim] -> [B, heads * head_dim]."""
         count, heads = group.count, spec.num_kv_heads
         if group.span is not None:
-            keys, values = cache[:, None, :, group.span].unbind(0)
+            keys = cache.keys.narrow(1, *group.span).unsqueeze(0)
+            values = cache.values.narrow(1, *group.span).unsqueeze(0)
         else:
             keys, values = self._gather(cache, group.index, count, spec)
             if group.keep is not None:
@@ -134,7 +137,7 @@ class CPUAttention(AttentionBackend):
         return out.reshape(count, spec.num_heads * spec.head_dim)
 
     def _gather(
-        self, cache: torch.Tensor, index: torch.Tensor | None, count: int, spec: AttentionSpec
+        self, cache: _Cache, index: torch.Tensor | None, count: int, spec: AttentionSpec
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [count, kv heads, positions, head_dim], valid until the next call."""
         if index is None:
@@ -144,7 +147,7 @@ class CPUAttention(AttentionBackend):
         if self._workspace.numel() < size:
             self._workspace = torch.empty(size, dtype=self.kv_dtype)
         out = self._workspace[:size].view(index.numel(), width)
-        torch.index_select(cache.view(-1, width), 0, index, out=out)
+        torch.index_select(cache.whole.view(-1, width), 0, index, out=out)
         keys, values = out.view(2, count, spec.num_kv_heads, -1, spec.head_dim).unbind(0)
         return keys, values
 
@@ -153,7 +156,7 @@ class CPUAttention(AttentionBackend):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        cache: torch.Tensor,
+        cache: _Cache,
         prompt: PromptRow,
         spec: AttentionSpec,
         out: torch.Tensor,
@@ -161,7 +164,7 @@ class CPUAttention(AttentionBackend):
         """Several queries of one row, into their place in out [T, heads, head_dim]."""
         begin, end = prompt.begin, prompt.end
         if prompt.span is not None:
-            keys, values = cache[:, :, prompt.span].unbind(0)
+            keys, values = cache.keys.narrow(1, *prompt.span), cache.values.narrow(1, *prompt.span)
         elif prompt.index is not None:
             gathered = self._gather(cache, prompt.index, 1, spec)
             keys, values = gathered[0][0], gathered[1][0]

@@ -39,7 +39,7 @@ class DecodeGroup:
     Attributes:
         rows: int64 [B], which of the T tokens.
         count: B.
-        span: slots [start, stop) when one row's blocks stand in a line: nothing is gathered.
+        span: (first slot, positions) when one row's blocks stand in a line: nothing is gathered.
         index: int64 [2 * B * kv heads * blocks], block rows of keys and then values to gather.
         keep: positions [start, stop) of what was gathered that every row sees; None with a mask.
         mask: [B, 1, 1, gathered positions], 0 or -inf; None when all rows see the same.
@@ -47,7 +47,7 @@ class DecodeGroup:
 
     rows: torch.Tensor
     count: int
-    span: slice | None = None
+    span: tuple[int, int] | None = None
     index: torch.Tensor | None = None
     keep: slice | None = None
     mask: torch.Tensor | None = None
@@ -62,7 +62,7 @@ class PromptRow:
         end: one past its last.
         first: position of the first query.
         base: position of the first key that is read.
-        span: slots [start, stop) of the keys when their blocks stand in a line.
+        span: (first slot, positions) of the keys when their blocks stand in a line.
         index: int64 [2 * kv heads * blocks] otherwise; both None when the keys are the step's own.
     """
 
@@ -70,7 +70,7 @@ class PromptRow:
     end: int
     first: int
     base: int
-    span: slice | None = None
+    span: tuple[int, int] | None = None
     index: torch.Tensor | None = None
 
 
@@ -182,12 +182,12 @@ class _Planner:
         blocks: list[int] = self.batch.block_tables[row, first:last].tolist()
         return blocks
 
-    def _span(self, blocks: list[int]) -> slice | None:
-        """Their slots, when the blocks stand in a line."""
+    def _first_slot(self, blocks: list[int]) -> int | None:
+        """The slot that they begin at, when the blocks stand in a line."""
         first, count = blocks[0], len(blocks)
         if blocks[-1] - first + 1 != count or blocks != list(range(first, first + count)):
             return None
-        return slice(first * self.block_size, (first + count) * self.block_size)
+        return first * self.block_size
 
     def _grouped(self, decodes: int) -> Iterator[list[int]]:
         """Decode rows in groups of like lengths, none of which gathers too much."""
@@ -249,10 +249,9 @@ class _Planner:
         blocks = self._blocks(row, first)
         start = 0 if self.layout.window is None else max(0, length - self.layout.window)
         keep = slice(start - first * self.block_size, length - first * self.block_size)
-        span = self._span(blocks)
-        if span is not None:
-            seen = slice(span.start + keep.start, span.start + keep.stop)
-            return DecodeGroup(chosen, 1, span=seen)
+        slot = self._first_slot(blocks)
+        if slot is not None:
+            return DecodeGroup(chosen, 1, span=(slot + keep.start, keep.stop - keep.start))
         index = (self.heads + torch.tensor(blocks)).flatten()
         return DecodeGroup(chosen, 1, index=index, keep=keep)
 
@@ -264,7 +263,9 @@ class _Planner:
         first = self._first_block(position)
         blocks = self._blocks(row, first)
         prompt = PromptRow(begin, end, position, first * self.block_size)
-        prompt.span = self._span(blocks)
-        if prompt.span is None:
+        slot = self._first_slot(blocks)
+        if slot is not None:
+            prompt.span = (slot, length - prompt.base)
+        else:
             prompt.index = (self.heads + torch.tensor(blocks)).flatten()
         return prompt

@@ -71,7 +71,8 @@ class AttentionBlock:
                 RMSNorm(f"{name}.k_norm", head_dim, parts.head_norm_eps, context),
             )
         self._index = index
-        self._heads, self._rotated = heads, heads + kv_heads
+        self._parts = [heads, kv_heads, kv_heads]
+        self._rotated = heads + kv_heads
         self._view = (-1, heads + 2 * kv_heads, head_dim)
 
     def holders(self) -> list[TensorHolder]:
@@ -87,15 +88,10 @@ class AttentionBlock:
     ) -> torch.Tensor:
         """[T, hidden_size] -> [T, hidden_size]; angles are ``rotary.at`` of the T positions."""
         qkv = self._qkv.apply(x).view(self._view)
+        q, k, v = torch.split(qkv, self._parts, 1)
         if self._norms is not None:
-            q, k = qkv[:, : self._heads], qkv[:, self._heads : self._rotated]
             q.copy_(self._norms[0](q))
             k.copy_(self._norms[1](k))
         # Queries and keys stand side by side, so one rotation in place serves both.
-        rotary.rotate(qkv[:, : self._rotated], angles)
-        q, k, v = (
-            qkv[:, : self._heads],
-            qkv[:, self._heads : self._rotated],
-            qkv[:, self._rotated :],
-        )
+        rotary.rotate(qkv.narrow(1, 0, self._rotated), angles)
         return self._output.apply(attend(self._index, q, k, v))

@@ -54,7 +54,6 @@ class GatedMLP:
         self._down = make_linear(
             (f"{name}.down_proj",), (hidden_size,), intermediate_size, bias=bias, context=context
         )
-        self._width = intermediate_size
         self._act = ACTIVATIONS[act]
 
     def holders(self) -> list[TensorHolder]:
@@ -63,6 +62,5 @@ class GatedMLP:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[T, hidden_size] -> [T, hidden_size]."""
-        both = self._gate_up.apply(x)
-        gate = self._act(both[:, : self._width])
-        return self._down.apply(gate.mul_(both[:, self._width :]))
+        gate, up = torch.chunk(self._gate_up.apply(x), 2, -1)
+        return self._down.apply(self._act(gate).mul_(up))

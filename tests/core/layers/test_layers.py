@@ -29,12 +29,15 @@ def context(dtype: torch.dtype = torch.float32, max_model_len: int = 64) -> Buil
     )
 
 
+@pytest.mark.parametrize("rows", [1, 5, 500])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_rms_norm(dtype: torch.dtype, tolerance: float) -> None:
+def test_rms_norm(dtype: torch.dtype, tolerance: float, scale: float, rows: int) -> None:
     norm = RMSNorm("n", 48, 1e-3, context(dtype))
     weight = torch.rand(48).to(dtype) + 0.5
     norm.load("n.weight", weight)
-    x = (torch.randn(5, 3, 48) * 10).to(dtype)
+    norm.finish()
+    x = ((torch.randn(rows, 3, 48) + 1) * scale).to(dtype)
     exact = x.double()
     exact = exact / (exact.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight.double()
     found = norm(x)
