@@ -89,6 +89,7 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         chunked_prefill: split long prompts over steps; without it a prompt longer than
             max_num_batched_tokens is refused.
         overlap: plan and launch a step while the one before runs; None lets the platform choose.
+        graphs: run decode steps as captured CUDA graphs; None does where every part can.
         max_waiting: requests that may wait; more are refused as overload.
     """
 
@@ -98,6 +99,7 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_num_batched_tokens: Positive | None = None
     chunked_prefill: bool = True
     overlap: bool | None = None
+    graphs: bool | None = None
     max_waiting: Positive = 4096
 
 

@@ -120,6 +120,10 @@ class Engine:
             deltas += self._update(*self._in_flight.popleft())
         return deltas
 
+    def idle(self) -> bool:
+        """Use a moment without work to get ready for more; whether another such call would help."""
+        return not self.has_work() and self.executor.idle()
+
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self._in_flight) or self.scheduler.has_work()

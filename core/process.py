@@ -84,9 +84,12 @@ class _Server:
 
     def _take_calls(self, engine: Engine) -> None:
         """Everything that has arrived; waits when there is nothing else to do."""
-        if not engine.has_work():
+        call = self.receive(block=False)
+        if not engine.has_work() and call is None:
             self._check_idle(engine)
-        call = self.receive(block=not engine.has_work())
+            while call is None and engine.idle():
+                call = self.receive(block=False)
+            call = call or self.receive(block=True)
         ended: list[Delta] = []
         while call is not None:
             if isinstance(call, Submit):

@@ -61,6 +61,7 @@ def resolve(config: Config, registry: Registry) -> Resolution:
     _choose_executor(config, registry, draft)
     _choose_attention(config, registry, source, platform, draft)
     _choose_schedule(config, defaults, draft)
+    _choose_graphs(config, registry, source, platform, draft)
     _check_names(config, registry)
     if config.server.served_model_name is None:
         draft.set("server.served_model_name", config.model.name, "the model's name")
@@ -199,6 +200,31 @@ def _choose_schedule(config: Config, defaults: PlatformDefaults, draft: _Draft) 
         raise ConfigError(
             f"schedule.max_num_batched_tokens is {tokens}, less than the context of {longest}, and "
             "chunked prefill is off; raise it, lower model.max_model_len, or turn it on"
+        )
+
+
+def _choose_graphs(
+    config: Config, registry: Registry, source: Source, platform: Platform, draft: _Draft
+) -> None:
+    named = (
+        ("attention", draft.values["attention"]["backend"]),
+        ("quant", draft.values["model"]["quantization"]),
+        ("model", source.architecture()),
+    )
+    without = [
+        f"{kind} {name}"
+        for kind, name in named
+        if "graphs" not in registry.get(kind, name).capabilities.features
+    ]
+    if platform.device_type != "cuda":
+        without = [f"platform {draft.values['parallel']['platform']}"]
+    if config.schedule.graphs is None:
+        reason = f"not possible with {', '.join(without)}" if without else "every part can"
+        draft.set("schedule.graphs", not without, reason)
+    elif config.schedule.graphs and without:
+        raise ConfigError(
+            f"schedule.graphs is true, and {', '.join(without)} cannot run in a CUDA graph; "
+            "leave the setting out"
         )
 
 

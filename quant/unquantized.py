@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 
 from ..core.contracts.capabilities import Capabilities
-from ..core.contracts.platform import Platform
+from ..core.contracts.platform import Gate, Norm, Platform, Product
 from ..core.contracts.quant import LinearSpec, LinearWeights, QuantMethod
 from ..core.errors import CheckpointError
 from ..core.layers.parameter import DUMMY_SCALE, fill
@@ -41,7 +40,7 @@ class DenseLinear(LinearWeights):
                     f"{shard}.{kind}": part for shard, part in zip(spec.shards, parts, strict=True)
                 }
         self._names = frozenset(self._targets)
-        self._product: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._product: Product | None = None
 
     def names(self) -> set[str]:
         return set(self._names)
@@ -62,9 +61,19 @@ class DenseLinear(LinearWeights):
         self._targets.clear()
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fused(x)
+
+    def fused(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         if self._product is None:
             raise RuntimeError("a product was asked for before the weights were loaded")
-        return self._product(x)
+        return self._product(x, norm=norm, gate=gate, add=add)
 
 
 class Unquantized(QuantMethod):

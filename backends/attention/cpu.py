@@ -10,7 +10,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
+from ...core.contracts.attention import (
+    AttentionBackend,
+    AttentionBatch,
+    AttentionSpec,
+    Rotation,
+)
 from ...core.contracts.capabilities import Capabilities
 from .cpu_geometry import DecodeGroup, Geometry, Layout, PromptRow, Step, plan_step
 
@@ -81,8 +86,16 @@ class CPUAttention(AttentionBackend):
         )
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prepared: Step
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        prepared: Step,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
+        if rotation is not None:
+            rotation.apply(q, k)
         if q.dtype != self.kv_dtype:
             k, v, dtype = k.to(self.kv_dtype), v.to(self.kv_dtype), q.dtype
             return self.attend(layer, q.to(self.kv_dtype), k, v, prepared).to(dtype)

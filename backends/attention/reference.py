@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
+from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from ...core.contracts.capabilities import Capabilities
 
 __all__ = ("Reference",)
@@ -79,8 +79,16 @@ class Reference(AttentionBackend):
         return _Prepared(batch.write_slots, rows)
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prepared: _Prepared
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        prepared: _Prepared,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
+        if rotation is not None:
+            rotation.apply(q, k)
         spec = self.layers[layer]
         keys, values = self._caches[layer]
         keys[prepared.write_slots] = k.to(self.kv_dtype)

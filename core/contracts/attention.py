@@ -7,7 +7,8 @@ Life cycle: ``capabilities`` is read before anything is built; one backend is bu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -17,7 +18,7 @@ from .capabilities import Capabilities
 if TYPE_CHECKING:
     import torch
 
-__all__ = ("CONTRACT_VERSION", "AttentionBackend", "AttentionBatch", "AttentionSpec")
+__all__ = ("CONTRACT_VERSION", "AttentionBackend", "AttentionBatch", "AttentionSpec", "Rotation")
 
 CONTRACT_VERSION = 1
 
@@ -69,6 +70,39 @@ class AttentionBatch:
     host_lengths: list[int]
 
 
+@dataclass(slots=True)
+class Rotation:
+    """A step's rotary positions, the same for every layer.
+
+    Attributes:
+        table: [positions, 2, head_dim] in the model's dtype: cosines, then sines with the sign of
+            the first half turned, so that x becomes x * cos + halves_swapped(x) * sin.
+        positions: int64 [T], of the step's tokens.
+    """
+
+    table: torch.Tensor
+    positions: torch.Tensor
+    _angles: tuple[torch.Tensor, ...] | None = field(default=None, repr=False)
+
+    def apply(self, q: torch.Tensor, k: torch.Tensor) -> None:
+        """Rotate [T, heads, head_dim] of both in place."""
+        if self._angles is None:
+            self._angles = self.table.index_select(0, self.positions).unsqueeze(2).unbind(1)
+        for x in _side_by_side(q, k):
+            cos, sin = self._angles
+            swapped = x.roll(x.shape[-1] // 2, -1)
+            x.mul_(cos).addcmul_(swapped, sin)
+
+
+def _side_by_side(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries and keys as one tensor where they are halves of one product: one pass serves both."""
+    tokens, heads, width = q.shape
+    follows = k.data_ptr() == q.data_ptr() + heads * width * q.element_size()
+    if follows and q.stride() == k.stride() and q.stride()[1:] == (width, 1):
+        return (q.as_strided((tokens, heads + k.shape[1], width), q.stride()),)
+    return q, k
+
+
 class AttentionBackend(ABC):
     """Computes softmax(q k^T * scale) v over a paged cache.
 
@@ -107,18 +141,40 @@ class AttentionBackend(ABC):
     def prepare(self, batch: AttentionBatch) -> Any:
         """Whatever ``attend`` needs once a step; handed to each layer's ``attend``."""
 
+    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+        """What a captured decode step depends on beside its number of rows.
+
+        Asked only of a backend with the feature ``graphs``. Its ``prepare`` and ``attend`` on a
+        batch of single queries then read lengths and block tables on the device alone, launch
+        without waiting or copying, and a step captured with ``host_lengths`` of ``longest`` serves
+        every step of as many rows that gives the same key.
+
+        Args:
+            num_rows: rows of the step.
+            longest: tokens of its longest row.
+        """
+        return None
+
     @abstractmethod
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, prepared: Any
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        prepared: Any,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
         """Write k and v into the cache, then attend.
 
         Args:
             layer: index into layers.
-            q: [T, num_heads, head_dim], positions already rotated in.
+            q: [T, num_heads, head_dim], positions already rotated in unless rotation is given.
             k: [T, num_kv_heads, head_dim], likewise.
             v: [T, num_kv_heads, head_dim].
             prepared: of this step's ``prepare``.
+            rotation: what to rotate q and k by first, as its ``apply`` does; q and k may be changed
+                in place.
 
         Returns:
             [T, num_heads * head_dim] in q's dtype.

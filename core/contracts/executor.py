@@ -70,6 +70,13 @@ class Executor(ABC):
     def execute(self, plan: Plan) -> Pending:
         """Launch a step."""
 
+    def idle(self) -> bool:
+        """Called while there is nothing to run: do a little ahead of need; whether more is left.
+
+        What it does must end within a tenth of a second, since a request may be on its way.
+        """
+        return False
+
     @abstractmethod
     def shutdown(self) -> None:
         """Free the devices; safe to call twice."""

@@ -16,7 +16,7 @@ from .capabilities import Capabilities
 if TYPE_CHECKING:
     import torch
 
-    from .attention import AttentionSpec
+    from .attention import AttentionSpec, Rotation
     from .platform import Platform
     from .quant import QuantMethod
 
@@ -45,10 +45,18 @@ class BuildContext:
 
 
 class Attend(Protocol):
-    """The step's attention: (layer, q, k, v) -> [T, heads * head_dim]; shapes as in attention."""
+    """The step's attention: (layer, q, k, v) -> [T, heads * head_dim]; shapes as in attention.
+
+    With a rotation, q and k are rotated by it first; they may be changed in place.
+    """
 
     def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor: ...
 
 
@@ -107,4 +115,4 @@ class Architecture(ABC):
 
     @abstractmethod
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[M, hidden size] -> [M, vocabulary], float32."""
+        """[M, hidden size] -> [M, vocabulary], in the model's dtype or float32."""

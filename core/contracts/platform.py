@@ -1,4 +1,4 @@
-"""Platforms: a kind of device, what it has, and its fastest plain product.
+"""Platforms: a kind of device, what it has, and its fastest products, norms and gates.
 
 Life cycle: ``available`` without side effects; ``setup`` once in the process that computes.
 """
@@ -6,15 +6,14 @@ Life cycle: ``available`` without side effects; ``setup`` once in the process th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ("CONTRACT_VERSION", "Memory", "Platform", "PlatformDefaults")
+__all__ = ("CONTRACT_VERSION", "Gate", "Memory", "Norm", "Platform", "PlatformDefaults", "Product")
 
 CONTRACT_VERSION = 1
 
@@ -44,6 +43,59 @@ class PlatformDefaults(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int
 
 
+class Norm(Protocol):
+    """An RMS norm: x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[size]."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Added to the mean square."""
+        ...
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., size] -> [..., size] in the same dtype, accumulated in float32."""
+        ...
+
+
+class Gate(Protocol):
+    """A gated activation: act(first half) * second half of the last dimension."""
+
+    @property
+    def act(self) -> str:
+        """``hidden_act`` of a Hugging Face config: silu, gelu, gelu_new, gelu_pytorch_tanh."""
+        ...
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, 2 * size] -> [T, size] in the same dtype."""
+        ...
+
+
+class Product(Protocol):
+    """A linear layer's product with what stands around it, which a device may do in one go."""
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """add + gate(norm(x) @ weight.T + bias), without what is None.
+
+        Args:
+            x: [T, in].
+            norm: applied to x first.
+            gate: applied to the product.
+            add: [T, out], or [T, out / 2] behind a gate; the result may be written into it.
+        """
+        ...
+
+
 class Platform(ABC):
     """One kind of device."""
 
@@ -68,9 +120,15 @@ class Platform(ABC):
         """Of the device, now."""
 
     @abstractmethod
-    def product(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
+    def norm(self, weight: torch.Tensor, eps: float) -> Norm:
+        """The fastest RMS norm here, over a last dimension of len(weight)."""
+
+    @abstractmethod
+    def gate(self, act: str) -> Gate:
+        """The fastest gated activation here; the names are ``Gate.act``'s."""
+
+    @abstractmethod
+    def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         """The fastest x -> x @ weight.T + bias here; may repack, and then keeps only the repack.
 
         Args:

@@ -17,7 +17,7 @@ from .capabilities import Capabilities
 if TYPE_CHECKING:
     import torch
 
-    from .platform import Platform
+    from .platform import Gate, Norm, Platform
 
 __all__ = ("CONTRACT_VERSION", "LinearSpec", "LinearWeights", "QuantMethod")
 
@@ -72,6 +72,23 @@ class LinearWeights(ABC):
     @abstractmethod
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """The product: x [tokens, in_features] -> [tokens, sum(out_features)], in x's dtype."""
+
+    def fused(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The product with what stands around it; see ``platform.Product``.
+
+        A method whose kernels take part of it in overrides this.
+        """
+        y = self.apply(x if norm is None else norm(x))
+        if gate is not None:
+            y = gate(y)
+        return y if add is None else add.add_(y)
 
 
 class QuantMethod(ABC):

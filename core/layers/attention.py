@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import torch
 
-from ..contracts.attention import AttentionSpec
+from ..contracts.attention import AttentionSpec, Rotation
 from ..contracts.model import Attend, BuildContext, TensorHolder
+from ..contracts.platform import Norm
 from .linear import make_linear
 from .norm import RMSNorm
-from .rotary import Rotary
 
 __all__ = ("AttentionBlock", "AttentionParts")
 
@@ -72,7 +72,6 @@ class AttentionBlock:
             )
         self._index = index
         self._parts = [heads, kv_heads, kv_heads]
-        self._rotated = heads + kv_heads
         self._view = (-1, heads + 2 * kv_heads, head_dim)
 
     def holders(self) -> list[TensorHolder]:
@@ -82,16 +81,24 @@ class AttentionBlock:
     def __call__(
         self,
         x: torch.Tensor,
-        rotary: Rotary,
-        angles: tuple[torch.Tensor, torch.Tensor],
+        rotation: Rotation,
         attend: Attend,
+        *,
+        norm: Norm | None = None,
+        add: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[T, hidden_size] -> [T, hidden_size]; angles are ``rotary.at`` of the T positions."""
-        qkv = self._qkv.apply(x).view(self._view)
+        """[T, hidden_size] -> [T, hidden_size].
+
+        Args:
+            x: the input.
+            rotation: of the T positions.
+            attend: this step's attention.
+            norm: applied to x first.
+            add: [T, hidden_size] to add the result to; it may be written into.
+        """
+        qkv = self._qkv.fused(x, norm=norm).view(self._view)
         q, k, v = torch.split(qkv, self._parts, 1)
         if self._norms is not None:
             q.copy_(self._norms[0](q))
             k.copy_(self._norms[1](k))
-        # Queries and keys stand side by side, so one rotation in place serves both.
-        rotary.rotate(qkv.narrow(1, 0, self._rotated), angles)
-        return self._output.apply(attend(self._index, q, k, v))
+        return self._output.fused(attend(self._index, q, k, v, rotation), add=add)

@@ -9,6 +9,7 @@ import msgspec
 import torch
 
 from ..contracts.attention import AttentionSpec
+from ..contracts.capabilities import Capabilities
 from ..contracts.model import Architecture, Attend, BuildContext, TensorHolder
 from ..contracts.quant import LinearWeights
 from .attention import AttentionBlock, AttentionParts
@@ -153,6 +154,8 @@ class Decoder(Architecture):
         context: what to build with.
     """
 
+    capabilities = Capabilities(features=frozenset({"graphs"}))
+
     def __init__(self, spec: DecoderSpec, context: BuildContext) -> None:
         self.spec = spec
         self._embedding = Embedding(
@@ -205,15 +208,14 @@ class Decoder(Architecture):
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         x = self._embedding(token_ids)
-        rotary = self._rotary
-        angles = rotary.at(positions)
+        rotation = self._rotary.at(positions)
         for layer in self._layers:
-            x += layer.attention(layer.attention_norm(x), rotary, angles, attend)
-            x += layer.mlp(layer.mlp_norm(x))
+            x = layer.attention(x, rotation, attend, norm=layer.attention_norm, add=x)
+            x = layer.mlp(x, norm=layer.mlp_norm, add=x)
         return self._norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         project = self._embedding.project if self._head is None else self._head.apply
         if project is None:
             raise RuntimeError("logits were asked for before the weights were loaded")
-        return project(hidden).float()
+        return project(hidden)

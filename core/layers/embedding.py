@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
 from ..contracts.model import BuildContext
+from ..contracts.platform import Product
 from .parameter import DUMMY_SCALE, Parameter
 
 __all__ = ("Embedding",)
@@ -36,7 +35,7 @@ class Embedding(Parameter):
         )
         self._platform = context.platform
         self._tied = tied
-        self.project: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.project: Product | None = None
         """x -> x @ table.T once the weights are in, when tied."""
 
     def finish(self) -> None:

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+
 from ..contracts.model import BuildContext
+from ..contracts.platform import Gate, Norm
 from ..contracts.quant import LinearSpec, LinearWeights
 
-__all__ = ("make_linear",)
+__all__ = ("ComposedProduct", "make_linear")
+
+
+class ComposedProduct:
+    """A product that does what stands around it one after another; see ``platform.Product``.
+
+    Args:
+        multiply: x [T, in] -> [T, out].
+    """
+
+    def __init__(self, multiply: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._multiply = multiply
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        y = self._multiply(x if norm is None else norm(x))
+        if gate is not None:
+            y = gate(y)
+        return y if add is None else add.add_(y)
 
 
 def make_linear(

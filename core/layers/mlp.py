@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from ..contracts.model import BuildContext, TensorHolder
+from ..contracts.platform import Norm
 from .linear import make_linear
 
-__all__ = ("ACTIVATIONS", "GatedMLP")
+__all__ = ("ACTIVATIONS", "GatedMLP", "TorchGate")
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -54,13 +55,32 @@ class GatedMLP:
         self._down = make_linear(
             (f"{name}.down_proj",), (hidden_size,), intermediate_size, bias=bias, context=context
         )
-        self._act = ACTIVATIONS[act]
+        self._gate = context.platform.gate(act)
 
     def holders(self) -> list[TensorHolder]:
         """Both products."""
         return [self._gate_up, self._down]
 
+    def __call__(
+        self, x: torch.Tensor, *, norm: Norm | None = None, add: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[T, hidden_size] -> [T, hidden_size].
+
+        Args:
+            x: the input.
+            norm: applied to x first.
+            add: [T, hidden_size] to add the result to; it may be written into.
+        """
+        return self._down.fused(self._gate_up.fused(x, norm=norm, gate=self._gate), add=add)
+
+
+class TorchGate:
+    """The gated activation by torch's own operators; see ``platform.Gate``."""
+
+    def __init__(self, act: str) -> None:
+        self.act = act
+        self._function = ACTIVATIONS[act]
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, hidden_size] -> [T, hidden_size]."""
-        gate, up = torch.chunk(self._gate_up.apply(x), 2, -1)
-        return self._down.apply(self._act(gate).mul_(up))
+        gate, up = torch.chunk(x, 2, -1)
+        return self._function(gate).mul_(up)

@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from ..contracts.model import BuildContext
+from ..contracts.platform import Norm
 from .parameter import Parameter
 
-__all__ = ("RMSNorm",)
-
-_FEW_ELEMENTS = 2**14
-"""Measured: up to about here a CPU spends more time starting operations than computing."""
+__all__ = ("RMSNorm", "TorchNorm")
 
 
 class RMSNorm(Parameter):
@@ -21,26 +19,37 @@ class RMSNorm(Parameter):
         name: of the module in the checkpoint.
         size: of the last dimension.
         eps: added to the mean square.
-        context: dtype and device.
+        context: dtype, device and platform.
     """
 
     def __init__(self, name: str, size: int, eps: float, context: BuildContext) -> None:
         super().__init__(f"{name}.weight", (size,), dtype=context.dtype, device=context.device)
-        self._size = size
-        self._eps = eps
-        self._twice: torch.Tensor | None = None
+        self.eps = eps
+        self._platform = context.platform
+        self._norm: Norm | None = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[size]."""
+        return self.data
 
     def finish(self) -> None:
-        """Prepare the short way for few elements on a CPU."""
-        if self.data.device.type == "cpu":
-            self._twice = torch.cat((self.data, self.data))
+        """Hand the weight to the platform's norm."""
+        self._norm = self._platform.norm(self.data, self.eps)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[..., size] -> [..., size] in the same dtype."""
-        if self._twice is None or x.numel() > _FEW_ELEMENTS:
-            return F.rms_norm(x, (self._size,), self.data, self._eps)
-        # The mean of [x, -x] is 0 and its variance is the mean square of x, so its layer norm is
-        # the RMS norm, and torch has a single kernel for that one where RMS norm is eight.
-        both = torch.cat((x, -x), -1)
-        normed = torch.layer_norm(both, (2 * self._size,), self._twice, None, self._eps)
-        return normed.narrow(-1, 0, self._size)
+        if self._norm is None:
+            raise RuntimeError("a norm was asked for before its weight was loaded")
+        return self._norm(x)
+
+
+class TorchNorm:
+    """The norm by torch's own operator; see ``platform.Norm``."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self.weight = weight
+        self.eps = eps
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

@@ -52,6 +52,9 @@ class InlineExecutor(Executor):
             self._check_device(error)
             return _Failed(error)
 
+    def idle(self) -> bool:
+        return self._runner is not None and self._runner.idle()
+
     def shutdown(self) -> None:
         self._runner = None
 

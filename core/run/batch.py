@@ -11,7 +11,24 @@ from ..contracts.attention import AttentionBatch
 from ..step import Plan
 from .slots import SlotTable
 
-__all__ = ("Batch", "make_batch")
+__all__ = ("Batch", "Draws", "make_batch")
+
+
+@dataclass(slots=True)
+class Draws:
+    """The M rows of a step that draw a token.
+
+    Attributes:
+        rows: their indices in the plan, in order.
+        host_slots: their slots, on the host.
+        slots: the same, int64 [M] on the device.
+        lengths: int64 [M], tokens each of them knows; the draw stands at this position.
+    """
+
+    rows: list[int]
+    host_slots: list[int]
+    slots: torch.Tensor
+    lengths: torch.Tensor
 
 
 @dataclass(slots=True)
@@ -22,21 +39,15 @@ class Batch:
         token_ids: int64 [T].
         positions: int64 [T].
         attention: geometry for the attention backend.
-        sample_rows: indices of the rows that draw, in order.
-        sample_slots: their slots, on the host.
-        slots: the same, int64 [M] on the device.
-        lengths: int64 [M], tokens each of them knows; the draw stands at this position.
-        last_tokens: int64 [M], index among the T tokens of each row's last one; None when that is
-            the identity.
+        draws: the rows that draw.
+        last_tokens: int64 [M], index among the T tokens of each drawing row's last one; None when
+            that is the identity.
     """
 
     token_ids: torch.Tensor
     positions: torch.Tensor
     attention: AttentionBatch
-    sample_rows: list[int]
-    sample_slots: list[int]
-    slots: torch.Tensor
-    lengths: torch.Tensor
+    draws: Draws
     last_tokens: torch.Tensor | None
 
 
@@ -50,26 +61,27 @@ def make_batch(plan: Plan, table: SlotTable) -> Batch:
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     total = int(offsets[-1])
-    sample_rows = [index for index, row in enumerate(rows) if row.samples]
-    sampling = np.array(sample_rows, dtype=np.int64)
+    draw_rows = [index for index, row in enumerate(rows) if row.samples]
+    drawing = np.array(draw_rows, dtype=np.int64)
     if total == len(rows):
         token_slots, positions = slots, starts
     else:
         token_slots = np.repeat(slots, counts)
         positions = np.arange(total) - np.repeat(offsets[:-1] - starts, counts)
-    parts = (
-        token_slots,
-        positions,
-        slots,
-        offsets,
-        ends,
-        slots[sampling],
-        ends[sampling],
-        offsets[sampling + 1] - 1,
+    token_slots_d, positions_d, slots_d, offsets_d, ends_d, draw_slots, lengths, last = (
+        table.staging.send(
+            (
+                token_slots,
+                positions,
+                slots,
+                offsets,
+                ends,
+                slots[drawing],
+                ends[drawing],
+                offsets[drawing + 1] - 1,
+            )
+        )
     )
-    packed = torch.from_numpy(np.concatenate(parts)).to(table.device, non_blocking=True)
-    views = torch.split_with_sizes(packed, [len(part) for part in parts])
-    token_slots_d, positions_d, slots_d, offsets_d, ends_d, sample_slots, lengths, last = views
     most_blocks = -(-int(ends.max()) // table.block_size)
     blocks = table.blocks[token_slots_d, positions_d // table.block_size]
     attention = AttentionBatch(
@@ -85,9 +97,6 @@ def make_batch(plan: Plan, table: SlotTable) -> Batch:
         token_ids=table.tokens[token_slots_d, positions_d].long(),
         positions=positions_d,
         attention=attention,
-        sample_rows=sample_rows,
-        sample_slots=slots[sampling].tolist(),
-        slots=sample_slots,
-        lengths=lengths,
-        last_tokens=None if len(sample_rows) == total else last,
+        draws=Draws(draw_rows, slots[drawing].tolist(), draw_slots, lengths),
+        last_tokens=None if len(draw_rows) == total else last,
     )

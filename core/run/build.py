@@ -58,6 +58,7 @@ def build_runner(
             max_model_len=known(config.model.max_model_len),
             vocab_size=source.vocab_size(),
             device=device,
+            graphs=bool(config.schedule.graphs),
         )
         num_blocks = _size(config, runner, platform, device)
         attention.allocate(num_blocks)

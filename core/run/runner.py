@@ -7,7 +7,9 @@ import torch
 from ..contracts.attention import AttentionBackend
 from ..contracts.model import Architecture
 from ..step import Newcomer, Outcome, Plan, TokenLogprobs
-from .batch import Batch, make_batch
+from .batch import Draws, make_batch
+from .forward import forward
+from .graphs import DecodeGraphs
 from .sample import BROKEN, EXHAUSTED, Sampler, prompt_logprobs
 from .slots import SlotTable
 
@@ -24,13 +26,13 @@ class PendingStep:
     def __init__(
         self,
         plan: Plan,
-        batch: Batch,
+        rows: list[int],
         drawn: torch.Tensor,
         logprobs: list[TokenLogprobs | None] | None,
         prompts: dict[int, list[TokenLogprobs]],
     ) -> None:
         self._plan = plan
-        self._batch = batch
+        self._rows = rows
         self._logprobs = logprobs
         self._prompts = prompts
         self._event: torch.cuda.Event | None = None
@@ -47,7 +49,7 @@ class PendingStep:
             self._event.synchronize()
         tokens: list[list[int]] = [[] for _ in self._plan.rows]
         outcome = Outcome(self._plan.step, tokens, prompt_logprobs=self._prompts)
-        rows = self._batch.sample_rows
+        rows = self._rows
         for index, token in zip(rows, self._drawn.tolist(), strict=True):
             if token == BROKEN:
                 outcome.failures[index] = _BROKEN
@@ -71,6 +73,7 @@ class Runner:
         max_model_len: tokens of one sequence.
         vocab_size: rows of the model's head.
         device: where all of it lives.
+        graphs: run decode steps as CUDA graphs.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Runner:
         max_model_len: int,
         vocab_size: int,
         device: torch.device,
+        graphs: bool,
     ) -> None:
         self.model = model
         self.attention = attention
@@ -92,51 +96,61 @@ class Runner:
             device=device,
         )
         self.sampler = Sampler(max_slots=max_slots, vocab_size=vocab_size, device=device)
+        self.graphs: DecodeGraphs | None = None
+        if graphs:
+            self.graphs = DecodeGraphs(
+                model, attention, self.slots, max_rows=max_slots, vocab_size=vocab_size
+            )
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> PendingStep:
         """Launch one step; the outcome comes from the handle."""
-        for newcomer in plan.newcomers:
-            self._enter(newcomer)
+        self._enter(plan.newcomers)
         self.slots.append_blocks(plan.rows)
+        if self.graphs is not None and self.graphs.takes(plan):
+            logits, draws = self.graphs.run(plan)
+            return self._draw(plan, logits, draws, {})
         batch = make_batch(plan, self.slots)
-        hidden = self._forward(batch)
-        prompts = self._score_prompts(plan, hidden) if self._scored else {}
-        if not batch.sample_rows:
-            return PendingStep(plan, batch, hidden.new_empty(0, dtype=torch.int64), None, prompts)
-        last = hidden if batch.last_tokens is None else hidden[batch.last_tokens]
-        logits = self.model.logits(last)
-        drawn = self.sampler.draw(
-            logits, batch.slots, batch.sample_slots, batch.lengths, self.slots.tokens
+        hidden = forward(
+            self.model, self.attention, batch.token_ids, batch.positions, batch.attention
         )
-        self._remember(batch, drawn)
-        logprobs = self.sampler.logprobs(logits, drawn, batch.sample_slots)
-        return PendingStep(plan, batch, drawn, logprobs, prompts)
+        prompts = self._score_prompts(plan, hidden) if self._scored else {}
+        if not batch.draws.rows:
+            return PendingStep(plan, [], hidden.new_empty(0, dtype=torch.int64), None, prompts)
+        last = hidden if batch.last_tokens is None else hidden[batch.last_tokens]
+        return self._draw(plan, self.model.logits(last).float(), batch.draws, prompts)
 
-    def _enter(self, newcomer: Newcomer) -> None:
-        self.slots.enter(newcomer)
-        self.sampler.enter(newcomer)
-        self._scored.pop(newcomer.slot, None)
-        alternatives = newcomer.params.prompt_logprobs
-        if alternatives is not None:
-            self._scored[newcomer.slot] = (newcomer.num_prompt, alternatives)
+    @torch.inference_mode()
+    def idle(self) -> bool:
+        """Prepare for steps to come while there is nothing to do; whether more is left."""
+        return self.graphs is not None and self.graphs.capture_ahead()
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        prepared = self.attention.prepare(batch.attention)
-        attend = self.attention.attend
+    def _enter(self, newcomers: list[Newcomer]) -> None:
+        self.slots.enter(newcomers)
+        for newcomer in newcomers:
+            self.sampler.enter(newcomer)
+            self._scored.pop(newcomer.slot, None)
+            alternatives = newcomer.params.prompt_logprobs
+            if alternatives is not None:
+                self._scored[newcomer.slot] = (newcomer.num_prompt, alternatives)
 
-        def step_attend(
-            layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-        ) -> torch.Tensor:
-            return attend(layer, q, k, v, prepared)
-
-        return self.model.forward(batch.token_ids, batch.positions, step_attend)
-
-    def _remember(self, batch: Batch, drawn: torch.Tensor) -> None:
-        """Put the draws where the next step finds them; a failed draw as a harmless 0."""
-        self.slots.tokens[batch.slots, batch.lengths] = drawn.clamp(min=0).to(torch.int32)
+    def _draw(
+        self,
+        plan: Plan,
+        logits: torch.Tensor,
+        draws: Draws,
+        prompts: dict[int, list[TokenLogprobs]],
+    ) -> PendingStep:
+        """Draw from logits, float32 [M, V], and put the draws where the next step finds them."""
+        drawn = self.sampler.draw(
+            logits, draws.slots, draws.host_slots, draws.lengths, self.slots.tokens
+        )
+        # A failed draw is kept as a harmless 0.
+        self.slots.tokens[draws.slots, draws.lengths] = drawn.clamp(min=0).to(torch.int32)
+        logprobs = self.sampler.logprobs(logits, drawn, draws.host_slots)
+        return PendingStep(plan, draws.rows, drawn, logprobs, prompts)
 
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[TokenLogprobs]]:
         """Log-probabilities of the prompt tokens after those computed in this step."""
@@ -149,7 +163,7 @@ class Runner:
             for start in range(row.start, end, _PROMPT_ROWS):
                 stop = min(start + _PROMPT_ROWS, end)
                 first = offset + start - row.start
-                logits = self.model.logits(hidden[first : first + stop - start])
+                logits = self.model.logits(hidden[first : first + stop - start]).float()
                 targets = self.slots.tokens[row.slot, start + 1 : stop + 1].long()
                 entries += prompt_logprobs(logits, targets, alternatives)
             if entries:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..step import Newcomer, Row
+from .staging import Staging
 
 __all__ = ("SlotTable",)
 
@@ -17,8 +18,9 @@ class SlotTable:
     from here, so a token need not visit the host in between.
 
     Attributes:
-        tokens: int32 [max_slots, max_model_len]; a row is valid up to what the slot knows.
-        blocks: int32 [max_slots, max_blocks]; 0, the null block, beyond the table's end.
+        tokens: int32 [max_slots + 1, max_model_len]; a row is valid up to what the slot knows.
+        blocks: int32 [max_slots + 1, max_blocks]; 0, the null block, beyond the table's end.
+        padding: the last row, nobody's slot, for rows that fill up a captured step.
 
     Args:
         max_slots: sequences that may run at once.
@@ -32,16 +34,21 @@ class SlotTable:
     ) -> None:
         self.block_size = block_size
         self.device = device
-        self.tokens = torch.zeros(max_slots, max_model_len, dtype=torch.int32, device=device)
+        self.padding = max_slots
+        self.staging = Staging(device)
+        self.tokens = torch.zeros(max_slots + 1, max_model_len, dtype=torch.int32, device=device)
         max_blocks = -(-max_model_len // block_size)
-        self.blocks = torch.zeros(max_slots, max_blocks, dtype=torch.int32, device=device)
+        self.blocks = torch.zeros(max_slots + 1, max_blocks, dtype=torch.int32, device=device)
         self._num_blocks = [0] * max_slots
 
-    def enter(self, newcomer: Newcomer) -> None:
-        """Replace a slot's tokens; its block table starts empty."""
-        tokens = torch.tensor(newcomer.token_ids, dtype=torch.int32)
-        self.tokens[newcomer.slot, : len(tokens)] = tokens.to(self.device, non_blocking=True)
-        self._num_blocks[newcomer.slot] = 0
+    def enter(self, newcomers: list[Newcomer]) -> None:
+        """Replace the tokens of slots; their block tables start empty."""
+        if not newcomers:
+            return
+        ids = [np.asarray(newcomer.token_ids, dtype=np.int64) for newcomer in newcomers]
+        for newcomer, sent in zip(newcomers, self.staging.send(ids), strict=True):
+            self.tokens[newcomer.slot, : len(sent)] = sent
+            self._num_blocks[newcomer.slot] = 0
 
     def append_blocks(self, rows: list[Row]) -> None:
         """Append each row's new blocks to its slot's table, in one copy."""
@@ -58,6 +65,7 @@ class SlotTable:
             blocks += row.new_blocks
             self._num_blocks[row.slot] = start + count
         if slots:
-            packed = torch.from_numpy(np.array([slots, columns, blocks], dtype=np.int64))
-            packed = packed.to(self.device, non_blocking=True)
-            self.blocks[packed[0], packed[1]] = packed[2].to(torch.int32)
+            at, column, block = self.staging.send(
+                [np.array(slots), np.array(columns), np.array(blocks)]
+            )
+            self.blocks[at, column] = block.to(torch.int32)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
-from ...core.contracts.platform import Memory, Platform, PlatformDefaults
+from ...core.contracts.platform import Gate, Memory, Norm, Platform, PlatformDefaults
+from ...core.layers.mlp import TorchGate
+from ...core.layers.norm import TorchNorm
 
 __all__ = ("CUDA",)
 
@@ -39,13 +39,40 @@ class CUDA(Platform):
         free, total = torch.cuda.mem_get_info()
         return Memory(total=total, free=free)
 
-    def product(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        def multiply(x: torch.Tensor) -> torch.Tensor:
-            return F.linear(x, weight, bias)
+    def norm(self, weight: torch.Tensor, eps: float) -> Norm:
+        return TorchNorm(weight, eps)
 
-        return multiply
+    def gate(self, act: str) -> Gate:
+        return TorchGate(act)
+
+    def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> _Product:
+        return _Product(weight, bias)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
+
+
+class _Product:
+    """A product by cuBLAS; see ``platform.Product``."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if norm is not None:
+            x = norm(x)
+        if add is not None and gate is None and self._bias is None:
+            # cuBLAS reads and adds while it writes, in float32.
+            return add.addmm_(x, self._weight.t())
+        y = F.linear(x, self._weight, self._bias)
+        if gate is not None:
+            y = gate(y)
+        return y if add is None else add.add_(y)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from quire.core.contracts.attention import Rotation
 from quire.core.contracts.model import Architecture, BuildContext
 
 __all__ = ("check_architecture",)
@@ -44,7 +45,13 @@ def check_architecture(
     specs = model.attention_layers()
     seen: list[int] = []
 
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def attend(
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        rotation: Rotation | None = None,
+    ) -> torch.Tensor:
         spec = specs[layer]
         shapes = [tuple(tensor.shape) for tensor in (q, k, v)]
         kv = (tokens, spec.num_kv_heads, spec.head_dim)
@@ -62,7 +69,7 @@ def check_architecture(
         if hidden.dtype != context.dtype or hidden.shape[0] != tokens:
             raise AssertionError(f"hidden states are {hidden.dtype} {list(hidden.shape)}")
         logits = model.logits(hidden[-1:])
-        if logits.dtype != torch.float32 or logits.shape != (1, vocab_size):
+        if logits.dtype not in (context.dtype, torch.float32) or logits.shape != (1, vocab_size):
             raise AssertionError(f"logits are {logits.dtype} {list(logits.shape)}")
         if not bool(logits.isfinite().all()):
             raise AssertionError("logits of made-up weights are not finite")

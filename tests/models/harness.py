@@ -87,7 +87,9 @@ class Harness:
             hidden = self.model.forward(
                 tokens,
                 positions,
-                lambda layer, q, k, v, step=prepared: self.attention.attend(layer, q, k, v, step),
+                lambda layer, q, k, v, rotation=None, step=prepared: self.attention.attend(
+                    layer, q, k, v, step, rotation
+                ),
             )
             parts.append(self.model.logits(hidden))
         return torch.cat(parts)

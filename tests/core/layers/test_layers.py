@@ -55,7 +55,7 @@ def test_rotation_by_complex_numbers() -> None:
     frequencies = torch.tensor([100.0 ** (-2 * i / 12) for i in range(6)], dtype=torch.float64)
     angles = positions[:, None, None] * frequencies
     turned = numbers * torch.polar(torch.ones_like(angles), angles)
-    rotary.rotate(x, rotary.at(positions))
+    rotary.at(positions).apply(x[:, :2], x[:, 2:])
     assert torch.allclose(x.double(), torch.cat((turned.real, turned.imag), -1), atol=1e-5)
 
 

@@ -96,13 +96,13 @@ class Parallel(Architecture):
     ) -> torch.Tensor:
         """[T] -> [T, hidden size]."""
         x = self._embedding(token_ids)
-        angles = self._rotary.at(positions)
+        rotation = self._rotary.at(positions)
         for layer in self._layers:
             normed = layer.norm(x)
-            mixed = layer.attention(normed, self._rotary, angles, attend)
+            mixed = layer.attention(normed, rotation, attend)
             x = x + mixed + layer.mlp(normed)
         return self._norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[M, hidden size] -> [M, vocabulary]."""
-        return self._head.apply(hidden).float()
+        return self._head.apply(hidden)

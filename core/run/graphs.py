@@ -1,0 +1,151 @@
+"""Decode steps as CUDA graphs: captured when first met, or ahead of need while nothing runs.
+
+A step of single queries has a shape that depends on its number of rows and on how the attention
+backend divides its longest row. Rows are rounded up to few sizes, the rest being padding that
+reads and writes the null block, so that few graphs serve every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..contracts.attention import AttentionBackend, AttentionBatch
+from ..contracts.model import Architecture
+from ..step import Plan
+from .batch import Draws
+from .forward import forward
+from .slots import SlotTable
+
+__all__ = ("DecodeGraphs", "graph_rows")
+
+
+def graph_rows(rows: int) -> int:
+    """The number of rows that a step of ``rows`` is padded to.
+
+    Below 128 rows a step takes as long as reading the weights, whatever the padding; above, at
+    most a quarter is padding.
+    """
+    if rows <= 8:
+        return 1 << (rows - 1).bit_length()
+    step = 16 if rows <= 64 else 32 if rows <= 256 else 64
+    return -(-rows // step) * step
+
+
+class DecodeGraphs:
+    """Runs steps in which every row computes and draws one token.
+
+    Args:
+        model: with its weights.
+        attention: backend with the feature ``graphs``.
+        table: the slot table.
+        max_rows: rows of the largest step.
+        vocab_size: width of the logits.
+    """
+
+    def __init__(
+        self,
+        model: Architecture,
+        attention: AttentionBackend,
+        table: SlotTable,
+        *,
+        max_rows: int,
+        vocab_size: int,
+    ) -> None:
+        self._model = model
+        self._attention = attention
+        self._table = table
+        self._max_rows = graph_rows(max_rows)
+        device = table.device
+        self._inputs = torch.empty(2 * self._max_rows, dtype=torch.int64, device=device)
+        self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
+        self._logits = torch.empty(self._max_rows, vocab_size, device=device)
+        self._graphs: dict[tuple[int, Hashable], torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._ahead = self._sizes()
+
+    def takes(self, plan: Plan) -> bool:
+        """Whether a plan is of this kind."""
+        return all(row.count == 1 and row.samples for row in plan.rows)
+
+    def run(self, plan: Plan) -> tuple[torch.Tensor, Draws]:
+        """Launch a step's model; its logits, valid until the next step's, and who draws."""
+        slots = [row.slot for row in plan.rows]
+        starts = [row.start for row in plan.rows]
+        count = len(slots)
+        size = graph_rows(count)
+        self._fill(slots, starts, size)
+        longest = max(starts) + 1
+        key = (size, self._attention.graph_key(size, longest))
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._capture(size, longest)
+        graph.replay()
+        draws = Draws(list(range(count)), slots, self._inputs[:count], self._lengths[:count])
+        return self._logits[:count], draws
+
+    def capture_ahead(self) -> bool:
+        """Capture one more size for short contexts; False when all are there."""
+        for size in self._ahead:
+            key = (size, self._attention.graph_key(size, 1))
+            if key not in self._graphs:
+                self._fill([], [], size)
+                self._graphs[key] = self._capture(size, 1)
+                return True
+        return False
+
+    def forget(self) -> None:
+        """Drop every graph: the cache they were captured with is gone."""
+        self._graphs.clear()
+        self._pool = None
+        self._ahead = self._sizes()
+
+    def _sizes(self) -> Iterator[int]:
+        return iter(sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)}))
+
+    def _fill(self, slots: list[int], starts: list[int], size: int) -> None:
+        values = np.zeros(2 * size, dtype=np.int64)
+        values[: len(slots)] = slots
+        values[len(slots) : size] = self._table.padding
+        values[size : size + len(starts)] = starts
+        self._table.staging.refill(self._inputs, values)
+
+    def _capture(self, size: int, longest: int) -> torch.cuda.CUDAGraph:
+        stream = self._stream
+        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream):
+            # Once outside the capture, which must not load or compile a kernel.
+            self._step(size, longest)
+            graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
+            try:
+                self._step(size, longest)
+            finally:
+                graph.capture_end()
+        if self._pool is None:
+            self._pool = graph.pool()
+        torch.cuda.current_stream().wait_stream(stream)
+        return graph
+
+    def _step(self, size: int, longest: int) -> None:
+        """What a graph holds: from slots and positions to logits."""
+        table = self._table
+        slots, starts = self._inputs[:size], self._inputs[size : 2 * size]
+        lengths = torch.add(starts, 1, out=self._lengths[:size])
+        blocks = table.blocks[slots, starts // table.block_size].long()
+        batch = AttentionBatch(
+            query_start=torch.arange(size + 1, dtype=torch.int32, device=table.device),
+            lengths=lengths.to(torch.int32),
+            block_tables=table.blocks[slots],
+            write_slots=blocks * table.block_size + starts % table.block_size,
+            num_decodes=size,
+            query_lengths=[1] * size,
+            host_lengths=[longest] * size,
+        )
+        token_ids = table.tokens[slots, starts].long()
+        hidden = forward(self._model, self._attention, token_ids, starts, batch)
+        self._logits[:size].copy_(self._model.logits(hidden))
