@@ -196,6 +196,10 @@ class LLM:
         finally:
             self._drop([collector])
 
+    def reset_prefix_cache(self) -> None:
+        """Forget what is cached of earlier prompts, as before a measurement."""
+        self.engine.scheduler.forget_prefixes()
+
     def shutdown(self) -> None:
         """Free the model; the object is of no use afterwards."""
         self.engine.shutdown()

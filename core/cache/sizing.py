@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..config import CacheConfig
 from ..contracts.platform import Memory
 from ..errors import CapacityError
 
-__all__ = ("size_cache",)
+__all__ = ("Footprint", "size_cache")
 
 _GIB = 2**30
 # Host memory is shared with everything else on the machine, so the default there is modest.
 _HOST_DEFAULT = _GIB // 4
 
 
+class Footprint(msgspec.Struct, frozen=True):
+    """What the device holds before the cache.
+
+    Attributes:
+        memory: with all of it in place.
+        weights: bytes.
+        activations: bytes of the largest step.
+        graphs: bytes of captured steps.
+    """
+
+    memory: Memory
+    weights: int = 0
+    activations: int = 0
+    graphs: int = 0
+
+    def describe(self) -> str:
+        """The parts, for a message."""
+        memory = self.memory
+        return (
+            f"{self.weights / _GIB:.2f} GiB of weights, {self.activations / _GIB:.2f} of "
+            f"activations and {self.graphs / _GIB:.2f} of graphs, with {memory.free / _GIB:.1f} of "
+            f"{memory.total / _GIB:.1f} GiB free"
+        )
+
+
 def size_cache(
     config: CacheConfig,
     *,
     bytes_per_block: int,
-    memory: Memory,
+    footprint: Footprint,
     max_model_len: int,
     on_host: bool,
 ) -> int:
@@ -26,7 +53,7 @@ def size_cache(
     Args:
         config: resolved.
         bytes_per_block: over all layers, keys and values.
-        memory: of the device with the weights and the worst step's activations in place.
+        footprint: of everything else.
         max_model_len: tokens of the longest sequence, which must fit.
         on_host: the device's memory is the machine's.
 
@@ -34,6 +61,7 @@ def size_cache(
         CapacityError: when the longest sequence does not fit, with the numbers and the settings
             that would.
     """
+    memory = footprint.memory
     block_size = config.block_size or 1
     needed = (-(-max_model_len // block_size) + 1) * bytes_per_block
     spare = int(memory.total * config.gpu_memory_utilization) - (memory.total - memory.free)
@@ -56,7 +84,7 @@ def size_cache(
         raise CapacityError(
             f"a sequence of model.max_model_len {max_model_len} tokens needs {needed / _GIB:.3f} "
             f"GiB of KV cache and there are {max(0, budget) / _GIB:.3f} GiB "
-            f"({memory.free / _GIB:.1f} GiB of the device are free); {shorter}raise "
+            f"beside {footprint.describe()}; {shorter}raise "
             "cache.memory_gib, cache.num_blocks or cache.gpu_memory_utilization, or free memory"
         )
     return budget // bytes_per_block

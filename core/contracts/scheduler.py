@@ -92,6 +92,10 @@ class Scheduler(ABC):
         """Whether any request is waiting or running."""
 
     @abstractmethod
+    def forget_prefixes(self) -> None:
+        """Let no later request find what is cached of earlier ones."""
+
+    @abstractmethod
     def stats(self) -> EngineStats:
         """Counters and gauges as of now."""
 

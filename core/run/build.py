@@ -16,10 +16,9 @@ from ..contracts.platform import Platform
 from ..errors import CapacityError
 from ..progress import bytes_bar
 from ..registry import Registry
-from ..request import SamplingParams
 from ..source import Source, locate
-from ..step import Newcomer, Plan, Row
 from ..weights.load import dummy_weights, load_weights
+from .footprint import measure_worst_step
 from .runner import Runner
 
 __all__ = ("build_runner",)
@@ -47,9 +46,11 @@ def build_runner(
     with phase("device"):
         device = platform.setup()
     _check_fits(config, source, platform)
+    before = platform.memory().free
     with phase("weights"), _out_of_memory(config, platform):
         model = _load(config, registry, source, platform, device)
-    with phase("cache"), _out_of_memory(config, platform):
+    weights = before - platform.memory().free
+    with phase("kernels"), _out_of_memory(config, platform):
         attention = _attention(config, registry, model, device)
         runner = Runner(
             model,
@@ -60,7 +61,15 @@ def build_runner(
             device=device,
             graphs=bool(config.schedule.graphs),
         )
-        num_blocks = _size(config, runner, platform, device)
+        footprint = measure_worst_step(runner, platform, config.schedule, weights=weights)
+    with phase("cache"), _out_of_memory(config, platform):
+        num_blocks = size_cache(
+            config.cache,
+            bytes_per_block=attention.bytes_per_block(),
+            footprint=footprint,
+            max_model_len=known(config.model.max_model_len),
+            on_host=device.type == "cpu",
+        )
         attention.allocate(num_blocks)
     return runner, platform, ModelInfo(num_blocks, source.vocab_size())
 
@@ -96,46 +105,15 @@ def _attention(
     backend: AttentionBackend = registry.get("attention", config.attention.backend)(
         model.attention_layers(),
         block_size=known(config.cache.block_size),
-        kv_dtype=getattr(torch, config.cache.kv_dtype),
+        kv_dtype=_kv_dtype(config.cache.kv_dtype),
         device=device,
     )
     return backend
 
 
-def _size(config: Config, runner: Runner, platform: Platform, device: torch.device) -> int:
-    """Blocks of the cache, with the worst step's activations measured on a device of its own."""
-    if device.type != "cpu":
-        _run_worst_step(config, runner)
-        platform.synchronize()
-    return size_cache(
-        config.cache,
-        bytes_per_block=runner.attention.bytes_per_block(),
-        memory=platform.memory(),
-        max_model_len=known(config.model.max_model_len),
-        on_host=device.type == "cpu",
-    )
-
-
-def _run_worst_step(config: Config, runner: Runner) -> None:
-    """One step with as many tokens and as many draws as a plan may hold.
-
-    What it allocates stays with torch's allocator, so the memory that is free afterwards is what
-    the worst step leaves.
-    """
-    tokens = known(config.schedule.max_num_batched_tokens)
-    longest = known(config.model.max_model_len) - 1
-    rows: list[Row] = []
-    newcomers: list[Newcomer] = []
-    slots = min(known(config.schedule.max_num_seqs), tokens)
-    for slot in range(slots):
-        count = min(longest, tokens // slots + (slot < tokens % slots))
-        params = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
-        newcomers.append(Newcomer(slot, [0] * count, count, slot, params))
-        blocks = [0] * -(-count // runner.attention.block_size)
-        rows.append(Row(slot, 0, count, blocks, samples=True))
-    rows.sort(key=lambda row: row.count > 1)
-    runner.attention.allocate(2)
-    runner.execute(Plan(0, newcomers, rows)).wait()
+def _kv_dtype(name: str) -> torch.dtype:
+    dtype: torch.dtype = torch.float8_e4m3fn if name == "fp8" else getattr(torch, name)
+    return dtype
 
 
 def _check_fits(config: Config, source: Source, platform: Platform) -> None:

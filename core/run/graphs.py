@@ -98,6 +98,13 @@ class DecodeGraphs:
                 return True
         return False
 
+    def capture_largest(self) -> None:
+        """Capture the step that takes most memory."""
+        size = self._max_rows
+        self._fill([], [], size)
+        key = (size, self._attention.graph_key(size, 1))
+        self._graphs[key] = self._capture(size, 1)
+
     def forget(self) -> None:
         """Drop every graph: the cache they were captured with is gone."""
         self._graphs.clear()

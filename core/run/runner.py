@@ -127,6 +127,18 @@ class Runner:
         """Prepare for steps to come while there is nothing to do; whether more is left."""
         return self.graphs is not None and self.graphs.capture_ahead()
 
+    @torch.inference_mode()
+    def measure_graphs(self) -> None:
+        """Capture the largest decode step, as long as the measured cache is in place."""
+        if self.graphs is not None:
+            self.graphs.capture_largest()
+
+    def forget_graphs(self) -> None:
+        """Drop what was captured with a cache that is about to be replaced."""
+        if self.graphs is not None:
+            self.graphs.forget()
+            torch.cuda.empty_cache()
+
     def _enter(self, newcomers: list[Newcomer]) -> None:
         self.slots.enter(newcomers)
         for newcomer in newcomers:

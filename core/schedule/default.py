@@ -148,6 +148,9 @@ class DefaultScheduler(Scheduler):
     def has_work(self) -> bool:
         return bool(self._roster.sequences)
 
+    def forget_prefixes(self) -> None:
+        self.cache.pool.forget_all()
+
     def stats(self) -> EngineStats:
         pool = self.cache.pool
         return EngineStats(
@@ -184,6 +187,10 @@ class DefaultScheduler(Scheduler):
         index = 0
         while index < len(running) and budget > 0:
             seq = running[index]
+            if self._decode(seq, rows):
+                budget -= 1
+                index += 1
+                continue
             count = min(seq.num_wanted, budget)
             if count > 0:
                 if not self._make_room(seq, seq.num_computed + count, index):
@@ -197,6 +204,25 @@ class DefaultScheduler(Scheduler):
             if count == 0:
                 break
             budget -= count
+
+    def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]]) -> bool:
+        """Plan the next token of a sequence that lacks only that, in a block it has.
+
+        ``_advance`` would do the same. With hundreds of sequences nearly every row of every step
+        is such a one, and what they cost is what the host costs.
+        """
+        start = seq.num_computed
+        end = start + 1
+        known = len(seq.token_ids) + seq.num_pending
+        size = self.cache.block_size
+        if end != known or end >= seq.token_limit or end > len(seq.blocks) * size:
+            return False
+        rows.append((Row(seq.slot, start, 1, [], True), seq))
+        seq.num_computed = end
+        seq.num_pending += 1
+        if end >= (seq.num_committed + 1) * size:
+            self.cache.commit(seq)
+        return True
 
     def _make_room(self, seq: Sequence, num_tokens: int, index: int) -> bool:
         """Preempt sequences not planned yet until seq can grow; False when it was the victim."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quire.core.cache.sizing import size_cache
+from quire.core.cache.sizing import Footprint, size_cache
 from quire.core.config import CacheConfig
 from quire.core.contracts.platform import Memory
 from quire.core.errors import CapacityError
@@ -15,7 +15,7 @@ def blocks(memory: Memory, *, on_host: bool = False, longest: int = 160, **cache
     return size_cache(
         CacheConfig(block_size=16, **cache),
         bytes_per_block=BLOCK,
-        memory=memory,
+        footprint=Footprint(memory, weights=3 * GIB),
         max_model_len=longest,
         on_host=on_host,
     )

@@ -1,4 +1,4 @@
-"""The engine on a CUDA device: the same tokens as transformers, launched ahead or not."""
+"""The engine on a CUDA device: the same tokens as transformers, however the steps are run."""
 
 import pytest
 import torch
@@ -10,24 +10,60 @@ from tests.engine.test_parity import GREEDY, LENGTHS, greedy, prompts_of
 
 pytestmark = pytest.mark.gpu
 
+# The head of 16 is the smallest that the Triton backend takes.
+CASES = [
+    ("reference", "Llama", 1),
+    ("reference", "Qwen2", 1),
+    ("triton_paged", "Llama", 2),
+    ("triton_paged", "Mistral", 2),
+    ("triton_paged", "Qwen3", 1),
+]
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("chunk", [256, 7])
-@pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
-def test_greedy_tokens(tmp_path, family: str, chunk: int, overlap: bool) -> None:
-    model = make(family, 1, tmp_path)
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
+def case(request, tmp_path_factory):
+    backend, family, index = request.param
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = make(family, index, folder)
     prompts = prompts_of(len(LENGTHS))
-    wanted = [greedy(model, prompt, 32) for prompt in prompts]
+    return backend, folder, prompts, [greedy(model, prompt, 32) for prompt in prompts]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("chunk", "num_blocks"), [(256, 60), (7, 60), (256, 36)])
+def test_greedy_tokens(case, chunk: int, num_blocks: int, overlap: bool, graphs: bool) -> None:
+    backend, folder, prompts, wanted = case
+    if graphs and backend == "reference":
+        pytest.skip("the reference looks at lengths on the host")
+    driver = Driver(
+        make_config(
+            folder,
+            parallel={"platform": "cuda"},
+            attention={"backend": backend},
+            schedule={"overlap": overlap, "graphs": graphs, "max_num_batched_tokens": chunk},
+            cache={"num_blocks": num_blocks, "block_size": 4 if backend == "reference" else 16},
+        )
+    )
+    assert driver.generate(prompts, GREEDY) == wanted
+    # Again, from cached prefixes.
+    assert driver.generate(prompts, GREEDY) == wanted
+
+
+def test_graphs_captured_while_idle_serve_later_steps(tmp_path) -> None:
+    model = make("Llama", 2, tmp_path)
+    prompts = prompts_of(len(LENGTHS))
     driver = Driver(
         make_config(
             tmp_path,
             parallel={"platform": "cuda"},
-            schedule={"overlap": overlap, "max_num_batched_tokens": chunk},
-            cache={"num_blocks": 60},
+            attention={"backend": "triton_paged"},
+            cache={"block_size": 16},
         )
     )
-    assert driver.generate(prompts, GREEDY) == wanted
-    assert driver.generate(prompts, GREEDY) == wanted
+    while driver.engine.idle():
+        pass
+    assert driver.generate(prompts, GREEDY) == [greedy(model, prompt, 32) for prompt in prompts]
 
 
 def test_the_embedded_model_fills_what_is_left_of_the_device() -> None:

@@ -1,0 +1,63 @@
+"""What a step takes of the device, measured and not guessed."""
+
+from __future__ import annotations
+
+from ..cache.sizing import Footprint
+from ..config import ScheduleConfig, known
+from ..contracts.platform import Platform
+from ..request import SamplingParams
+from ..step import Newcomer, Plan, Row
+from .runner import Runner
+
+__all__ = ("measure_worst_step",)
+
+
+def measure_worst_step(
+    runner: Runner, platform: Platform, schedule: ScheduleConfig, *, weights: int
+) -> Footprint:
+    """Run the largest step there may be, and capture the largest graph, with a cache of nothing.
+
+    It also loads every kernel that such steps use. On a CPU, whose memory is everybody's, nothing
+    is run.
+
+    Args:
+        runner: without a cache.
+        platform: of the runner's device.
+        schedule: resolved.
+        weights: bytes they took.
+    """
+    loaded = platform.memory()
+    if platform.device_type == "cpu":
+        return Footprint(loaded, weights=weights)
+    runner.attention.allocate(2)
+    runner.execute(_worst_plan(runner, schedule)).wait()
+    platform.synchronize()
+    # What the step took stays with torch's allocator, so it is no longer free.
+    stepped = platform.memory()
+    runner.measure_graphs()
+    platform.synchronize()
+    captured = platform.memory()
+    runner.forget_graphs()
+    return Footprint(
+        captured,
+        weights=weights,
+        activations=loaded.free - stepped.free,
+        graphs=stepped.free - captured.free,
+    )
+
+
+def _worst_plan(runner: Runner, schedule: ScheduleConfig) -> Plan:
+    """As many tokens and as many draws as a plan may hold."""
+    tokens = known(schedule.max_num_batched_tokens)
+    longest = runner.slots.tokens.shape[1] - 1
+    rows: list[Row] = []
+    newcomers: list[Newcomer] = []
+    slots = min(known(schedule.max_num_seqs), tokens)
+    params = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
+    for slot in range(slots):
+        count = min(longest, tokens // slots + (slot < tokens % slots))
+        newcomers.append(Newcomer(slot, [0] * count, count, slot, params))
+        blocks = [0] * -(-count // runner.attention.block_size)
+        rows.append(Row(slot, 0, count, blocks, samples=True))
+    rows.sort(key=lambda row: row.count > 1)
+    return Plan(0, newcomers, rows)
