@@ -1,0 +1,27 @@
+"""Kernels run twice: in Triton's interpreter, and compiled.
+
+Triton reads TRITON_INTERPRET when a kernel is decorated, so one process does either. With the
+variable set, pytest collects ``interpreted/`` and nothing else here; without, everything else, of
+which ``test_interpreted.py`` runs each file of ``interpreted/`` in a process of its own.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if INTERPRETED:
+    from tests.kernels.interpreter import repair
+
+    repair()
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    if collection_path.suffix != ".py" or not collection_path.is_relative_to(HERE):
+        return None
+    inside = collection_path.is_relative_to(HERE / "interpreted")
+    return True if inside != INTERPRETED else None
