@@ -1,0 +1,372 @@
+"""x @ weight.T for few rows of x, where reading the weights is all that takes time.
+
+One row is a matrix-vector product: each program streams a few rows of the weights through registers
+and multiplies them in float32. More rows go through the matrix units with the operands swapped: rows
+of the weights are the tall side that the instructions want, tokens the short one. Where a matrix has
+too few rows to occupy the chip, several programs share its depth; the last one to arrive adds their
+partial sums in a fixed order, so that the result does not depend on who it was.
+
+A token's result in the dot form depends on depth and split of the Config and not on the other
+tokens or their number: one Config for all of them is batch-invariant. The vector form adds in
+another order than the dot form.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .activation import ACTIVATIONS, activate
+
+__all__ = ("Config", "dot_product", "vector_product")
+
+_COUNTERS = 4096
+"""Tiles of an output whose depth is shared."""
+
+
+class Config(NamedTuple):
+    """How a product is cut.
+
+    Attributes:
+        form: "vector" (one token), "dot", or "library" for torch's own.
+        rows: of the weights, a program; behind a gate that many of either half.
+        depth: of a tile.
+        warps: a program.
+        stages: tiles in flight; of the dot form.
+        split: programs that share the depth; of the dot form.
+    """
+
+    form: str
+    rows: int = 0
+    depth: int = 0
+    warps: int = 4
+    stages: int = 1
+    split: int = 1
+
+
+@triton.jit
+def _finish(
+    total, gate, rows, mask, bias_ptr, add_at, out_at, N,
+    ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """Bias, gate and addition behind a product; total is of the up half if there is a gate."""
+    if BIAS:
+        if ACT is not None:
+            gate += tl.load(bias_ptr + rows).to(tl.float32)
+            bias_ptr += N
+        total += tl.load(bias_ptr + rows).to(tl.float32)
+    if ACT is not None:
+        total *= activate(gate, ACT)
+    if ADD:
+        total += tl.load(add_at, mask=mask, other=0).to(tl.float32)
+    tl.store(out_at, total.to(out_at.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _stream(w_ptr, rows, columns, K: tl.constexpr, EDGE: tl.constexpr):
+    """A tile of the weights, read once and not kept."""
+    at = w_ptr + rows * K + columns
+    if EDGE:
+        return tl.load(at, mask=columns < K, other=0, eviction_policy="evict_first")
+    else:
+        return tl.load(at, eviction_policy="evict_first")
+
+
+@triton.jit
+def _vector(
+    x_ptr, w_ptr, bias_ptr, norm_ptr, add_ptr, out_ptr, N, eps,
+    K: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, ACT: tl.constexpr,
+    BIAS: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = tl.minimum(rows, N - 1).to(tl.int64)
+    w_rows = inside[:, None, None]
+    # The last axis is what a thread reads at once, so that sums along it cross no threads.
+    columns = tl.arange(0, DEPTH // 8)[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    w_next = _stream(w_ptr, w_rows, columns, K, DEPTH > K)
+    up_next = w_next
+    if ACT is not None:
+        up_next = _stream(w_ptr, w_rows + N, columns, K, DEPTH > K)
+    if PDL:
+        # Weights do not depend on the kernel before; everything below may.
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((ROWS, DEPTH // 8), tl.float32)
+    up_total = total
+    squares = tl.zeros((1, DEPTH // 8), tl.float32)
+    for k in tl.static_range(0, K, DEPTH):
+        w, up = w_next, up_next
+        at = k + columns
+        if k + DEPTH < K:
+            w_next = _stream(w_ptr, w_rows, at + DEPTH, K, k + 2 * DEPTH > K)
+            if ACT is not None:
+                up_next = _stream(w_ptr, w_rows + N, at + DEPTH, K, k + 2 * DEPTH > K)
+        if k + DEPTH > K:
+            x = tl.load(x_ptr + at, mask=at < K, other=0).to(tl.float32)
+        else:
+            x = tl.load(x_ptr + at).to(tl.float32)
+        if NORM:
+            squares += tl.sum(x * x, 2)
+            if k + DEPTH > K:
+                x *= tl.load(norm_ptr + at, mask=at < K, other=0).to(tl.float32)
+            else:
+                x *= tl.load(norm_ptr + at).to(tl.float32)
+        total += tl.sum(w.to(tl.float32) * x, 2)
+        if ACT is not None:
+            up_total += tl.sum(up.to(tl.float32) * x, 2)
+    y = tl.sum(total, 1)
+    gate = y
+    if ACT is not None:
+        y = tl.sum(up_total, 1)
+    if NORM:
+        scale = tl.rsqrt(tl.sum(tl.sum(squares, 1), 0) / K + eps)
+        y *= scale
+        gate *= scale
+    out_at = out_ptr + rows
+    add_at = out_at
+    if ADD:
+        add_at = add_ptr + rows
+    _finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+
+
+@triton.jit
+def _prefetch(at):
+    """Bring the lines of these addresses into the L2 cache."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit(do_not_specialize=["M"])
+def _dot(
+    x_ptr, w_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M, N, K,
+    x_stride, add_stride, out_stride, ROWS: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr,
+    SPLIT: tl.constexpr, AHEAD: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr,
+    BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    part = tl.program_id(1)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    inside = tl.minimum(rows, N - 1).to(tl.int64)
+    tokens = tl.program_id(2) * TOKENS + tl.arange(0, TOKENS)
+    columns = tl.arange(0, DEPTH)
+    share = tl.cdiv(tl.cdiv(K, DEPTH), SPLIT) * DEPTH
+    first = part * share
+    last = tl.minimum(first + share, K)
+    w_at = w_ptr + inside[:, None] * K + columns[None, :]
+    x_at = x_ptr + tl.minimum(tokens, M - 1).to(tl.int64)[None, :] * x_stride + columns[:, None]
+    up_offset = N.to(tl.int64) * K
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        lines = first + tl.arange(0, AHEAD * DEPTH // 64) * 64
+        w_lines = w_ptr + inside[:, None] * K + tl.minimum(lines, K - 1)[None, :]
+        _prefetch(w_lines)
+        if ACT is not None:
+            _prefetch(w_lines + up_offset)
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((ROWS, TOKENS), tl.float32)
+    gate = total
+    for k in range(first, last, DEPTH):
+        if EDGE:
+            x = tl.load(x_at + k, mask=(k + columns < K)[:, None], other=0)
+            w = tl.load(
+                w_at + k, mask=(k + columns < K)[None, :], other=0, eviction_policy="evict_first"
+            )
+        else:
+            x = tl.load(x_at + k)
+            w = tl.load(w_at + k, eviction_policy="evict_first")
+        if ACT is not None:
+            gate = tl.dot(w, x, gate)
+            if EDGE:
+                w = tl.load(
+                    w_at + up_offset + k, mask=(k + columns < K)[None, :], other=0,
+                    eviction_policy="evict_first",
+                )  # fmt: skip
+            else:
+                w = tl.load(w_at + up_offset + k, eviction_policy="evict_first")
+        total = tl.dot(w, x, total)
+    out_at = out_ptr + tokens.to(tl.int64)[None, :] * out_stride + rows[:, None]
+    add_at = out_at
+    if ADD:
+        add_at = add_ptr + tokens.to(tl.int64)[None, :] * add_stride + rows[:, None]
+    mask = (tokens < M)[None, :] & (rows < N)[:, None]
+    inside = inside[:, None]
+    if SPLIT == 1:
+        _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+    else:
+        HALVES: tl.constexpr = 1 if ACT is None else 2
+        SIZE: tl.constexpr = ROWS * TOKENS
+        tile += tl.program_id(2) * tl.num_programs(0)
+        partial_ptr += tile.to(tl.int64) * (SPLIT * HALVES * SIZE)
+        cells = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
+        mine = partial_ptr + part * (HALVES * SIZE) + cells
+        tl.store(mine, total)
+        if ACT is not None:
+            tl.store(mine + SIZE, gate)
+        tl.debug_barrier()
+        if tl.atomic_add(counter_ptr + tile, 1, sem="acq_rel", scope="gpu") == SPLIT - 1:
+            tl.store(counter_ptr + tile, 0)
+            total = tl.zeros((ROWS, TOKENS), tl.float32)
+            gate = total
+            for other in tl.static_range(SPLIT):
+                theirs = partial_ptr + other * (HALVES * SIZE) + cells
+                total += tl.load(theirs, cache_modifier=".cg")
+                if ACT is not None:
+                    gate += tl.load(theirs + SIZE, cache_modifier=".cg")
+            _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+
+
+def vector_product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    config: Config,
+    *,
+    bias: torch.Tensor | None = None,
+    norm: tuple[torch.Tensor, float] | None = None,
+    act: str | None = None,
+    add: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> torch.Tensor:
+    """add + gate(norm(x) @ weight.T + bias) for one token; what is None is left out.
+
+    Args:
+        x: [1, K].
+        weight: [N, K] contiguous; behind a gate the gate's rows, then the other half's.
+        config: of the form "vector".
+        bias: [N].
+        norm: weight [K] and eps of an RMS norm of x.
+        act: a key of ACTIVATIONS; the product's first half goes through it and gates the second.
+        add: [1, N], or [1, N / 2] behind a gate; the result is written into it, unless it is x.
+        pdl: let the launch overlap the kernel before it (compute capability 9.0 on). Weights, which
+            no kernel writes, are then read before that one has ended.
+
+    Returns:
+        [1, N] or [1, N / 2], in x's dtype; add itself if it was given and is not x.
+    """
+    width, depth = weight.shape
+    if act is not None:
+        width //= 2
+    out = _output(x, width, add)
+    rows = config.rows
+    _vector[(-(-width // rows),)](
+        x,
+        weight,
+        bias,
+        None if norm is None else norm[0],
+        add,
+        out,
+        width,
+        0.0 if norm is None else norm[1],
+        depth,
+        rows,
+        config.depth,
+        None if act is None else ACTIVATIONS[act],
+        bias is not None,
+        norm is not None,
+        add is not None,
+        pdl,
+        num_warps=config.warps,
+        launch_pdl=pdl,
+    )
+    return out
+
+
+def dot_product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    config: Config,
+    *,
+    bias: torch.Tensor | None = None,
+    act: str | None = None,
+    add: torch.Tensor | None = None,
+    pdl: bool = False,
+) -> torch.Tensor:
+    """add + gate(x @ weight.T + bias) for any number of tokens; what is None is left out.
+
+    Launches that share a depth must follow one another on one stream: they share counters.
+
+    Args:
+        x: [M, K], rows contiguous.
+        weight: [N, K] contiguous; behind a gate the gate's rows, then the other half's.
+        config: of the form "dot".
+        bias: [N].
+        act: a key of ACTIVATIONS; the product's first half goes through it and gates the second.
+        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it is x.
+        pdl: as in ``vector_product``.
+
+    Returns:
+        [M, N] or [M, N / 2], in x's dtype; add itself if it was given and is not x.
+
+    Raises:
+        ValueError: for a shared depth of more tiles than there are counters.
+    """
+    count = x.shape[0]
+    width, depth = weight.shape
+    if act is not None:
+        width //= 2
+    out = _output(x, width, add)
+    if not count:
+        return out
+    tokens = 16 if count <= 16 else 32 if count <= 32 else 64
+    rows, split = config.rows, config.split
+    grid = (-(-width // rows), split, -(-count // tokens))
+    partial = counters = None
+    if split > 1:
+        tiles = grid[0] * grid[2]
+        if tiles > _COUNTERS:
+            raise ValueError(f"{tiles} tiles cannot share their depth, at most {_COUNTERS} can")
+        size = tiles * split * rows * tokens * (1 if act is None else 2)
+        partial = torch.empty(size, dtype=torch.float32, device=x.device)
+        counters = _counters(x.device)
+    _dot[grid](
+        x,
+        weight,
+        bias,
+        add,
+        out,
+        partial,
+        counters,
+        count,
+        width,
+        depth,
+        x.stride(0),
+        0 if add is None else add.stride(0),
+        out.stride(0),
+        rows,
+        tokens,
+        config.depth,
+        split,
+        1 << (config.stages.bit_length() - 1),
+        depth % config.depth != 0,
+        None if act is None else ACTIVATIONS[act],
+        bias is not None,
+        add is not None,
+        pdl,
+        num_warps=config.warps,
+        num_stages=config.stages,
+        launch_pdl=pdl,
+    )
+    return out
+
+
+def _output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:
+    """Where a result goes: other programs may still read x."""
+    if add is None or add.data_ptr() == x.data_ptr():
+        return torch.empty((x.shape[0], width), dtype=x.dtype, device=x.device)
+    return add
+
+
+_counters_of: dict[torch.device, torch.Tensor] = {}
+
+
+def _counters(device: torch.device) -> torch.Tensor:
+    """int32 [_COUNTERS], zero between launches."""
+    counters = _counters_of.get(device)
+    if counters is None:
+        counters = torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
+        _counters_of[device] = counters
+    return counters

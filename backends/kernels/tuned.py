@@ -1,0 +1,151 @@
+"""Which Config multiplies what: measured choices that ship as data, defaults elsewhere.
+
+``tuned/<device>.json`` holds what was measured on a device of that name; ``quire tune`` writes such
+files. A shape or a device that is in none gets a choice computed from its numbers.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import torch
+
+from .small_product import Config
+
+__all__ = ("BUCKETS", "Entry", "Table", "bucket", "choose", "default", "read", "use", "write")
+
+BUCKETS = (1, 16, 32, 64)
+"""Numbers of tokens that are measured; one in between is served by the next larger's choice."""
+
+_LIBRARY = Config("library")
+_FOLDER = Path(__file__).parent / "tuned"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One measured choice.
+
+    Attributes:
+        n: outputs; behind a gate, of one half.
+        k: inputs.
+        gated: whether a gate follows.
+        m: a bucket of tokens.
+        config: the fastest.
+        microseconds: that it took, 0 if unknown.
+    """
+
+    n: int
+    k: int
+    m: int
+    config: Config
+    gated: bool = False
+    microseconds: float = 0.0
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """All choices of a device.
+
+    Attributes:
+        device: its name, as ``torch.cuda.get_device_name`` has it.
+        products: in any order.
+    """
+
+    device: str
+    products: list[Entry]
+
+
+_used: dict[tuple[int, int, bool, int], Config] | None = None
+
+
+def bucket(tokens: int) -> int | None:
+    """The bucket of a number of tokens, or None above all."""
+    return next((size for size in BUCKETS if tokens <= size), None)
+
+
+def choose(tokens: int, n: int, k: int, *, gated: bool, x: torch.Tensor) -> Config:
+    """How to multiply tokens x k by k x n (twice that behind a gate), where x is."""
+    if tokens > BUCKETS[-1] or x.dtype.itemsize != 2:
+        return _LIBRARY
+    return _choose(bucket(tokens) or 0, n, k, gated, x.device)
+
+
+@cache
+def _choose(m: int, n: int, k: int, gated: bool, device: torch.device) -> Config:
+    table = _shipped(device) if _used is None else _used
+    config = table.get((n, k, gated, m))
+    if config is not None:
+        return config
+    if device.type != "cuda":
+        return default(m, n, k, gated=gated, multiprocessors=1, shared=2**16)
+    properties = torch.cuda.get_device_properties(device)
+    return default(
+        m,
+        n,
+        k,
+        gated=gated,
+        multiprocessors=properties.multi_processor_count,
+        shared=properties.shared_memory_per_block_optin,
+    )
+
+
+def default(m: int, n: int, k: int, *, gated: bool, multiprocessors: int, shared: int) -> Config:
+    """A choice from the numbers alone: enough bytes in flight on every multiprocessor.
+
+    Args:
+        m: a bucket.
+        n: outputs; behind a gate, of one half.
+        k: inputs.
+        gated: whether a gate follows.
+        multiprocessors: of the device.
+        shared: bytes of shared memory that one program may have.
+    """
+    if m == 1:
+        depth = next((size for size in (2048, 1024, 512) if k % size == 0), 1024)
+        return Config("vector", rows=1 if gated else 2, depth=depth, warps=max(depth // 1024, 1))
+    rows, depth = 64, 128
+    tile = 2 * depth * (rows * (2 if gated else 1) + m)
+    # Two programs a multiprocessor hide each other's beginnings and ends.
+    stages = max(2, min(4, shared // 2 // tile))
+    tiles = -(-n // rows)
+    split = min(2 * multiprocessors // tiles, k // (4 * depth), 8)
+    return Config("dot", rows=rows, depth=depth, warps=4, stages=stages, split=max(split, 1))
+
+
+def read(path: Path) -> Table:
+    """Read a table.
+
+    Raises:
+        ValueError: for a file that is none, naming what is wrong in it.
+        OSError: for a file that cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Table)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path} holds no table of tuned products: {error}") from None
+
+
+def write(table: Table, path: Path) -> None:
+    """Write a table, one entry a line."""
+    lines = ",\n".join("    " + msgspec.json.encode(entry).decode() for entry in table.products)
+    device = msgspec.json.encode(table.device).decode()
+    path.write_text(f'{{\n  "device": {device},\n  "products": [\n{lines}\n  ]\n}}\n')
+
+
+def use(table: Table | None) -> None:
+    """Choose from this table from now on; None for those that ship."""
+    global _used
+    _used = None if table is None else _by_shape(table)
+    _choose.cache_clear()
+
+
+def _by_shape(table: Table) -> dict[tuple[int, int, bool, int], Config]:
+    return {(e.n, e.k, e.gated, e.m): e.config for e in table.products}
+
+
+@cache
+def _shipped(device: torch.device) -> dict[tuple[int, int, bool, int], Config]:
+    if device.type != "cuda":
+        return {}
+    path = _FOLDER / (torch.cuda.get_device_name(device).replace(" ", "_") + ".json")
+    return _by_shape(read(path)) if path.exists() else {}
