@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from types import ModuleType
 
-from ...core.contracts.platform import Gate, Memory, Norm, Platform, PlatformDefaults
-from ...core.layers.mlp import TorchGate
-from ...core.layers.norm import TorchNorm
+import torch
+
+from ...core.contracts.platform import Gate, Memory, Norm, Platform, PlatformDefaults, Product
 
 __all__ = ("CUDA",)
 
@@ -29,9 +28,9 @@ class CUDA(Platform):
     def defaults(self) -> PlatformDefaults:
         return PlatformDefaults(
             dtypes=("bfloat16", "float16", "float32"),
-            attention=("reference",),
+            attention=("triton_paged", "reference"),
             overlap=True,
-            max_num_seqs=256,
+            max_num_seqs=512,
             max_num_batched_tokens=8192,
         )
 
@@ -40,39 +39,23 @@ class CUDA(Platform):
         return Memory(total=total, free=free)
 
     def norm(self, weight: torch.Tensor, eps: float) -> Norm:
-        return TorchNorm(weight, eps)
+        norm: Norm = _operations().TritonNorm(weight, eps)
+        return norm
 
     def gate(self, act: str) -> Gate:
-        return TorchGate(act)
+        gate: Gate = _operations().TritonGate(act)
+        return gate
 
-    def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> _Product:
-        return _Product(weight, bias)
+    def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+        product: Product = _operations().TritonProduct(weight, bias)
+        return product
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
 
 
-class _Product:
-    """A product by cuBLAS; see ``platform.Product``."""
+def _operations() -> ModuleType:
+    """The kernels, only where there is a device: machines without one need no Triton."""
+    from ...backends.kernels import operations
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._weight = weight
-        self._bias = bias
-
-    def __call__(
-        self,
-        x: torch.Tensor,
-        *,
-        norm: Norm | None = None,
-        gate: Gate | None = None,
-        add: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if norm is not None:
-            x = norm(x)
-        if add is not None and gate is None and self._bias is None:
-            # cuBLAS reads and adds while it writes, in float32.
-            return add.addmm_(x, self._weight.t())
-        y = F.linear(x, self._weight, self._bias)
-        if gate is not None:
-            y = gate(y)
-        return y if add is None else add.add_(y)
+    return operations
