@@ -17,5 +17,8 @@ def quire_manifest() -> Manifest:
         provides=(
             Provision("attention", "reference", "quire.backends.attention.reference:Reference"),
             Provision("attention", "cpu", "quire.backends.attention.cpu:CPUAttention"),
+            Provision(
+                "attention", "triton_paged", "quire.backends.attention.triton_paged:TritonPaged"
+            ),
         ),
     )

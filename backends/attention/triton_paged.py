@@ -1,0 +1,264 @@
+"""Attention on NVIDIA GPUs from compute capability 8.0, by Triton kernels over a paged cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
+from ...core.contracts.capabilities import Capabilities
+from ...core.errors import ConfigError
+from ..kernels.cache_write import write_cache
+from ..kernels.paged_decode import paged_decode
+from ..kernels.paged_prefill import paged_prefill
+from .triton_plan import TILE_ROWS, Layout, Step, most_parts, plan_decode, plan_prefill
+from .triton_tiles import Tile, decode_tile, most_tile_rows, prefill_tile
+
+__all__ = ("TritonPaged",)
+
+_LOG2_E = math.log2(math.e)
+_COMPUTE = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    torch.float8_e4m3fn: tl.float16,
+}
+"""KV dtype -> what products are made in; float16 holds every float8 exactly."""
+_WRITE_TILE = 8
+"""Heads that one program rotates and writes."""
+
+
+class _Layer:
+    """A layer's cache, its numbers and its kernels' constants."""
+
+    def __init__(self, spec: AttentionSpec, layout: int, block_size: int, kv_dtype: torch.dtype):
+        self.spec = spec
+        self.layout = layout
+        self.keys = self.values = torch.empty(0)
+        self.k_scale = self.v_scale = 1.0
+        width = max(16, triton.next_power_of_2(spec.head_dim))
+        group = spec.num_heads // spec.num_kv_heads
+        shape = {
+            "HEADS": spec.num_heads,
+            "KV_HEADS": spec.num_kv_heads,
+            "D": spec.head_dim,
+            "WIDTH": width,
+            "BLOCK_SIZE": block_size,
+        }
+        heads = max(16, triton.next_power_of_2(group))
+        common = shape | {"COMPUTE": _COMPUTE[kv_dtype], "SOFT_CAP": spec.soft_cap is not None}
+        self.write = shape | {"TILE": _WRITE_TILE}
+        self.decode = common | {"M": heads} | _options(decode_tile(width, kv_dtype))
+        self.prefill = {
+            rows: common
+            | {"M": rows, "WINDOW": spec.window or 0}
+            | _options(prefill_tile(rows, width, kv_dtype))
+            for rows in TILE_ROWS
+        }
+
+    def scales(self) -> tuple[float, float]:
+        """What the kernels take as scale and soft_cap; see ``soft_capped`` and ``fold``."""
+        scale, cap = self.spec.scale * self.k_scale, self.spec.soft_cap
+        if cap is None:
+            return scale * _LOG2_E, 0.0
+        return 2 * scale * _LOG2_E / cap, cap * _LOG2_E
+
+
+class TritonPaged(AttentionBackend):
+    """See AttentionBackend. A layer's keys, and values, are [blocks, kv heads, block size, D].
+
+    A step's single-query rows are one launch a layer, which rotates, writes the cache and attends;
+    its other rows are two.
+
+    Raises:
+        ConfigError: where the GPU is too old for the kernels or for float8.
+    """
+
+    capabilities = Capabilities(
+        devices=frozenset({"cuda"}),
+        dtypes=frozenset({"float32", "bfloat16", "float16"}),
+        kv_dtypes=frozenset({"float32", "bfloat16", "float16", "fp8"}),
+        head_sizes=frozenset({16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256}),
+        features=frozenset({"sliding_window", "soft_cap", "graphs", "overlap", "speculation"}),
+    )
+    rotates = True
+
+    def __init__(
+        self,
+        layers: list[AttentionSpec],
+        *,
+        block_size: int,
+        kv_dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
+        self._processors = _processors(device, kv_dtype)
+        layouts = [Layout.of(spec) for spec in layers]
+        self._layouts = list(dict.fromkeys(layouts))
+        self._layers = [
+            _Layer(spec, self._layouts.index(layout), block_size, kv_dtype)
+            for spec, layout in zip(layers, layouts, strict=True)
+        ]
+
+    def bytes_per_block(self) -> int:
+        widths = sum(spec.num_kv_heads * spec.head_dim for spec in self.layers)
+        return 2 * widths * self.block_size * self.kv_dtype.itemsize
+
+    def allocate(self, num_blocks: int) -> None:
+        for layer in self._layers:
+            layer.keys = layer.values = torch.empty(0)
+        for layer in self._layers:
+            spec = layer.spec
+            shape = (2, num_blocks, spec.num_kv_heads, self.block_size, spec.head_dim)
+            cache = torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
+            layer.keys, layer.values = cache.unbind(0)
+
+    def set_scales(self, layer: int, k_scale: float, v_scale: float) -> None:
+        """What a layer's cached keys and values are multiplied by when read; 1 until set."""
+        self._layers[layer].k_scale, self._layers[layer].v_scale = k_scale, v_scale
+
+    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+        return tuple(
+            most_parts(num_rows, longest, layout, self._processors) for layout in self._layouts
+        )
+
+    def prepare(self, batch: AttentionBatch) -> Step:
+        decode = prefill = None
+        if batch.num_decodes:
+            decode = [plan_decode(batch, layout, self._processors) for layout in self._layouts]
+        if batch.num_decodes < len(batch.query_lengths):
+            rows = most_tile_rows(self.kv_dtype)
+            prefill = [plan_prefill(batch, layout, rows) for layout in self._layouts]
+        return Step(batch, decode, prefill)
+
+    def attend(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        prepared: Step,
+        rotation: Rotation | None = None,
+    ) -> torch.Tensor:
+        at = self._layers[layer]
+        out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
+        if prepared.decode is not None:
+            _decode(at, out, q, k, v, prepared, rotation)
+        if prepared.prefill is not None:
+            _prefill(at, out, q, k, v, prepared, rotation)
+        return out
+
+
+def _decode(
+    layer: _Layer,
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    step: Step,
+    rotation: Rotation | None,
+) -> None:
+    """The single-query rows, which lead."""
+    assert step.decode is not None
+    plan, batch = step.decode[layer.layout], step.batch
+    scale, soft_cap = layer.scales()
+    paged_decode[plan.grid](
+        out,
+        q,
+        k,
+        v,
+        layer.keys,
+        layer.values,
+        batch.write_slots,
+        None if rotation is None else rotation.positions,
+        None if rotation is None else rotation.table,
+        batch.block_tables,
+        plan.parts,
+        plan.arrived,
+        plan.found,
+        plan.lse,
+        batch.block_tables.stride(0),
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        scale,
+        soft_cap,
+        layer.k_scale,
+        layer.v_scale,
+        ROTATE=rotation is not None,
+        **layer.decode,
+    )
+
+
+def _prefill(
+    layer: _Layer,
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    step: Step,
+    rotation: Rotation | None,
+) -> None:
+    """The rows with several queries, which follow."""
+    assert step.prefill is not None
+    plan, batch, spec = step.prefill[layer.layout], step.batch, layer.spec
+    scale, soft_cap = layer.scales()
+    tiles = -(-spec.num_kv_heads // _WRITE_TILE)
+    if rotation is not None:
+        tiles += -(-spec.num_heads // _WRITE_TILE)
+    write_cache[(len(q) - batch.num_decodes, tiles)](
+        q,
+        k,
+        v,
+        layer.keys,
+        layer.values,
+        batch.write_slots,
+        None if rotation is None else rotation.positions,
+        None if rotation is None else rotation.table,
+        batch.num_decodes,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        1 / layer.k_scale,
+        1 / layer.v_scale,
+        ROTATE=rotation is not None,
+        **layer.write,
+    )
+    paged_prefill[plan.grid](
+        out,
+        q,
+        layer.keys,
+        layer.values,
+        batch.block_tables,
+        plan.tiles,
+        batch.query_start,
+        batch.lengths,
+        batch.block_tables.stride(0),
+        q.stride(0),
+        scale,
+        soft_cap,
+        layer.v_scale,
+        **layer.prefill[plan.rows_per_tile],
+    )
+
+
+def _options(tile: Tile) -> dict[str, Any]:
+    return {"TILE": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
+
+
+def _processors(device: torch.device, kv_dtype: torch.dtype) -> int:
+    """Multiprocessors of the GPU, once it is known to be new enough."""
+    capability = torch.cuda.get_device_capability(device)
+    needed = (8, 9) if kv_dtype is torch.float8_e4m3fn else (8, 0)
+    if capability < needed:
+        raise ConfigError(
+            f"attention.backend triton_paged with cache.kv_dtype {str(kv_dtype)[6:]} needs compute "
+            f"capability {needed[0]}.{needed[1]}, and {torch.cuda.get_device_name(device)} has "
+            f"{capability[0]}.{capability[1]}; use another kv_dtype or backend"
+        )
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,0 +1,151 @@
+"""What a step of paged attention does on the device: parts of decode rows, tiles of prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...core.contracts.attention import AttentionBatch, AttentionSpec
+from ..kernels.paged_decode import PART_FIELDS, plan_parts
+
+__all__ = ("DecodePlan", "Layout", "PrefillPlan", "Step", "TILE_ROWS", "most_parts", "plan_decode", "plan_prefill")
+
+_FEWEST_KEYS = 256
+"""Of a part: four tiles, of which all loads are under way at once; less only adds merging."""
+_MOST_KEYS = 2048
+"""Of a part, while parts do not get many: longer ones leave processors idle at the end."""
+_RESIDENT = 2
+"""Decode programs that one multiprocessor runs at a time."""
+_WAVES = 4
+"""Parts beyond one a row may take so many times the device's processors; the rest is imbalance."""
+_TILE = 64
+"""Keys that a part's size is a multiple of."""
+TILE_ROWS = (16, 64, 128)
+"""Rows that a tile of prompts may have: query heads of one key head times queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What layers of one plan have in common."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int
+
+    @classmethod
+    def of(cls, spec: AttentionSpec) -> Layout:
+        """A layer's; window is 0 for none."""
+        return cls(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window or 0)
+
+
+@dataclass(slots=True)
+class DecodePlan:
+    """Parts of the single-query rows, made by ``plan_parts``, and where they leave what they find.
+
+    Attributes:
+        parts: int32 [parts, PART_FIELDS].
+        arrived: int32 [rows, kv heads], parts that ended; zero between launches.
+        found: float32 [parts, heads, head_dim].
+        lse: float32 [parts, heads], base 2.
+        grid: of the launch.
+    """
+
+    parts: torch.Tensor
+    arrived: torch.Tensor
+    found: torch.Tensor
+    lse: torch.Tensor
+    grid: tuple[int, int]
+
+
+@dataclass(slots=True)
+class PrefillPlan:
+    """Tiles of the other rows, those with most keys first.
+
+    Attributes:
+        tiles: int32 [tiles, 2], row and first query.
+        rows_per_tile: query heads times queries of a tile.
+        grid: of the launch.
+    """
+
+    tiles: torch.Tensor
+    rows_per_tile: int
+    grid: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Step:
+    """A batch and its plans, one a layout; None where there are no such rows."""
+
+    batch: AttentionBatch
+    decode: list[DecodePlan] | None
+    prefill: list[PrefillPlan] | None
+
+
+def most_parts(rows: int, longest: int, layout: Layout, processors: int) -> int:
+    """Parts that rows of up to ``longest`` tokens, rounded up to a power of two, are cut into.
+
+    The bound of what ``plan_parts`` does, and so the size of its output.
+    """
+    longest = 1 << (max(longest, _FEWEST_KEYS) - 1).bit_length()
+    one_wave, waves = _waves(layout, processors)
+    beyond = min(waves, max(one_wave, rows * longest // _MOST_KEYS))
+    return min(rows * -(-longest // _FEWEST_KEYS), rows + beyond)
+
+
+def plan_decode(batch: AttentionBatch, layout: Layout, processors: int) -> DecodePlan:
+    """Launch ``plan_parts`` over the batch's single-query rows."""
+    rows, device = batch.num_decodes, batch.lengths.device
+    num_parts = most_parts(rows, max(batch.host_lengths[:rows]), layout, processors)
+    parts = torch.empty(num_parts, PART_FIELDS.value, dtype=torch.int32, device=device)
+    arrived = torch.empty(rows, layout.num_kv_heads, dtype=torch.int32, device=device)
+    heads = num_parts, layout.num_heads
+    found = torch.empty(*heads, layout.head_dim, dtype=torch.float32, device=device)
+    lse = torch.empty(heads, dtype=torch.float32, device=device)
+    one_wave, waves = _waves(layout, processors)
+    plan_parts[(rows + 1,)](
+        parts,
+        arrived,
+        batch.lengths,
+        rows,
+        num_parts,
+        _FEWEST_KEYS,
+        _MOST_KEYS,
+        one_wave,
+        waves,
+        KV_HEADS=layout.num_kv_heads,
+        WINDOW=layout.window,
+        TILE=_TILE,
+        ROWS=1024,
+    )
+    return DecodePlan(parts, arrived, found, lse, (layout.num_kv_heads, num_parts))
+
+
+def plan_prefill(batch: AttentionBatch, layout: Layout, most_rows: int) -> PrefillPlan:
+    """Cut the rows with several queries into tiles, in one copy to the device.
+
+    Tiles have ``most_rows`` rows if the queries fill them, and more only for a larger group.
+    """
+    decodes = batch.num_decodes
+    counts = np.array(batch.query_lengths[decodes:])
+    lengths = np.array(batch.host_lengths[decodes:])
+    group = layout.num_heads // layout.num_kv_heads
+    needed = max(group, min(int(counts.max()) * group, most_rows))
+    rows_per_tile = next(rows for rows in TILE_ROWS if rows >= needed)
+    queries = rows_per_tile // group
+    tiles = -(-counts // queries)
+    row = np.repeat(np.arange(len(counts)), tiles)
+    first = (np.arange(len(row)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * queries
+    keys = lengths[row] - counts[row] + first
+    order = np.argsort(-keys, kind="stable")
+    packed = np.stack((row + decodes, first), 1)[order].astype(np.int32)
+    on_device = torch.from_numpy(packed).to(batch.lengths.device, non_blocking=True)
+    return PrefillPlan(on_device, rows_per_tile, (layout.num_kv_heads, len(row)))
+
+
+def _waves(layout: Layout, processors: int) -> tuple[int, int]:
+    """Parts that run at the same time, and how many there may be beyond one a row."""
+    one_wave = max(1, processors * _RESIDENT // layout.num_kv_heads)
+    return one_wave, _WAVES * one_wave

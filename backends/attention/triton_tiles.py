@@ -1,0 +1,42 @@
+"""Shapes of the attention kernels' tiles: keys of a tile, warps, and stages of its pipeline."""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+
+__all__ = ("Tile", "decode_tile", "most_tile_rows", "prefill_tile")
+
+
+class Tile(msgspec.Struct, frozen=True):
+    """How a kernel is compiled.
+
+    Attributes:
+        keys: taken in one step of its loop.
+        warps: of a program.
+        stages: loads under way at once.
+    """
+
+    keys: int
+    warps: int
+    stages: int
+
+
+def most_tile_rows(kv_dtype: torch.dtype) -> int:
+    """Query heads of a prompt's tile; products of float32 take three passes and many registers."""
+    return 16 if kv_dtype is torch.float32 else 128
+
+
+def decode_tile(width: int, kv_dtype: torch.dtype) -> Tile:
+    """For a head of ``width`` elements, a power of two."""
+    if kv_dtype is torch.float32:
+        return Tile(32, 4, 2)
+    return Tile(64, 4, 3) if width <= 128 else Tile(32, 4, 3)
+
+
+def prefill_tile(rows: int, width: int, kv_dtype: torch.dtype) -> Tile:
+    """For tiles of ``rows`` query heads."""
+    warps = 8 if rows > 64 else 4
+    if kv_dtype is torch.float32:
+        return Tile(32, warps, 2)
+    return Tile(64, warps, 3) if width <= 128 else Tile(32, warps, 2)

@@ -1,0 +1,212 @@
+"""One step of paged attention against float64, with NaN wherever nothing may be read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from quire.backends.attention.triton_paged import TritonPaged
+from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
+
+__all__ = ("AttentionCase", "check_step", "poisoned_memory")
+
+_TOLERANCE = {
+    torch.float32: 2e-5,
+    torch.float16: 4e-3,
+    torch.bfloat16: 3e-2,
+    torch.float8_e4m3fn: 3e-2,
+}
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """A step.
+
+    Attributes:
+        spec: of the layer.
+        rows: (queries, tokens in the cache once they are written), those with one query first.
+        seed: of everything drawn.
+        block_size: tokens a block.
+        dtype: of queries.
+        kv_dtype: of the cache.
+        rotate: whether the backend rotates.
+        scales: of keys and values.
+    """
+
+    spec: AttentionSpec
+    rows: tuple[tuple[int, int], ...]
+    seed: int = 0
+    block_size: int = 16
+    dtype: torch.dtype = torch.float32
+    kv_dtype: torch.dtype = torch.float32
+    rotate: bool = True
+    scales: tuple[float, float] = (1.0, 1.0)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Inside, ``torch.empty`` gives NaN, or the largest integer."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def check_step(case: AttentionCase, device: str = "cpu") -> TritonPaged:
+    """Run the case's step, which must give the oracle's output and write what it should.
+
+    Raises:
+        AssertionError: at the first difference.
+    """
+    step = _Step(case, torch.device(device))
+    with poisoned_memory():
+        prepared = step.backend.prepare(step.batch)
+        q, k, v = step.qkv.clone().to(device).split(step.heads, 1)
+        found = step.backend.attend(0, q, k, v, prepared, step.rotation)
+    step.check(found.cpu())
+    return step.backend
+
+
+class _Step:
+    """A backend with a filled cache, the batch, and what should come out."""
+
+    def __init__(self, case: AttentionCase, device: torch.device) -> None:
+        self.case = case
+        spec, size = case.spec, case.block_size
+        generator = torch.Generator().manual_seed(case.seed)
+        rng = random.Random(case.seed)
+        used = [-(-length // size) for _, length in case.rows]
+        blocks = list(range(1, sum(used) + 3))
+        rng.shuffle(blocks)
+        self.tables = [[blocks.pop() for _ in range(count)] for count in used]
+        self.backend = TritonPaged([spec], block_size=size, kv_dtype=case.kv_dtype, device=device)
+        self.backend.allocate(sum(used) + 3)
+        self.backend.set_scales(0, *case.scales)
+        self.batch = _batch(case, self.tables, device)
+        self.heads = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
+        tokens = sum(count for count, _ in case.rows)
+        shape = (tokens, sum(self.heads), spec.head_dim)
+        self.qkv = torch.randn(shape, generator=generator).to(case.dtype)
+        self.cached = [
+            torch.randn(2, length, spec.num_kv_heads, spec.head_dim, generator=generator)
+            for _, length in case.rows
+        ]
+        positions = torch.cat([torch.arange(end - n, end) for n, end in case.rows])
+        longest = max(length for _, length in case.rows)
+        angles = torch.rand(longest, spec.head_dim // 2, generator=generator) * 7
+        cos, sin = angles.cos(), angles.sin()
+        table = torch.stack((torch.cat((cos, cos), 1), torch.cat((-sin, sin), 1)), 1)
+        self.table, self.positions = table.to(case.dtype), positions
+        self.rotation = None
+        if case.rotate:
+            self.rotation = Rotation(self.table.to(device), positions.to(device))
+        self._fill()
+
+    def _fill(self) -> None:
+        """NaN in every slot but those of tokens cached before the step."""
+        scales = self.case.scales
+        for cache, scale, part in zip(self._caches(), scales, (0, 1), strict=True):
+            whole = torch.full(cache.shape, torch.nan)
+            for row, (count, length) in enumerate(self.case.rows):
+                for position in range(length - count):
+                    block, offset = self._place(row, position)
+                    whole[block, :, offset] = self.cached[row][part, position] / scale
+            cache.copy_(whole.to(cache.dtype))
+
+    def _caches(self) -> tuple[torch.Tensor, torch.Tensor]:
+        layer = self.backend._layers[0]
+        return layer.keys, layer.values
+
+    def _place(self, row: int, position: int) -> tuple[int, int]:
+        size = self.case.block_size
+        return self.tables[row][position // size], position % size
+
+    def _stored(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        """As the cache gives it back."""
+        return (x.float() / scale).to(self.case.kv_dtype).double() * scale
+
+    def check(self, found: torch.Tensor) -> None:
+        case = self.case
+        q, k, v = self.qkv.double().split(self.heads, 1)
+        if case.rotate:
+            cos, sin = self.table[self.positions].double().unsqueeze(2).unbind(1)
+            half = case.spec.head_dim // 2
+            q, k = (x * cos + x.roll(half, -1) * sin for x in (q, k))
+        expected, begin = [], 0
+        keys, values = (cache.float().cpu().double() for cache in self._caches())
+        touched = torch.zeros(keys.shape[0], case.block_size, dtype=torch.bool)
+        for row, (count, length) in enumerate(case.rows):
+            end = begin + count
+            old, fresh = self.cached[row][:, : length - count], (k[begin:end], v[begin:end])
+            mine = [
+                self._stored(torch.cat((old[part].double(), fresh[part])), case.scales[part])
+                for part in (0, 1)
+            ]
+            for position in range(length):
+                block, offset = self._place(row, position)
+                touched[block, offset] = True
+                for cache, own, scale in zip((keys, values), mine, case.scales, strict=True):
+                    # One unit in the last place: the kernel rotates in float32.
+                    torch.testing.assert_close(
+                        cache[block, :, offset] * scale,
+                        own[position],
+                        rtol=2.1 * torch.finfo(case.kv_dtype).eps,
+                        atol=1e-2 if case.kv_dtype.itemsize == 1 else 1e-6,
+                    )
+            expected.append(_attention(case.spec, q[begin:end], *mine))
+            begin = end
+        assert keys[~touched[:, None].expand(keys.shape[:3])].isnan().all()
+        assert found.dtype is case.dtype
+        tolerance = max(_TOLERANCE[case.dtype], _TOLERANCE[case.kv_dtype])
+        torch.testing.assert_close(
+            found.double(), torch.cat(expected), rtol=tolerance, atol=tolerance
+        )
+
+
+def _attention(
+    spec: AttentionSpec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """[n, heads, d] over [length, kv heads, d], the n being the last positions."""
+    group = spec.num_heads // spec.num_kv_heads
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = torch.einsum("nhd,lhd->hnl", q, k) * spec.scale
+    if spec.soft_cap is not None:
+        scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+    at = torch.arange(len(k) - len(q), len(k))[:, None]
+    key = torch.arange(len(k))[None]
+    hidden = key > at
+    if spec.window is not None:
+        hidden |= key <= at - spec.window
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+    return torch.einsum("hnl,lhd->nhd", weights, v).flatten(1)
+
+
+def _batch(case: AttentionCase, tables: list[list[int]], device: torch.device) -> AttentionBatch:
+    """Tables are padded by blocks of others, as where longer rows were before."""
+    size = case.block_size
+    widest = max(len(table) for table in tables)
+    strange = [block for table in tables for block in table] + [0] * widest
+    padded = [table + strange[: widest - len(table)] for table in tables]
+    slots = [
+        table[position // size] * size + position % size
+        for table, (count, length) in zip(tables, case.rows, strict=True)
+        for position in range(length - count, length)
+    ]
+    starts = [0]
+    for count, _ in case.rows:
+        starts.append(starts[-1] + count)
+    lengths = [length for _, length in case.rows]
+    return AttentionBatch(
+        query_start=torch.tensor(starts, dtype=torch.int32, device=device),
+        lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
+        block_tables=torch.tensor(padded, dtype=torch.int32, device=device),
+        write_slots=torch.tensor(slots, dtype=torch.int64, device=device),
+        num_decodes=sum(count == 1 for count, _ in case.rows),
+        query_lengths=[count for count, _ in case.rows],
+        host_lengths=lengths,
+    )

@@ -1,0 +1,122 @@
+"""Paged attention against float64 in the interpreter."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from quire.backends.attention import triton_paged, triton_plan
+from quire.backends.attention.triton_paged import TritonPaged
+from quire.core.contracts.attention import AttentionSpec
+from tests.contracts.attention_suite import Scenario, check_attention, check_cache
+from tests.kernels.attention_case import AttentionCase, check_step
+
+FLOAT8 = torch.float8_e4m3fn
+
+
+@pytest.fixture(autouse=True)
+def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two multiprocessors, and parts from one tile on, so that short rows are split."""
+    monkeypatch.setattr(triton_paged, "_processors", lambda device, kv_dtype: 2)
+    monkeypatch.setattr(triton_plan, "_FEWEST_KEYS", 64)
+    monkeypatch.setattr(triton_plan, "_MOST_KEYS", 128)
+
+
+def _spec(heads: int, kv_heads: int, width: int, **more: float) -> AttentionSpec:
+    return AttentionSpec(
+        num_heads=heads, num_kv_heads=kv_heads, head_dim=width, scale=width**-0.5, **more
+    )
+
+
+def _rows(rng: random.Random) -> tuple[tuple[int, int], ...]:
+    """A mixed step: some of one query, some of several, cached prefixes of any length."""
+    decodes = [(1, rng.choice((1, 2, 63, 64, 65, 150))) for _ in range(rng.randint(0, 3))]
+    counts = [rng.choice((2, 9, 70)) for _ in range(rng.randint(0 if decodes else 1, 2))]
+    return (*decodes, *((count, count + rng.choice((0, 1, 30, 80))) for count in counts))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_steps(seed: int) -> None:
+    rng = random.Random(seed)
+    kv_heads = rng.choice((1, 2, 3))
+    spec = _spec(
+        kv_heads * rng.choice((1, 2, 5)),
+        kv_heads,
+        rng.choice((16, 40, 64)),
+        window=rng.choice((None, None, 1, 20, 70)),
+        soft_cap=rng.choice((None, 4.0)),
+    )
+    kv_dtype = rng.choice((torch.float32, torch.bfloat16, torch.float16, FLOAT8))
+    dtype = torch.float32 if kv_dtype is torch.float32 else rng.choice((torch.bfloat16, torch.float16))
+    check_step(
+        AttentionCase(
+            spec,
+            _rows(rng),
+            seed=seed,
+            block_size=rng.choice((16, 32, 128)),
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            rotate=rng.random() < 0.7,
+            scales=(0.5, 2.0) if kv_dtype is FLOAT8 else (1.0, 1.0),
+        )
+    )
+
+
+@pytest.mark.parametrize("width", [64, 80, 96, 128, 256])
+def test_head_sizes(width: int) -> None:
+    check_step(AttentionCase(_spec(2, 1, width), ((1, 70), (5, 20))))
+
+
+def test_many_parts() -> None:
+    """More than are merged at once."""
+    case = AttentionCase(_spec(3, 1, 16), ((1, 700), (1, 5)), dtype=torch.bfloat16,
+                         kv_dtype=torch.bfloat16)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_paged, "_processors", lambda device, kv_dtype: 8)
+        check_step(case)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 7])
+def test_contract(dtype: torch.dtype, window: int | None) -> None:
+    specs = (_spec(4, 2, 16, window=window), _spec(3, 3, 16, soft_cap=3.0))
+    check_attention(TritonPaged, Scenario(seed=3, layers=specs, steps=3, dtype=dtype))
+
+
+def test_cache() -> None:
+    check_cache(TritonPaged)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_parts_cover_every_row(seed: int) -> None:
+    """Every key in one part, no more parts than room, and arrivals zeroed."""
+    rng = random.Random(seed)
+    layout = triton_plan.Layout(4, rng.choice((1, 2, 8)), 16, rng.choice((0, 0, 100)))
+    processors = rng.choice((1, 4, 132))
+    rows = rng.choice((1, 2, 30))
+    most = rng.choice((1, 64, 300, 5000))
+    lengths = [rng.randint(1, most) for _ in range(rows)]
+    # Planned for a batch of the same key, as a captured step is.
+    planned = [1] * (rows - 1) + [most]
+    batch = triton_plan.AttentionBatch(
+        query_start=torch.arange(rows + 1, dtype=torch.int32),
+        lengths=torch.tensor(lengths, dtype=torch.int32),
+        block_tables=torch.zeros(rows, 1, dtype=torch.int32),
+        write_slots=torch.zeros(rows, dtype=torch.int64),
+        num_decodes=rows,
+        query_lengths=[1] * rows,
+        host_lengths=planned,
+    )
+    plan = triton_plan.plan_decode(batch, layout, processors)
+    assert not plan.arrived.any()
+    parts = [part for part in plan.parts.tolist() if part[0] >= 0]
+    assert parts == plan.parts.tolist()[: len(parts)]
+    for row, length in enumerate(lengths):
+        mine = [part for part in parts if part[0] == row]
+        assert [part[3:] for part in mine] == [[n, len(mine)] for n in range(len(mine))]
+        first = max(0, length - layout.window) if layout.window else 0
+        assert [part[1] for part in mine] == [first, *(part[2] for part in mine[:-1])]
+        assert mine[-1][2] == length
+        assert all(begin < end for _, begin, end, *_ in mine)
