@@ -187,9 +187,7 @@ def settle(
 
 
 @triton.jit
-def _draw(
-    logits, chunks, tops, weights, number, temperature, num_columns, CHUNK: tl.constexpr
-):
+def _draw(logits, chunks, tops, weights, number, temperature, num_columns, CHUNK: tl.constexpr):
     """Draw in a row without filters, given its chunks' weights."""
     total = tl.sum(weights, axis=0)
     target = tl.minimum((number * total.to(tl.float64)).to(tl.int64), total - 1)
