@@ -13,6 +13,8 @@ import msgspec
 if TYPE_CHECKING:
     import torch
 
+    from ..run.sample_table import Draw
+
 __all__ = ("CONTRACT_VERSION", "Gate", "Memory", "Norm", "Platform", "PlatformDefaults", "Product")
 
 CONTRACT_VERSION = 1
@@ -135,6 +137,16 @@ class Platform(ABC):
             weight: [out, in].
             bias: [out] or None.
         """
+
+    def draw(self, max_rows: int, vocab_size: int, device: torch.device) -> Draw | None:
+        """Kernels that draw tokens from logits; None where torch's operators do.
+
+        Args:
+            max_rows: of a batch.
+            vocab_size: columns of the logits.
+            device: as ``setup`` returned it.
+        """
+        return None
 
     @abstractmethod
     def synchronize(self) -> None:

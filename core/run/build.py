@@ -19,6 +19,7 @@ from ..registry import Registry
 from ..source import Source, locate
 from ..weights.load import dummy_weights, load_weights
 from .footprint import measure_worst_step
+from .graphs import graph_rows
 from .runner import Runner
 
 __all__ = ("build_runner",)
@@ -52,6 +53,8 @@ def build_runner(
     weights = before - platform.memory().free
     with phase("kernels"), _out_of_memory(config, platform):
         attention = _attention(config, registry, model, device)
+        rows = graph_rows(known(config.schedule.max_num_seqs))
+        draw = platform.draw(rows, source.vocab_size(), device)
         runner = Runner(
             model,
             attention,
@@ -60,6 +63,7 @@ def build_runner(
             vocab_size=source.vocab_size(),
             device=device,
             graphs=bool(config.schedule.graphs),
+            draw=draw,
         )
         footprint = measure_worst_step(runner, platform, config.schedule, weights=weights)
     with phase("cache"), _out_of_memory(config, platform):

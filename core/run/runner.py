@@ -6,11 +6,12 @@ import torch
 
 from ..contracts.attention import AttentionBackend
 from ..contracts.model import Architecture
-from ..step import Newcomer, Outcome, Plan, TokenLogprobs
+from ..step import Newcomer, Outcome, Plan
 from .batch import Draws, make_batch
 from .forward import forward
 from .graphs import DecodeGraphs
-from .sample import BROKEN, EXHAUSTED, Sampler, prompt_logprobs
+from .sample import BROKEN, EXHAUSTED, PendingLogprobs, Sampler, prompt_logprobs
+from .sample_table import Draw
 from .slots import SlotTable
 
 __all__ = ("PendingStep", "Runner")
@@ -28,8 +29,8 @@ class PendingStep:
         plan: Plan,
         rows: list[int],
         drawn: torch.Tensor,
-        logprobs: list[TokenLogprobs | None] | None,
-        prompts: dict[int, list[TokenLogprobs]],
+        logprobs: tuple[list[int], PendingLogprobs] | None,
+        prompts: dict[int, list[PendingLogprobs]],
     ) -> None:
         self._plan = plan
         self._rows = rows
@@ -48,7 +49,7 @@ class PendingStep:
         if self._event is not None:
             self._event.synchronize()
         tokens: list[list[int]] = [[] for _ in self._plan.rows]
-        outcome = Outcome(self._plan.step, tokens, prompt_logprobs=self._prompts)
+        outcome = Outcome(self._plan.step, tokens)
         rows = self._rows
         for index, token in zip(rows, self._drawn.tolist(), strict=True):
             if token == BROKEN:
@@ -57,9 +58,14 @@ class PendingStep:
                 outcome.exhausted.append(index)
             else:
                 tokens[index].append(token)
-        for index, entry in zip(rows, self._logprobs or (), strict=False):
-            if entry is not None:
-                outcome.logprobs[index] = [entry]
+        if self._logprobs is not None:
+            asking, pending = self._logprobs
+            for row, entry in zip(asking, pending.read(), strict=True):
+                if entry is not None:
+                    outcome.logprobs[rows[row]] = [entry]
+        for index, parts in self._prompts.items():
+            entries = [entry for part in parts for entry in part.read()]
+            outcome.prompt_logprobs[index] = [entry for entry in entries if entry is not None]
         return outcome
 
 
@@ -74,6 +80,7 @@ class Runner:
         vocab_size: rows of the model's head.
         device: where all of it lives.
         graphs: run decode steps as CUDA graphs.
+        draw: kernels that draw tokens; torch's operators where None.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Runner:
         vocab_size: int,
         device: torch.device,
         graphs: bool,
+        draw: Draw | None = None,
     ) -> None:
         self.model = model
         self.attention = attention
@@ -95,7 +103,9 @@ class Runner:
             block_size=attention.block_size,
             device=device,
         )
-        self.sampler = Sampler(max_slots=max_slots, vocab_size=vocab_size, device=device)
+        self.sampler = Sampler(
+            max_slots=max_slots, vocab_size=vocab_size, device=device, kernels=draw
+        )
         self.graphs: DecodeGraphs | None = None
         if graphs:
             self.graphs = DecodeGraphs(
@@ -153,7 +163,7 @@ class Runner:
         plan: Plan,
         logits: torch.Tensor,
         draws: Draws,
-        prompts: dict[int, list[TokenLogprobs]],
+        prompts: dict[int, list[PendingLogprobs]],
     ) -> PendingStep:
         """Draw from logits, float32 [M, V], and put the draws where the next step finds them."""
         drawn = self.sampler.draw(
@@ -164,20 +174,20 @@ class Runner:
         logprobs = self.sampler.logprobs(logits, drawn, draws.host_slots)
         return PendingStep(plan, draws.rows, drawn, logprobs, prompts)
 
-    def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[TokenLogprobs]]:
+    def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[PendingLogprobs]]:
         """Log-probabilities of the prompt tokens after those computed in this step."""
-        scores: dict[int, list[TokenLogprobs]] = {}
+        scores: dict[int, list[PendingLogprobs]] = {}
         offset = 0
         for index, row in enumerate(plan.rows):
             num_prompt, alternatives = self._scored.get(row.slot, (0, 0))
             end = min(row.start + row.count, num_prompt - 1)
-            entries: list[TokenLogprobs] = []
+            entries: list[PendingLogprobs] = []
             for start in range(row.start, end, _PROMPT_ROWS):
                 stop = min(start + _PROMPT_ROWS, end)
                 first = offset + start - row.start
                 logits = self.model.logits(hidden[first : first + stop - start]).float()
                 targets = self.slots.tokens[row.slot, start + 1 : stop + 1].long()
-                entries += prompt_logprobs(logits, targets, alternatives)
+                entries.append(prompt_logprobs(logits, targets, alternatives))
             if entries:
                 scores[index] = entries
             offset += row.count

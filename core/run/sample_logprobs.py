@@ -6,10 +6,10 @@ import torch
 
 from ..step import TokenLogprobs
 
-__all__ = ("prompt_logprobs", "token_logprobs")
+__all__ = ("PendingLogprobs", "prompt_logprobs")
 
 
-def prompt_logprobs(logits: torch.Tensor, targets: torch.Tensor, most: int) -> list[TokenLogprobs]:
+def prompt_logprobs(logits: torch.Tensor, targets: torch.Tensor, most: int) -> PendingLogprobs:
     """How likely the model found the tokens that did follow.
 
     Args:
@@ -17,36 +17,44 @@ def prompt_logprobs(logits: torch.Tensor, targets: torch.Tensor, most: int) -> l
         targets: int64 [K], the tokens that stand at the next position of each row.
         most: alternatives to report, 0 or more.
     """
-    return token_logprobs(logits, targets, [most] * len(logits))
+    return PendingLogprobs(logits, targets, [most] * len(logits))
 
 
-def token_logprobs(
-    logits: torch.Tensor, targets: torch.Tensor, most: list[int]
-) -> list[TokenLogprobs]:
-    """One entry a row; waits for the device.
+class PendingLogprobs:
+    """Log-probabilities of K tokens, on their way to the host; nobody waits before ``read``.
 
     Args:
         logits: float [K, V].
-        targets: int64 [K].
+        targets: int64 [K]; a negative one stands for no token.
         most: alternatives to report for each row.
     """
-    if not most:
-        return []
-    logits = logits.float()
-    normaliser = logits.logsumexp(dim=-1, keepdim=True)
-    chosen = logits.gather(-1, targets.unsqueeze(-1))
-    ranks = (logits > chosen).sum(dim=-1) + 1
-    top = logits.topk(min(max(most), logits.shape[-1]), dim=-1)
-    columns = zip(
-        targets.tolist(),
-        (chosen - normaliser).squeeze(-1).tolist(),
-        ranks.tolist(),
-        top.indices.tolist(),
-        (top.values - normaliser).tolist(),
-        most,
-        strict=True,
-    )
-    return [
-        TokenLogprobs(token, logprob, rank, ids[:count], values[:count])
-        for token, logprob, rank, ids, values, count in columns
-    ]
+
+    def __init__(self, logits: torch.Tensor, targets: torch.Tensor, most: list[int]) -> None:
+        self._most = most
+        logits = logits.float()
+        normaliser = logits.logsumexp(dim=-1, keepdim=True)
+        chosen = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1))
+        ranks = (logits > chosen).sum(dim=-1, keepdim=True) + 1
+        top = logits.topk(min(max(most, default=0), logits.shape[-1]), dim=-1)
+        self._ids = _to_host(torch.cat((targets.unsqueeze(-1), ranks, top.indices), dim=-1))
+        self._values = _to_host(torch.cat((chosen, top.values), dim=-1) - normaliser)
+
+    def read(self) -> list[TokenLogprobs | None]:
+        """An entry a row, None where there was no token.
+
+        On a GPU the caller has waited, after making this, for an event or for the stream.
+        """
+        rows = zip(self._ids.tolist(), self._values.tolist(), self._most, strict=True)
+        return [
+            TokenLogprobs(token, logprob, rank, top_ids[:count], top_logprobs[:count])
+            if token >= 0
+            else None
+            for (token, rank, *top_ids), (logprob, *top_logprobs), count in rows
+        ]
+
+
+def _to_host(values: torch.Tensor) -> torch.Tensor:
+    if not values.is_cuda:
+        return values
+    copied = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return copied.copy_(values, non_blocking=True)

@@ -1,7 +1,8 @@
 """Sampling parameters by slot, and the tensors that a batch of slots needs of them.
 
-The rows stay on the host. Tensors are made for one list of slots and used again while steps keep
-that list, so a steady decode step touches no parameter and copies none.
+Where kernels draw, they read the parameters from a table on the device. Everything else stays on
+the host: tensors are made for one list of slots and used again while steps keep that list, so a
+steady decode step touches no parameter and copies none.
 """
 
 from __future__ import annotations
@@ -16,38 +17,54 @@ import torch
 from ..step import Newcomer
 from .sample_edits import Allowed, BadWords, Bias, EarlyStops, Edits, Penalties
 from .sample_random import stream_of
+from .sample_table import FILTERED, PARAMETERS, SAMPLED, ParameterTable
 
-__all__ = ("SamplingRows", "Selection")
+__all__ = ("RandomDraws", "SamplingRows", "Selection")
 
 _FLOATS = ("temperature", "top_p", "min_score", "repetition", "presence", "frequency")
 _INTEGERS = ("stream", "top_k", "num_prompt")
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """What a batch of M slots asks for; None where no row asks.
+class RandomDraws:
+    """How R rows of a batch draw with torch's operators.
 
     Attributes:
-        edits: of the logits.
-        sampled: int64 [R], the rows that draw at random; empty when all are greedy.
+        rows: int64 [R], which of the batch; empty when all are greedy.
         streams: int64 [R], of random numbers.
         temperature: float32 [R, 1].
-        filtered: int64 [F], which of the R have a top_k or top_p.
+        filtered: int64 [F], which of the R have a top_k or top_p; None where none has.
         top_k: int64 [F].
         top_p: float64 [F].
-        min_score: float32 [R, 1], log of min_p.
-        logprobs: (row, alternatives) of each row that reports log-probabilities.
+        min_score: float32 [R, 1], log of min_p; None where no row has one.
     """
 
-    edits: Edits | None
-    sampled: torch.Tensor
+    rows: torch.Tensor
     streams: torch.Tensor
     temperature: torch.Tensor
     filtered: torch.Tensor | None
     top_k: torch.Tensor
     top_p: torch.Tensor
     min_score: torch.Tensor | None
-    logprobs: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a batch of M slots asks for.
+
+    Attributes:
+        edits: of the logits; None where no row asks.
+        draws: None where kernels draw.
+        filters: whether a row draws with top_k, top_p or min_p.
+        logprobs: alternatives asked for by each row that reports log-probabilities.
+        logprob_rows: these rows, int64 on the device and as a list.
+    """
+
+    edits: Edits | None
+    draws: RandomDraws | None
+    filters: bool
+    logprobs: list[int]
+    logprob_rows: tuple[torch.Tensor, list[int]]
 
 
 class SamplingRows:
@@ -57,11 +74,20 @@ class SamplingRows:
         max_slots: rows.
         vocab_size: token ids beyond it are dropped, since the device cannot address them.
         device: of the tensors in a selection.
+        table: filled as well, where kernels draw.
     """
 
-    def __init__(self, *, max_slots: int, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        *,
+        max_slots: int,
+        vocab_size: int,
+        device: torch.device,
+        table: ParameterTable | None = None,
+    ) -> None:
         self.vocab_size = vocab_size
         self.device = device
+        self._table = table
         self._values: dict[str, np.ndarray] = {
             **{name: np.zeros(max_slots, dtype=np.float64) for name in _FLOATS},
             **{name: np.zeros(max_slots, dtype=np.int64) for name in _INTEGERS},
@@ -96,6 +122,12 @@ class SamplingRows:
         }
         for name, value in row.items():
             self._values[name][slot] = value
+        if self._table is not None:
+            filters = top_k < size or params.top_p < 1 or params.min_p > 0
+            flags = (SAMPLED | (FILTERED if filters else 0)) if sampled else 0
+            names = PARAMETERS.names or ()
+            values = tuple((row | {"flags": flags})[name] for name in names)
+            self._table.enter(slot, np.array(values, dtype=PARAMETERS))
         penalties = params.presence_penalty or params.frequency_penalty
         _mark(self._sampled, slot, sampled)
         _mark(self._filtered, slot, sampled and (top_k < size or params.top_p < 1))
@@ -120,14 +152,41 @@ class SamplingRows:
         """The tensors for these slots, in this order."""
         if self._last is not None and self._last[0] == slots:
             return self._last[1]
+        asking = [row for row, slot in enumerate(slots) if slot in self._logprobs]
+        selection = Selection(
+            edits=self._edits(slots),
+            draws=self._draws(slots) if self._table is None else None,
+            filters=self.filters(slots),
+            logprobs=[self._logprobs[slots[row]] for row in asking],
+            logprob_rows=(self._tensor(asking), asking),
+        )
+        self._last = (list(slots), selection)
+        return selection
+
+    def filters(self, slots: list[int]) -> bool:
+        """Whether one of these slots draws with top_k, top_p or min_p."""
+        return not (self._filtered.isdisjoint(slots) and self._min_p.isdisjoint(slots))
+
+    def plain(self, slots: list[int]) -> bool:
+        """Whether none of these slots edits its logits or reports log-probabilities."""
+        asking = (
+            self._penalised,
+            self._bias.keys(),
+            self._allowed.keys(),
+            self._early_stops.keys(),
+            self._bad_words.keys(),
+            self._logprobs.keys(),
+        )
+        return all(not members or members.isdisjoint(slots) for members in asking)
+
+    def _draws(self, slots: list[int]) -> RandomDraws:
         sampled = [row for row, slot in enumerate(slots) if slot in self._sampled]
         drawing = [slots[row] for row in sampled]
         filtered = [row for row, slot in enumerate(drawing) if slot in self._filtered]
         filtering = [drawing[row] for row in filtered]
         min_p = not self._min_p.isdisjoint(drawing)
-        selection = Selection(
-            edits=self._edits(slots),
-            sampled=self._tensor(sampled),
+        return RandomDraws(
+            rows=self._tensor(sampled),
             streams=self._column("stream", drawing),
             temperature=self._column("temperature", drawing, torch.float32).unsqueeze(-1),
             filtered=self._tensor(filtered) if filtered else None,
@@ -136,14 +195,7 @@ class SamplingRows:
             min_score=(
                 self._column("min_score", drawing, torch.float32).unsqueeze(-1) if min_p else None
             ),
-            logprobs=[
-                (row, self._logprobs[slot])
-                for row, slot in enumerate(slots)
-                if slot in self._logprobs
-            ],
         )
-        self._last = (list(slots), selection)
-        return selection
 
     def _edits(self, slots: list[int]) -> Edits | None:
         made: dict[str, Any] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 
 from ...core.contracts.platform import Gate, Memory, Norm, Platform, PlatformDefaults, Product
+from ...core.run.sample_table import Draw
 
 __all__ = ("CUDA",)
 
@@ -49,6 +51,13 @@ class CUDA(Platform):
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         product: Product = _operations().TritonProduct(weight, bias)
         return product
+
+    def draw(self, max_rows: int, vocab_size: int, device: torch.device) -> Draw | None:
+        if find_spec("triton") is None:
+            return None
+        from ...backends.kernels.sampling import TritonDraw
+
+        return TritonDraw(max_rows=max_rows, vocab_size=vocab_size, device=device)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

@@ -89,11 +89,12 @@ def test_logprobs_are_those_of_the_model_for_rows_that_ask() -> None:
     sampler.enter(Newcomer(2, [1], 1, 0, SamplingParams(logprobs=3, temperature=0.1)))
     sampler.enter(Newcomer(0, [1], 1, 0, SamplingParams()))
     sampler.enter(Newcomer(1, [1], 1, 0, SamplingParams(logprobs=0, logit_bias={4: 50.0})))
-    entries = sampler.logprobs(logits, torch.tensor([7, 8, 4]), [2, 0, 1])
-    assert entries is not None and entries[1] is None
+    pending = sampler.logprobs(logits, torch.tensor([7, 8, 4]), [2, 0, 1])
+    assert pending is not None
+    rows, entries = pending[0], pending[1].read()
+    assert rows == [0, 2]
     exact = scipy.special.log_softmax(logits.double().numpy(), axis=-1)
-    for row, token, count in ((0, 7, 3), (2, 4, 0)):
-        entry = entries[row]
+    for entry, row, token, count in zip(entries, rows, (7, 4), (3, 0), strict=True):
         assert entry is not None and entry.token_id == token
         np.testing.assert_allclose(entry.logprob, exact[row, token], atol=1e-5)
         assert entry.rank == 1 + (exact[row] > exact[row, token]).sum()
@@ -102,17 +103,17 @@ def test_logprobs_are_those_of_the_model_for_rows_that_ask() -> None:
         np.testing.assert_allclose(entry.top_logprobs, exact[row, best], atol=1e-5)
     assert sampler.logprobs(logits[1:2], torch.tensor([1]), [0]) is None
     failed = sampler.logprobs(logits[:1], torch.tensor([-1]), [2])
-    assert failed == [None]
+    assert failed is not None and failed[1].read() == [None]
 
 
 def test_prompt_logprobs_score_the_given_targets() -> None:
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1)).bfloat16()
     targets = torch.tensor([0, 8, 3, 3])
-    entries = prompt_logprobs(logits, targets, 20)
+    entries = prompt_logprobs(logits, targets, 20).read()
     exact = scipy.special.log_softmax(logits.double().numpy(), axis=-1)
     for row, entry in enumerate(entries):
-        assert entry.token_id == targets[row]
+        assert entry is not None and entry.token_id == targets[row]
         np.testing.assert_allclose(entry.logprob, exact[row, targets[row]], atol=1e-5)
         assert sorted(entry.top_ids) == list(range(9))
         assert entry.top_logprobs == sorted(entry.top_logprobs, reverse=True)
-    assert prompt_logprobs(logits[:0], targets[:0], 5) == []
+    assert prompt_logprobs(logits[:0], targets[:0], 5).read() == []

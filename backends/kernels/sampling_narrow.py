@@ -1,0 +1,358 @@
+"""Sampling, second half: rows whose threshold lies among more tokens than ``settle`` looks at.
+
+For these ``settle`` left an interval of keys that holds the threshold. Each pass of ``narrow``
+counts and weighs the tokens above 8 pivots inside and so makes it 9 times as narrow; ``collect``
+lists the few thousand tokens that are left between and weighs those above; ``finish`` finds the
+exact threshold in the list and draws. Other rows' programs end at once.
+"""
+
+import triton
+import triton.language as tl
+
+from .sampling_parts import (
+    NOTHING,
+    OUTSIDE,
+    UNIT,
+    key_of,
+    parameters,
+    pick,
+    row_best,
+    to_key,
+    uniform,
+    weight_of,
+)
+
+__all__ = ("collect", "finish", "narrow")
+
+_INF = tl.constexpr(float("inf"))
+
+
+@triton.jit
+def narrow(
+    logits,
+    stride,
+    slots,
+    table,
+    tops,
+    state,
+    tallies,
+    num_columns,
+    num_chunks,
+    span,
+    PASS: tl.constexpr,
+    PASSES: tl.constexpr,
+    PIVOTS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+    LIST: tl.constexpr,
+):
+    """Count and weigh ``span`` chunks' tokens above each pivot of this pass."""
+    row = tl.program_id(1)
+    if tl.load(state + row * 4) == 0:
+        return
+    _, _, temperature, _, top_k, _ = parameters(table, tl.load(slots + row))
+    tallies += row * PASSES * PIVOTS * 2
+    low, high, _, done = _interval(state + row * 4, tallies, top_k, num_columns, PASS, PIVOTS, LIST)
+    if done:
+        return
+    best = row_best(tops, row, num_chunks, BLOCK_CHUNKS)
+    pivots = _pivots(low, high, PIVOTS)[:, None]
+    logits += row.to(tl.int64) * stride
+    first = tl.program_id(0) * span
+    for chunk in range(first, tl.minimum(first + span, num_chunks)):
+        columns = (chunk * CHUNK + tl.arange(0, CHUNK))[None, :]
+        x = tl.load(logits + columns, mask=columns < num_columns, other=-_INF)
+        keys = key_of(x.to(tl.float32), best, temperature)
+        weights = tl.exp(-keys.to(tl.float32, bitcast=True))
+        above = keys < pivots
+        count = tl.sum(above.to(tl.int32), axis=1)
+        mass = tl.sum(tl.where(above, weights, 0.0), axis=1).to(tl.float64) * UNIT
+        at = tallies + PASS * PIVOTS * 2 + tl.arange(0, PIVOTS)
+        tl.atomic_add(at, count.to(tl.int64), sem="relaxed")
+        tl.atomic_add(at + PIVOTS, mass.to(tl.int64), sem="relaxed")
+
+
+@triton.jit
+def collect(
+    logits,
+    stride,
+    slots,
+    table,
+    tops,
+    state,
+    tallies,
+    masses,
+    counts,
+    list_keys,
+    list_columns,
+    num_columns,
+    num_chunks,
+    span,
+    PASSES: tl.constexpr,
+    PIVOTS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+    LIST: tl.constexpr,
+):
+    """List the tokens inside the interval, in any order, and weigh each chunk's above it."""
+    row = tl.program_id(1)
+    if tl.load(state + row * 4) == 0:
+        return
+    _, _, temperature, _, top_k, _ = parameters(table, tl.load(slots + row))
+    low, high, _, _ = _interval(
+        state + row * 4,
+        tallies + row * PASSES * PIVOTS * 2,
+        top_k,
+        num_columns,
+        PASSES,
+        PIVOTS,
+        LIST,
+    )
+    low = tl.where(_is_few(top_k, LIST), 0, low)
+    best = row_best(tops, row, num_chunks, BLOCK_CHUNKS)
+    logits += row.to(tl.int64) * stride
+    first = tl.program_id(0) * span
+    for chunk in range(first, tl.minimum(first + span, num_chunks)):
+        columns = chunk * CHUNK + tl.arange(0, CHUNK)
+        x = tl.load(logits + columns, mask=columns < num_columns, other=-_INF)
+        keys = key_of(x.to(tl.float32), best, temperature)
+        mass = tl.sum(tl.where(keys < low, weight_of(keys), 0), axis=0)
+        tl.store(masses + row * num_chunks + chunk, mass)
+        among = (keys >= low) & (keys < high)
+        count = tl.sum(among.to(tl.int32), axis=0)
+        if count > 0:
+            place = tl.cumsum(among.to(tl.int32), axis=0) - 1
+            place += tl.atomic_add(counts + row, count, sem="relaxed")
+            fits = among & (place < LIST)
+            tl.store(list_keys + row * LIST + place, keys, mask=fits)
+            tl.store(list_columns + row * LIST + place, columns, mask=fits)
+
+
+@triton.jit
+def finish(
+    logits,
+    stride,
+    slots,
+    lengths,
+    table,
+    tops,
+    state,
+    tallies,
+    masses,
+    counts,
+    list_keys,
+    list_columns,
+    out,
+    tokens,
+    tokens_stride,
+    num_columns,
+    num_chunks,
+    REMEMBER: tl.constexpr,
+    PASSES: tl.constexpr,
+    PIVOTS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_CHUNKS: tl.constexpr,
+    LIST: tl.constexpr,
+):
+    """One program a row: the exact threshold, and the draw.
+
+    A row whose list overflowed (thousands of equal scores), or that has both a large top_k and a
+    top_p, is searched whole instead: correct, and slow.
+    """
+    row = tl.program_id(0)
+    if tl.load(state + row * 4) == 0:
+        return
+    slot = tl.load(slots + row)
+    stream, top_p, temperature, min_score, top_k, _ = parameters(table, slot)
+    low, high, count_low, _ = _interval(
+        state + row * 4,
+        tallies + row * PASSES * PIVOTS * 2,
+        top_k,
+        num_columns,
+        PASSES,
+        PIVOTS,
+        LIST,
+    )
+    best = row_best(tops, row, num_chunks, BLOCK_CHUNKS)
+    logits += row.to(tl.int64) * stride
+    chunks = tl.arange(0, BLOCK_CHUNKS)
+    at, valid = masses + row * num_chunks + chunks, chunks < num_chunks
+    chunk_masses = tl.load(at, mask=valid, other=0)
+    few = _is_few(top_k, LIST)
+    both = (top_k < num_columns) & (top_p < 1.0)
+    found = tl.load(counts + row)
+    whole = (found > LIST) | (both & (not few))
+    items = tl.arange(0, LIST)
+    listed = (items < found) & (not whole)
+    keys = tl.load(list_keys + row * LIST + items, mask=listed, other=OUTSIDE)
+    columns = tl.load(list_columns + row * LIST + items, mask=listed, other=0)
+    weights = weight_of(keys)
+    base_count = tl.where(few, 0, count_low)
+    base_mass = tl.sum(chunk_masses, axis=0)
+
+    limit = tl.load(state + row * 4 + 3).to(tl.float64, bitcast=True)
+    # Where top-p takes its share of what top-k leaves, two searches; otherwise one.
+    searches = tl.where(both, 2, 1)
+    floor = tl.where(both, to_key(min_score), NOTHING)
+    while searches > 0:
+        while high - low > 1:
+            middle = low + (high - low) // 2
+            count, mass = _above(
+                middle,
+                keys,
+                weights,
+                base_count,
+                base_mass,
+                whole,
+                logits,
+                best,
+                temperature,
+                num_columns,
+                num_chunks,
+                CHUNK,
+            )
+            fits = (count < top_k) & (mass.to(tl.float64) < limit)
+            low = tl.where(fits, middle, low)
+            high = tl.where(fits, high, middle)
+        searches -= 1
+        if searches > 0:
+            count, mass = _above(
+                low,
+                keys,
+                weights,
+                base_count,
+                base_mass,
+                whole,
+                logits,
+                best,
+                temperature,
+                num_columns,
+                num_chunks,
+                CHUNK,
+            )
+            # Fewer than top_k only where the row has no more tokens.
+            missing = tl.maximum(top_k - count, 0)
+            limit = top_p * (mass + missing * weight_of(low)).to(tl.float64)
+            high = tl.minimum(low, floor) + 1
+            low = low * 0
+    last = low
+
+    if whole:
+        for chunk in range(num_chunks):
+            mass = _mass_upto(logits, chunk, last, best, temperature, num_columns, CHUNK)
+            chunk_masses = tl.where(chunks == chunk, mass, chunk_masses)
+    weights = tl.where(keys <= last, weights, 0)
+    total = tl.sum(chunk_masses, axis=0) + tl.sum(weights, axis=0)
+    number = uniform(stream, tl.load(lengths + row))
+    target = tl.minimum((number * total.to(tl.float64)).to(tl.int64), total - 1)
+    # The last chunk before which the weight does not pass the target.
+    chunk, end, before = 0, num_chunks, total * 0
+    while end - chunk > 1:
+        middle = chunk + (end - chunk) // 2
+        mass = tl.sum(tl.where(chunks < middle, chunk_masses, 0), axis=0)
+        mass += tl.sum(tl.where(columns < middle * CHUNK, weights, 0), axis=0)
+        fits = mass <= target
+        before = tl.where(fits, mass, before)
+        chunk = tl.where(fits, middle, chunk)
+        end = tl.where(fits, end, middle)
+    inner = chunk * CHUNK + tl.arange(0, CHUNK)
+    x = tl.load(logits + inner, mask=inner < num_columns, other=-_INF)
+    inner_keys = key_of(x.to(tl.float32), best, temperature)
+    kept = tl.where(inner_keys <= last, weight_of(inner_keys), 0)
+    token = chunk * CHUNK + pick(kept, target - before)
+    tl.store(out + row, token.to(tl.int64))
+    if REMEMBER:
+        tl.store(tokens + slot * tokens_stride + tl.load(lengths + row), token)
+
+
+@triton.jit
+def _is_few(top_k, LIST: tl.constexpr):
+    """Whether all of the best top_k tokens are listed, so that top-p can be searched there too."""
+    return top_k <= LIST // 2
+
+
+@triton.jit
+def _pivots(low, high, PIVOTS: tl.constexpr):
+    """Keys between two, evenly spaced by their scores."""
+    share = (tl.arange(0, PIVOTS) + 1).to(tl.float32) / (PIVOTS + 1)
+    first = low.to(tl.float32, bitcast=True)
+    last = high.to(tl.float32, bitcast=True)
+    return (first + (last - first) * share).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _interval(
+    state,
+    tallies,
+    top_k,
+    num_columns,
+    PASSES: tl.constexpr,
+    PIVOTS: tl.constexpr,
+    LIST: tl.constexpr,
+):
+    """What some passes leave of a row's interval.
+
+    Returns:
+        low (stays), high (does not, or nothing is known of it), tokens above low, and whether
+        what is left can be listed.
+    """
+    pair = tl.load(state + 1)
+    low, high = pair.to(tl.int32), (pair >> 32).to(tl.int32)
+    count_low, count_high = tl.load(state + 2).to(tl.int32), num_columns
+    limit = tl.load(state + 3).to(tl.float64, bitcast=True)
+    few = _is_few(top_k, LIST)
+    done = tl.where(few, count_high, count_high - count_low) <= LIST
+    at = tl.arange(0, PIVOTS)
+    for i in tl.static_range(PASSES):
+        if not done:
+            pivots = _pivots(low, high, PIVOTS)
+            count = tl.load(tallies + i * PIVOTS * 2 + at).to(tl.int32)
+            mass = tl.load(tallies + i * PIVOTS * 2 + PIVOTS + at)
+            fits = (count < top_k) & (mass.to(tl.float64) < limit)
+            low = tl.maximum(low, tl.max(tl.where(fits, pivots, 0), axis=0))
+            high = tl.minimum(high, tl.min(tl.where(fits, OUTSIDE, pivots), axis=0))
+            count_low = tl.maximum(count_low, tl.max(tl.where(fits, count, 0), axis=0))
+            count_high = tl.minimum(count_high, tl.min(tl.where(fits, OUTSIDE, count), axis=0))
+            done = tl.where(few, count_high, count_high - count_low) <= LIST
+    return low, high, count_low, done
+
+
+@triton.jit
+def _mass_upto(logits, chunk, last, best, temperature, num_columns, CHUNK: tl.constexpr):
+    """Weight of a chunk's tokens with keys up to the last."""
+    columns = chunk * CHUNK + tl.arange(0, CHUNK)
+    x = tl.load(logits + columns, mask=columns < num_columns, other=-_INF)
+    keys = key_of(x.to(tl.float32), best, temperature)
+    return tl.sum(tl.where(keys <= last, weight_of(keys), 0), axis=0)
+
+
+@triton.jit
+def _above(
+    bound,
+    keys,
+    weights,
+    base_count,
+    base_mass,
+    whole,
+    logits,
+    best,
+    temperature,
+    num_columns,
+    num_chunks,
+    CHUNK: tl.constexpr,
+):
+    """Number and weight of a row's tokens with keys below the bound, from the list or anew."""
+    above = keys < bound
+    count = base_count + tl.sum(above.to(tl.int32), axis=0)
+    mass = base_mass + tl.sum(tl.where(above, weights, 0), axis=0)
+    if whole:
+        count = count * 0
+        mass = mass * 0
+        for chunk in range(num_chunks):
+            columns = chunk * CHUNK + tl.arange(0, CHUNK)
+            x = tl.load(logits + columns, mask=columns < num_columns, other=-_INF)
+            row_keys = key_of(x.to(tl.float32), best, temperature)
+            below = row_keys < bound
+            count += tl.sum(below.to(tl.int32), axis=0)
+            mass += tl.sum(tl.where(below, weight_of(row_keys), 0), axis=0)
+    return count, mass
