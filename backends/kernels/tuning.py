@@ -11,7 +11,7 @@ from triton.runtime.errors import OutOfResources
 
 from .activation import gated
 from .small_product import Config, dot_product, vector_product
-from .tuned import BUCKETS, Entry, Table
+from .tuned import BUCKETS, Entry
 
 __all__ = ("Arena", "Shape", "candidates", "measure", "multiply", "seconds")
 
@@ -68,10 +68,10 @@ def candidates(tokens: int, shape: Shape) -> list[Config]:
     tiles = -(-shape.n // 64)
     splits = [split for split in (1, 2, 3, 4, 6, 8) if split == 1 or tiles * split <= 600]
     splits = [split for split in splits if tiles * split >= 120] or splits[-1:]
-    cuts = [(128, 3), (128, 4), (128, 5), (256, 2), (256, 3), (64, 4), (64, 6)]
+    tilings = [(128, 3), (128, 4), (128, 5), (256, 2), (256, 3), (64, 4), (64, 6)]
     return [
         Config("dot", rows=64, depth=depth, warps=4, stages=stages, split=split)
-        for depth, stages in cuts
+        for depth, stages in tilings
         for split in splits[:4]
     ]
 
@@ -102,7 +102,7 @@ def seconds(run: Callable[[int], object], count: int) -> float:
     with torch.cuda.graph(graph):
         for index in range(count):
             run(index)
-    times = []
+    times: list[float] = []
     for _ in range(8):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
@@ -157,9 +157,3 @@ def _time(
         return multiply(config, x, weight, gate=shape.gated, pdl=pdl)
 
     return seconds(run, max(len(weights), 8))
-
-
-def table(shapes: list[Shape], device: torch.device, *, pdl: bool) -> Table:
-    """``measure`` as a whole."""
-    entries = list(measure(shapes, device, pdl=pdl))
-    return Table(device=torch.cuda.get_device_name(device), products=entries)
