@@ -24,13 +24,14 @@ _BLOCK = 1024
 def activate(x, ACT: tl.constexpr):
     """The activation in float32, by exponentials that overflow to the right limit."""
     if ACT == "silu":
-        return x / (1.0 + tl.exp(-x))
+        y = x / (1.0 + tl.exp(-x))
     elif ACT == "gelu":
-        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+        y = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     else:
         # (1 + tanh(u)) / 2 is the sigmoid of 2u.
         u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
-        return x / (1.0 + tl.exp(-2.0 * u))
+        y = x / (1.0 + tl.exp(-2.0 * u))
+    return y
 
 
 @triton.jit

@@ -1,10 +1,10 @@
 """x @ weight.T for few rows of x, where reading the weights is all that takes time.
 
-One row is a matrix-vector product: each program streams a few rows of the weights through registers
-and multiplies them in float32. More rows go through the matrix units with the operands swapped: rows
-of the weights are the tall side that the instructions want, tokens the short one. Where a matrix has
-too few rows to occupy the chip, several programs share its depth; the last one to arrive adds their
-partial sums in a fixed order, so that the result does not depend on who it was.
+One row is a matrix-vector product: each program streams a few rows of the weights through
+registers and multiplies them in float32. More rows go through the matrix units with the operands
+swapped: rows of the weights are the tall side that the instructions want, tokens the short one.
+Where a matrix has too few rows to occupy the chip, several programs share its depth; the last one
+to arrive adds their partial sums in a fixed order, so the result does not depend on who that is.
 
 A token's result in the dot form depends on depth and split of the Config and not on the other
 tokens or their number: one Config for all of them is batch-invariant. The vector form adds in
@@ -70,9 +70,10 @@ def _stream(w_ptr, rows, columns, K: tl.constexpr, EDGE: tl.constexpr):
     """A tile of the weights, read once and not kept."""
     at = w_ptr + rows * K + columns
     if EDGE:
-        return tl.load(at, mask=columns < K, other=0, eviction_policy="evict_first")
+        w = tl.load(at, mask=columns < K, other=0, eviction_policy="evict_first")
     else:
-        return tl.load(at, eviction_policy="evict_first")
+        w = tl.load(at, eviction_policy="evict_first")
+    return w
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from triton.runtime import driver
 
 from .small_product import Config
 
@@ -78,14 +79,14 @@ def _choose(m: int, n: int, k: int, gated: bool, device: torch.device) -> Config
         return config
     if device.type != "cuda":
         return default(m, n, k, gated=gated, multiprocessors=1, shared=2**16)
-    properties = torch.cuda.get_device_properties(device)
+    properties = driver.active.utils.get_device_properties(device.index or 0)
     return default(
         m,
         n,
         k,
         gated=gated,
-        multiprocessors=properties.multi_processor_count,
-        shared=properties.shared_memory_per_block_optin,
+        multiprocessors=properties["multiprocessor_count"],
+        shared=properties["max_shared_mem"],
     )
 
 

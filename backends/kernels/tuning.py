@@ -1,0 +1,159 @@
+"""Measure which Config is fastest, on the GPU that is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from triton.runtime.errors import OutOfResources
+
+from .activation import gated
+from .small_product import Config, dot_product, vector_product
+from .tuned import BUCKETS, Entry
+
+__all__ = ("Arena", "Shape", "candidates", "measure", "multiply", "seconds")
+
+_ARENA_BYTES = 2**31 + 2**28
+_MARGIN = 0.99
+"""A kernel of ours must take at most this part of the library's time to be chosen."""
+
+
+class Shape(NamedTuple):
+    """A product: n outputs (of one half behind a gate), k inputs."""
+
+    n: int
+    k: int
+    gated: bool = False
+
+
+class Arena:
+    """Weights of any shape, as many distinct ones as the L2 cache cannot hold.
+
+    Args:
+        device: where.
+        dtype: bfloat16 or float16.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> None:
+        self._data = torch.empty(_ARENA_BYTES // 2, dtype=dtype, device=device)
+        self._data.normal_(std=0.02)
+
+    def weights(self, shape: Shape) -> list[torch.Tensor]:
+        """Distinct [n, k], or [2 * n, k] behind a gate.
+
+        Raises:
+            ValueError: for a shape of which not even two fit.
+        """
+        rows = 2 * shape.n if shape.gated else shape.n
+        size = rows * shape.k
+        count = self._data.numel() // size
+        if count < 2:
+            raise ValueError(f"weights of {rows} x {shape.k} are too large to measure")
+        return [self._data[i * size : (i + 1) * size].view(rows, shape.k) for i in range(count)]
+
+    def inputs(self, tokens: int, width: int) -> torch.Tensor:
+        """[tokens, width]."""
+        return torch.randn(tokens, width, device=self._data.device).to(self._data.dtype)
+
+
+def candidates(tokens: int, shape: Shape) -> list[Config]:
+    """What is worth trying for a number of tokens."""
+    if tokens == 1:
+        rows = (1, 2, 4) if shape.gated else (1, 2, 4, 8)
+        cuts = [(r, depth, w) for r in rows for depth, w in ((1024, 1), (1024, 2), (2048, 2))]
+        cuts += [(1, 4096, 4), (2, 2048, 4), (4, 512, 1), (2, 4096, 4)]
+        return [Config("vector", rows=r, depth=depth, warps=w) for r, depth, w in cuts]
+    tiles = -(-shape.n // 64)
+    splits = [split for split in (1, 2, 3, 4, 6, 8) if split == 1 or tiles * split <= 600]
+    splits = [split for split in splits if tiles * split >= 120] or splits[-1:]
+    tilings = [(128, 3), (128, 4), (128, 5), (256, 2), (256, 3), (64, 4), (64, 6)]
+    return [
+        Config("dot", rows=64, depth=depth, warps=4, stages=stages, split=split)
+        for depth, stages in tilings
+        for split in splits[:4]
+    ]
+
+
+def multiply(
+    config: Config, x: torch.Tensor, weight: torch.Tensor, *, gate: bool, pdl: bool
+) -> torch.Tensor:
+    """One product by a Config, behind it silu's gate if wanted."""
+    act = "silu" if gate else None
+    if config.form == "vector":
+        return vector_product(x, weight, config, act=act, pdl=pdl)
+    if config.form == "dot":
+        return dot_product(x, weight, config, act=act, pdl=pdl)
+    y = F.linear(x, weight)
+    return gated(y, "silu") if gate else y
+
+
+def seconds(run: Callable[[int], object], count: int) -> float:
+    """Of one of ``count`` launches that follow one another in a CUDA graph; median of seven.
+
+    Args:
+        run: launches number i, without waiting for it.
+        count: of launches.
+    """
+    run(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for index in range(count):
+            run(index)
+    times: list[float] = []
+    for _ in range(8):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1000 / count)
+    return sorted(times[1:])[3]
+
+
+def measure(shapes: list[Shape], device: torch.device, *, pdl: bool) -> Iterator[Entry]:
+    """The fastest Config of each shape and bucket, as they are found.
+
+    Args:
+        shapes: to measure.
+        device: a CUDA device.
+        pdl: whether launches overlap, as they will where the choices are used.
+
+    Raises:
+        ValueError: for a shape too large to measure.
+    """
+    arena = Arena(device)
+    for shape in dict.fromkeys(shapes):
+        weights = arena.weights(shape)
+        for tokens in BUCKETS:
+            x = arena.inputs(tokens, shape.k)
+            times = {}
+            for config in [Config("library"), *candidates(tokens, shape)]:
+                try:
+                    times[config] = _time(config, x, weights, shape, pdl) * 1e6
+                except OutOfResources:
+                    continue
+            library = times.pop(Config("library"))
+            best = min(times, key=times.__getitem__, default=Config("library"))
+            if times.get(best, library) > _MARGIN * library:
+                best = Config("library")
+            yield Entry(
+                n=shape.n,
+                k=shape.k,
+                gated=shape.gated,
+                m=tokens,
+                config=best,
+                microseconds=round(times.get(best, library), 2),
+            )
+
+
+def _time(
+    config: Config, x: torch.Tensor, weights: list[torch.Tensor], shape: Shape, pdl: bool
+) -> float:
+    def run(index: int) -> torch.Tensor:
+        weight = weights[index % len(weights)]
+        return multiply(config, x, weight, gate=shape.gated, pdl=pdl)
+
+    return seconds(run, max(len(weights), 8))
