@@ -10,7 +10,16 @@ import torch
 from ...core.contracts.attention import AttentionBatch, AttentionSpec
 from ..kernels.paged_decode import PART_FIELDS, plan_parts
 
-__all__ = ("DecodePlan", "Layout", "PrefillPlan", "Step", "TILE_ROWS", "most_parts", "plan_decode", "plan_prefill")
+__all__ = (
+    "DecodePlan",
+    "Layout",
+    "PrefillPlan",
+    "Step",
+    "TILE_ROWS",
+    "most_parts",
+    "plan_decode",
+    "plan_prefill",
+)
 
 _FEWEST_KEYS = 256
 """Of a part: four tiles, of which all loads are under way at once; less only adds merging."""

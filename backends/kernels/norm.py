@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import launch
+
 __all__ = ("add_rms_norm", "head_rms_norms", "rms_norm")
 
 
@@ -15,10 +17,10 @@ def _rms_norm(
     residual_ptr,
     weight_ptr,
     out_ptr,
-    x_stride,
-    residual_stride,
-    size,
     eps,
+    x_stride: tl.constexpr,
+    residual_stride: tl.constexpr,
+    size: tl.constexpr,
     ADD: tl.constexpr,
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
@@ -49,11 +51,11 @@ def _head_rms_norms(
     k_ptr,
     q_weight_ptr,
     k_weight_ptr,
-    q_token_stride,
-    q_head_stride,
-    k_token_stride,
-    k_head_stride,
     eps,
+    q_token_stride: tl.constexpr,
+    q_head_stride: tl.constexpr,
+    k_token_stride: tl.constexpr,
+    k_head_stride: tl.constexpr,
     Q_HEADS: tl.constexpr,
     K_HEADS: tl.constexpr,
     DIM: tl.constexpr,
@@ -145,20 +147,14 @@ def _launch(
     if not rows:
         return
     block = 1 << (size - 1).bit_length()
-    _rms_norm[(rows,)](
-        x,
-        residual,
-        weight,
-        out,
-        x.stride(0),
-        residual.stride(0),
-        size,
-        eps,
-        add,
-        block,
-        pdl,
+    launch(
+        _rms_norm,
+        (rows,),
+        (x, residual, weight, out),
+        (eps,),
+        (x.stride(0), residual.stride(0), size, add, block, pdl),
         num_warps=min(max(block // 1024, 1), 16),
-        launch_pdl=pdl,
+        pdl=pdl,
     )
 
 
@@ -189,21 +185,14 @@ def head_rms_norms(
     # About 16 bytes a thread and access.
     heads = max(1024 // block, 1)
     grid = (tokens, -(-q_heads // heads) - (-k_heads // heads))
-    _head_rms_norms[grid](
-        q,
-        k,
-        q_weight,
-        k_weight,
-        q.stride(0),
-        q.stride(1),
-        k.stride(0),
-        k.stride(1),
-        eps,
-        q_heads,
-        k_heads,
-        dim,
-        block,
-        heads,
-        pdl,
-        launch_pdl=pdl,
+    launch(
+        _head_rms_norms,
+        grid,
+        (q, k, q_weight, k_weight),
+        (eps,),
+        (
+            *(q.stride(0), q.stride(1), k.stride(0), k.stride(1)),
+            *(q_heads, k_heads, dim, block, heads, pdl),
+        ),
+        pdl=pdl,
     )

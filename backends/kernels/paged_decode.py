@@ -173,9 +173,7 @@ def paged_decode(
         if SOFT_CAP:
             scores = soft_capped(scores, scale, soft_cap)
         scores = tl.where((at < end)[None, :], scores, float("-inf"))
-        weights, top, total, acc = fold(
-            scores, 1.0 if SOFT_CAP else scale, top, total, acc, False
-        )
+        weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, False)
         v = tl.load(values_ptr + offsets, mask=d < D, other=0.0)
         acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
     found = acc * (v_scale / total)[:, None]

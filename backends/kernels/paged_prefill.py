@@ -113,8 +113,6 @@ def _tile(
         if WINDOW:
             seen &= at[None, :] > position[:, None] - WINDOW
         scores = tl.where(seen, scores, float("-inf"))
-    weights, top, total, acc = fold(
-        scores, 1.0 if SOFT_CAP else scale, top, total, acc, WINDOW > 0
-    )
+    weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, WINDOW > 0)
     v = tl.load(values_ptr + offsets, mask=d < D, other=0.0)
     return top, total, tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")

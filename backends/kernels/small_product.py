@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from .activation import ACTIVATIONS, activate
+from .launch import launch
 
 __all__ = ("Config", "dot_product", "vector_product")
 
@@ -78,7 +79,7 @@ def _stream(w_ptr, rows, columns, K: tl.constexpr, EDGE: tl.constexpr):
 
 @triton.jit
 def _vector(
-    x_ptr, w_ptr, bias_ptr, norm_ptr, add_ptr, out_ptr, N, eps,
+    x_ptr, w_ptr, bias_ptr, norm_ptr, add_ptr, out_ptr, eps, N: tl.constexpr,
     K: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, ACT: tl.constexpr,
     BIAS: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -144,8 +145,9 @@ def _prefetch(at):
 
 @triton.jit(do_not_specialize=["M"])
 def _dot(
-    x_ptr, w_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M, N, K,
-    x_stride, add_stride, out_stride, ROWS: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr,
+    x_ptr, w_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M, N: tl.constexpr,
+    K: tl.constexpr, x_stride: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr,
     SPLIT: tl.constexpr, AHEAD: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr,
     BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -160,7 +162,7 @@ def _dot(
     last = tl.minimum(first + share, K)
     w_at = w_ptr + inside[:, None] * K + columns[None, :]
     x_at = x_ptr + tl.minimum(tokens, M - 1).to(tl.int64)[None, :] * x_stride + columns[:, None]
-    up_offset = N.to(tl.int64) * K
+    up_offset = N * K
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         lines = first + tl.arange(0, AHEAD * DEPTH // 64) * 64
@@ -253,25 +255,18 @@ def vector_product(
         width //= 2
     out = _output(x, width, add)
     rows = config.rows
-    _vector[(-(-width // rows),)](
-        x,
-        weight,
-        bias,
-        None if norm is None else norm[0],
-        add,
-        out,
-        width,
-        0.0 if norm is None else norm[1],
-        depth,
-        rows,
-        config.depth,
-        None if act is None else ACTIVATIONS[act],
-        bias is not None,
-        norm is not None,
-        add is not None,
-        pdl,
+    launch(
+        _vector,
+        (-(-width // rows),),
+        (x, weight, bias, None if norm is None else norm[0], add, out),
+        (0.0 if norm is None else norm[1],),
+        (
+            *(width, depth, rows, config.depth),
+            None if act is None else ACTIVATIONS[act],
+            *(bias is not None, norm is not None, add is not None, pdl),
+        ),
         num_warps=config.warps,
-        launch_pdl=pdl,
+        pdl=pdl,
     )
     return out
 
@@ -323,33 +318,23 @@ def dot_product(
         size = tiles * split * rows * tokens * (1 if act is None else 2)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         counters = _counters(x.device)
-    _dot[grid](
-        x,
-        weight,
-        bias,
-        add,
-        out,
-        partial,
-        counters,
-        count,
-        width,
-        depth,
-        x.stride(0),
-        0 if add is None else add.stride(0),
-        out.stride(0),
-        rows,
-        tokens,
-        config.depth,
-        split,
-        1 << (config.stages.bit_length() - 1),
-        depth % config.depth != 0,
-        None if act is None else ACTIVATIONS[act],
-        bias is not None,
-        add is not None,
-        pdl,
+    launch(
+        _dot,
+        grid,
+        (x, weight, bias, add, out, partial, counters),
+        (count,),
+        (
+            *(width, depth, x.stride(0)),
+            *(0 if add is None else add.stride(0), out.stride(0)),
+            *(rows, tokens, config.depth, split),
+            1 << (config.stages.bit_length() - 1),
+            depth % config.depth != 0,
+            None if act is None else ACTIVATIONS[act],
+            *(bias is not None, add is not None, pdl),
+        ),
         num_warps=config.warps,
         num_stages=config.stages,
-        launch_pdl=pdl,
+        pdl=pdl,
     )
     return out
 

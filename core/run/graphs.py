@@ -7,8 +7,8 @@ reads and writes the null block, so that few graphs serve every step.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,34 @@ from ..contracts.model import Architecture
 from ..step import Plan
 from .batch import Draws
 from .forward import forward
+from .sample import Sampler
 from .slots import SlotTable
 
-__all__ = ("DecodeGraphs", "graph_rows")
+__all__ = ("DecodeGraphs", "Decoded", "graph_rows")
+
+
+_Ending = Literal["drawn", "filtered", "hidden"]
+
+
+class _Graph(NamedTuple):
+    """A captured step, and its hidden states where it ends with them."""
+
+    replay: Callable[[], None]
+    hidden: torch.Tensor | None
+
+
+class Decoded(NamedTuple):
+    """A launched step.
+
+    Attributes:
+        draws: its rows.
+        drawn: int64 [M], tokens; undefined where there are hidden states.
+        hidden: [M, hidden size] to draw from, or None where that was done.
+    """
+
+    draws: Draws
+    drawn: torch.Tensor
+    hidden: torch.Tensor | None
 
 
 def graph_rows(rows: int) -> int:
@@ -38,12 +63,15 @@ def graph_rows(rows: int) -> int:
 class DecodeGraphs:
     """Runs steps in which every row computes and draws one token.
 
+    A graph ends with the drawn tokens in the slot table, or, where a request asks for more than the
+    sampler's kernels do, with hidden states.
+
     Args:
         model: with its weights.
         attention: backend with the feature ``graphs``.
         table: the slot table.
+        sampler: draws.
         max_rows: rows of the largest step.
-        vocab_size: width of the logits.
     """
 
     def __init__(
@@ -51,95 +79,98 @@ class DecodeGraphs:
         model: Architecture,
         attention: AttentionBackend,
         table: SlotTable,
+        sampler: Sampler,
         *,
         max_rows: int,
-        vocab_size: int,
     ) -> None:
         self._model = model
         self._attention = attention
         self._table = table
+        self._sampler = sampler
         self._max_rows = graph_rows(max_rows)
         device = table.device
         self._inputs = torch.empty(2 * self._max_rows, dtype=torch.int64, device=device)
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
-        self._logits = torch.empty(self._max_rows, vocab_size, device=device)
-        self._graphs: dict[tuple[int, Hashable], torch.cuda.CUDAGraph] = {}
+        self._drawn = torch.empty(self._max_rows, dtype=torch.int64, device=device)
+        self._graphs: dict[Hashable, _Graph] = {}
         self._pool: Any = None
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._ahead = self._sizes()
 
     def takes(self, plan: Plan) -> bool:
         """Whether a plan is of this kind."""
         return all(row.count == 1 and row.samples for row in plan.rows)
 
-    def run(self, plan: Plan) -> tuple[torch.Tensor, Draws]:
-        """Launch a step's model; its logits, valid until the next step's, and who draws."""
+    def run(self, plan: Plan) -> Decoded:
+        """Launch a step; what it gives is valid until the next one is launched."""
         slots = [row.slot for row in plan.rows]
         starts = [row.start for row in plan.rows]
         count = len(slots)
         size = graph_rows(count)
         self._fill(slots, starts, size)
-        longest = max(starts) + 1
-        key = (size, self._attention.graph_key(size, longest))
-        graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._graphs[key] = self._capture(size, longest)
+        ending: _Ending = "hidden"
+        if self._sampler.graphable(slots):
+            ending = "filtered" if self._sampler.filters(slots) else "drawn"
+        graph = self._graph(size, max(starts) + 1, ending)
         graph.replay()
         draws = Draws(list(range(count)), slots, self._inputs[:count], self._lengths[:count])
-        return self._logits[:count], draws
+        hidden = None if graph.hidden is None else graph.hidden[:count]
+        return Decoded(draws, self._drawn[:count], hidden)
 
     def capture_ahead(self) -> bool:
         """Capture one more size for short contexts; False when all are there."""
-        for size in self._ahead:
-            key = (size, self._attention.graph_key(size, 1))
-            if key not in self._graphs:
+        for size in sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)}):
+            if self._key(size, 1, "drawn") not in self._graphs:
                 self._fill([], [], size)
-                self._graphs[key] = self._capture(size, 1)
+                self._graph(size, 1, "drawn")
                 return True
         return False
 
     def capture_largest(self) -> None:
         """Capture the step that takes most memory."""
-        size = self._max_rows
-        self._fill([], [], size)
-        key = (size, self._attention.graph_key(size, 1))
-        self._graphs[key] = self._capture(size, 1)
+        self._fill([], [], self._max_rows)
+        self._graph(self._max_rows, 1, "filtered")
 
     def forget(self) -> None:
         """Drop every graph: the cache they were captured with is gone."""
         self._graphs.clear()
         self._pool = None
-        self._ahead = self._sizes()
 
-    def _sizes(self) -> Iterator[int]:
-        return iter(sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)}))
+    def _key(self, size: int, longest: int, ending: _Ending) -> Hashable:
+        return size, ending, self._attention.graph_key(size, longest)
+
+    def _graph(self, size: int, longest: int, ending: _Ending) -> _Graph:
+        key = self._key(size, longest, ending)
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._capture(size, longest, ending)
+        return graph
 
     def _fill(self, slots: list[int], starts: list[int], size: int) -> None:
         values = np.zeros(2 * size, dtype=np.int64)
         values[: len(slots)] = slots
-        values[len(slots) : size] = self._table.padding
+        values[len(slots) : size] = -1
         values[size : size + len(starts)] = starts
         self._table.staging.refill(self._inputs, values)
 
-    def _capture(self, size: int, longest: int) -> torch.cuda.CUDAGraph:
+    def _capture(self, size: int, longest: int, ending: _Ending) -> _Graph:
         stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream):
             # Once outside the capture, which must not load or compile a kernel.
-            self._step(size, longest)
+            self._step(size, longest, ending)
             graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
             try:
-                self._step(size, longest)
+                hidden = self._step(size, longest, ending)
             finally:
                 graph.capture_end()
         if self._pool is None:
             self._pool = graph.pool()
         torch.cuda.current_stream().wait_stream(stream)
-        return graph
+        return _Graph(graph.replay, hidden)
 
-    def _step(self, size: int, longest: int) -> None:
-        """What a graph holds: from slots and positions to logits."""
+    def _step(self, size: int, longest: int, ending: _Ending) -> torch.Tensor | None:
+        """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
         table = self._table
         slots, starts = self._inputs[:size], self._inputs[size : 2 * size]
         lengths = torch.add(starts, 1, out=self._lengths[:size])
@@ -155,4 +186,14 @@ class DecodeGraphs:
         )
         token_ids = table.tokens[slots, starts].long()
         hidden = forward(self._model, self._attention, token_ids, starts, batch)
-        self._logits[:size].copy_(self._model.logits(hidden))
+        if ending == "hidden":
+            return hidden
+        self._sampler.draw_static(
+            self._model.logits(hidden),
+            slots,
+            lengths,
+            self._drawn[:size],
+            tokens=table.tokens,
+            filters=ending == "filtered",
+        )
+        return None

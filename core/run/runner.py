@@ -109,7 +109,7 @@ class Runner:
         self.graphs: DecodeGraphs | None = None
         if graphs:
             self.graphs = DecodeGraphs(
-                model, attention, self.slots, max_rows=max_slots, vocab_size=vocab_size
+                model, attention, self.slots, self.sampler, max_rows=max_slots
             )
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
@@ -120,8 +120,10 @@ class Runner:
         self._enter(plan.newcomers)
         self.slots.append_blocks(plan.rows)
         if self.graphs is not None and self.graphs.takes(plan):
-            logits, draws = self.graphs.run(plan)
-            return self._draw(plan, logits, draws, {})
+            draws, drawn, hidden = self.graphs.run(plan)
+            if hidden is None:
+                return PendingStep(plan, draws.rows, drawn, None, {})
+            return self._draw(plan, self.model.logits(hidden), draws, {})
         batch = make_batch(plan, self.slots)
         hidden = forward(
             self.model, self.attention, batch.token_ids, batch.positions, batch.attention
@@ -130,7 +132,7 @@ class Runner:
         if not batch.draws.rows:
             return PendingStep(plan, [], hidden.new_empty(0, dtype=torch.int64), None, prompts)
         last = hidden if batch.last_tokens is None else hidden[batch.last_tokens]
-        return self._draw(plan, self.model.logits(last).float(), batch.draws, prompts)
+        return self._draw(plan, self.model.logits(last), batch.draws, prompts)
 
     @torch.inference_mode()
     def idle(self) -> bool:
@@ -157,6 +159,8 @@ class Runner:
             alternatives = newcomer.params.prompt_logprobs
             if alternatives is not None:
                 self._scored[newcomer.slot] = (newcomer.num_prompt, alternatives)
+        if newcomers:
+            self.sampler.upload()
 
     def _draw(
         self,
@@ -165,13 +169,20 @@ class Runner:
         draws: Draws,
         prompts: dict[int, list[PendingLogprobs]],
     ) -> PendingStep:
-        """Draw from logits, float32 [M, V], and put the draws where the next step finds them."""
-        drawn = self.sampler.draw(
-            logits, draws.slots, draws.host_slots, draws.lengths, self.slots.tokens
-        )
+        """Draw from logits [M, V] and put the draws where the next step finds them."""
+        slots, host_slots, lengths = draws.slots, draws.host_slots, draws.lengths
+        if self.sampler.graphable(host_slots):
+            drawn = torch.empty_like(lengths)
+            filters = self.sampler.filters(host_slots)
+            self.sampler.draw_static(
+                logits, slots, lengths, drawn, tokens=self.slots.tokens, filters=filters
+            )
+            return PendingStep(plan, draws.rows, drawn, None, prompts)
+        logits = logits.float()
+        drawn = self.sampler.draw(logits, slots, host_slots, lengths, self.slots.tokens)
         # A failed draw is kept as a harmless 0.
-        self.slots.tokens[draws.slots, draws.lengths] = drawn.clamp(min=0).to(torch.int32)
-        logprobs = self.sampler.logprobs(logits, drawn, draws.host_slots)
+        self.slots.tokens[slots, lengths] = drawn.clamp(min=0).to(torch.int32)
+        logprobs = self.sampler.logprobs(logits, drawn, host_slots)
         return PendingStep(plan, draws.rows, drawn, logprobs, prompts)
 
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[PendingLogprobs]]:

@@ -49,7 +49,9 @@ def test_random_steps(seed: int) -> None:
         soft_cap=rng.choice((None, 4.0)),
     )
     kv_dtype = rng.choice((torch.float32, torch.bfloat16, torch.float16, FLOAT8))
-    dtype = torch.float32 if kv_dtype is torch.float32 else rng.choice((torch.bfloat16, torch.float16))
+    dtype = (
+        torch.float32 if kv_dtype is torch.float32 else rng.choice((torch.bfloat16, torch.float16))
+    )
     check_step(
         AttentionCase(
             spec,
