@@ -16,7 +16,16 @@ from ...core.errors import ConfigError
 from ..kernels.cache_write import write_cache
 from ..kernels.paged_decode import paged_decode
 from ..kernels.paged_prefill import paged_prefill
-from .triton_plan import TILE_ROWS, Layout, Step, most_parts, plan_decode, plan_prefill
+from .triton_plan import (
+    TILE_ROWS,
+    DecodePlan,
+    Layout,
+    PrefillPlan,
+    Step,
+    most_parts,
+    plan_decode,
+    plan_prefill,
+)
 from .triton_tiles import Tile, decode_tile, most_tile_rows, prefill_tile
 
 __all__ = ("TritonPaged",)
@@ -86,7 +95,6 @@ class TritonPaged(AttentionBackend):
         head_sizes=frozenset({16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256}),
         features=frozenset({"sliding_window", "soft_cap", "graphs", "overlap", "speculation"}),
     )
-    rotates = True
 
     def __init__(
         self,
@@ -97,7 +105,9 @@ class TritonPaged(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
-        self._processors = _processors(device, kv_dtype)
+        self._processors, capability = _device(device, kv_dtype)
+        # From Hopper on a kernel may be launched into the end of the one before.
+        self._pdl = capability >= (9, 0)
         layouts = [Layout.of(spec) for spec in layers]
         self._layouts = list(dict.fromkeys(layouts))
         self._layers = [
@@ -147,10 +157,12 @@ class TritonPaged(AttentionBackend):
     ) -> torch.Tensor:
         at = self._layers[layer]
         out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
+        batch = prepared.batch
         if prepared.decode is not None:
-            _decode(at, out, q, k, v, prepared, rotation)
+            plan = prepared.decode[at.layout]
+            _decode(at, out, q, k, v, batch, plan, rotation, self._pdl)
         if prepared.prefill is not None:
-            _prefill(at, out, q, k, v, prepared, rotation)
+            _prefill(at, out, q, k, v, batch, prepared.prefill[at.layout], rotation)
         return out
 
 
@@ -160,12 +172,12 @@ def _decode(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    step: Step,
+    batch: AttentionBatch,
+    plan: DecodePlan,
     rotation: Rotation | None,
+    pdl: bool,
 ) -> None:
     """The single-query rows, which lead."""
-    assert step.decode is not None
-    plan, batch = step.decode[layer.layout], step.batch
     scale, soft_cap = layer.scales()
     paged_decode[plan.grid](
         out,
@@ -191,6 +203,8 @@ def _decode(
         layer.k_scale,
         layer.v_scale,
         ROTATE=rotation is not None,
+        PDL=pdl,
+        launch_pdl=pdl,
         **layer.decode,
     )
 
@@ -201,12 +215,12 @@ def _prefill(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    step: Step,
+    batch: AttentionBatch,
+    plan: PrefillPlan,
     rotation: Rotation | None,
 ) -> None:
     """The rows with several queries, which follow."""
-    assert step.prefill is not None
-    plan, batch, spec = step.prefill[layer.layout], step.batch, layer.spec
+    spec = layer.spec
     scale, soft_cap = layer.scales()
     tiles = -(-spec.num_kv_heads // _WRITE_TILE)
     if rotation is not None:
@@ -251,8 +265,8 @@ def _options(tile: Tile) -> dict[str, Any]:
     return {"TILE": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
 
 
-def _processors(device: torch.device, kv_dtype: torch.dtype) -> int:
-    """Multiprocessors of the GPU, once it is known to be new enough."""
+def _device(device: torch.device, kv_dtype: torch.dtype) -> tuple[int, tuple[int, int]]:
+    """Multiprocessors and compute capability of the GPU, which must be new enough."""
     capability = torch.cuda.get_device_capability(device)
     needed = (8, 9) if kv_dtype is torch.float8_e4m3fn else (8, 0)
     if capability < needed:
@@ -261,4 +275,4 @@ def _processors(device: torch.device, kv_dtype: torch.dtype) -> int:
             f"capability {needed[0]}.{needed[1]}, and {torch.cuda.get_device_name(device)} has "
             f"{capability[0]}.{capability[1]}; use another kv_dtype or backend"
         )
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    return torch.cuda.get_device_properties(device).multi_processor_count, capability

@@ -11,11 +11,11 @@ from ...core.contracts.attention import AttentionBatch, AttentionSpec
 from ..kernels.paged_decode import PART_FIELDS, plan_parts
 
 __all__ = (
+    "TILE_ROWS",
     "DecodePlan",
     "Layout",
     "PrefillPlan",
     "Step",
-    "TILE_ROWS",
     "most_parts",
     "plan_decode",
     "plan_prefill",
@@ -100,7 +100,8 @@ def most_parts(rows: int, longest: int, layout: Layout, processors: int) -> int:
     """
     longest = 1 << (max(longest, _FEWEST_KEYS) - 1).bit_length()
     one_wave, waves = _waves(layout, processors)
-    beyond = min(waves, max(one_wave, rows * longest // _MOST_KEYS))
+    # Either bound and none between: each number is another captured step.
+    beyond = one_wave if rows * longest <= one_wave * _MOST_KEYS else waves
     return min(rows * -(-longest // _FEWEST_KEYS), rows + beyond)
 
 

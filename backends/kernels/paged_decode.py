@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .cache_write import rotated
-from .softmax import fold, soft_capped
+from .softmax import fold, soft_capped, to_compute
 
 __all__ = ("PART_FIELDS", "paged_decode", "plan_parts")
 
@@ -122,6 +122,7 @@ def paged_decode(
     COMPUTE: tl.constexpr,
     SOFT_CAP: tl.constexpr,
     ROTATE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Grid (KV_HEADS, parts): the query heads of one key head over one part of one row.
 
@@ -130,9 +131,13 @@ def paged_decode(
 
     Args:
         keys_ptr, values_ptr: [blocks, KV_HEADS, BLOCK_SIZE, D].
-        found_ptr: float32 [parts, HEADS, D], what parts found; found_lse_ptr: float32 [parts, HEADS].
+        found_ptr: float32 [parts, HEADS, D], what parts found.
+        found_lse_ptr: float32 [parts, HEADS], logarithms of the parts' sums of weights.
         scale: from products to base-2 logarithms, or for ``soft_capped``; k_scale is in it.
     """
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     kv_head = tl.program_id(0)
     part_ptr = parts_ptr + tl.program_id(1) * PART_FIELDS
     row = tl.load(part_ptr).to(tl.int64)
@@ -146,12 +151,9 @@ def paged_decode(
     angles_ptr = table_ptr
     if ROTATE:
         angles_ptr = table_ptr + tl.load(positions_ptr + row) * (2 * D)
-    q_mask = (m < group) & (d < D)
-    q_offsets = row * q_stride + (kv_head * group + m) * D
-    q = rotated(q_ptr, angles_ptr, q_offsets, d, q_mask, D, ROTATE)
-    if COMPUTE == tl.float16:
-        q = tl.clamp(q, -65504.0, 65504.0)
-    q = q.to(COMPUTE)
+    mask = (m < group) & (d < D)
+    q_ptr += row * q_stride + kv_head * group * D
+    q = to_compute(rotated(q_ptr, angles_ptr, m * D, d, mask, D, ROTATE), COMPUTE)
     ends = number == count - 1
     end = tl.where(ends, end - 1, end)
     top, total, acc = _new_token(
@@ -177,24 +179,34 @@ def paged_decode(
         v = tl.load(values_ptr + offsets, mask=d < D, other=0.0)
         acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
     found = acc * (v_scale / total)[:, None]
-    out_offsets = (row * HEADS + kv_head * group + m) * D + d
+    out_ptr += (row * HEADS + kv_head * group) * D
     if count == 1:
-        tl.store(out_ptr + out_offsets, found.to(out_ptr.dtype.element_ty), mask=q_mask)
-        return
-    heads = tl.arange(0, M)
-    lse_ptr = found_lse_ptr + tl.program_id(1) * HEADS + kv_head * group
-    tl.store(lse_ptr + heads, top + tl.log2(total), mask=heads < group)
-    found_ptr += (tl.program_id(1).to(tl.int64) * HEADS + kv_head * group) * D
-    tl.store(found_ptr + m * D + d, found, mask=q_mask)
+        tl.store(out_ptr + m * D + d, found.to(out_ptr.dtype.element_ty), mask=mask)
+    else:
+        first_head = tl.program_id(1).to(tl.int64) * HEADS + kv_head * group
+        _leave(
+            found, top + tl.log2(total), found_ptr + first_head * D, found_lse_ptr + first_head,
+            out_ptr, arrived_ptr + row * KV_HEADS + kv_head, number, count, HEADS, D, WIDTH, group,
+        )  # fmt: skip
+
+
+@triton.jit
+def _leave(
+    found, lse, found_ptr, lse_ptr, out_ptr, arrived_ptr, number, count, HEADS: tl.constexpr,
+    D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Leave what a part found to be merged, and merge if the row's other parts have done so."""
+    m = tl.arange(0, found.shape[0])
+    d = tl.arange(0, WIDTH)[None, :]
+    tl.store(lse_ptr + m, lse, mask=m < GROUP)
+    tl.store(found_ptr + m[:, None] * D + d, found, mask=(m[:, None] < GROUP) & (d < D))
     # Every thread's stores come before the one thread's release.
     tl.debug_barrier()
-    arrived = tl.atomic_add(arrived_ptr + row * KV_HEADS + kv_head, 1, sem="acq_rel")
+    arrived = tl.atomic_add(arrived_ptr, 1, sem="acq_rel")
     if arrived == count - 1:
-        tl.store(arrived_ptr + row * KV_HEADS + kv_head, 0)
-        _merge(
-            out_ptr + (row * HEADS + kv_head * group) * D, found_ptr - number * HEADS * D,
-            lse_ptr - number * HEADS, count, HEADS, D, WIDTH, group,
-        )  # fmt: skip
+        tl.store(arrived_ptr, 0)
+        found_ptr -= number * HEADS * D
+        _merge(out_ptr, found_ptr, lse_ptr - number * HEADS, count, HEADS, D, WIDTH, GROUP)
 
 
 @triton.jit

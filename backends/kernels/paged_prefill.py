@@ -7,7 +7,7 @@ tile and head m % group, so that short chunks fill tiles and keys are loaded onc
 import triton
 import triton.language as tl
 
-from .softmax import fold, soft_capped
+from .softmax import fold, soft_capped, to_compute
 
 __all__ = ("paged_prefill",)
 
@@ -62,9 +62,7 @@ def paged_prefill(
     token = (start + query).to(tl.int64)
     head = kv_head * group + m % group
     q = tl.load(q_ptr + (token * q_stride + head * D)[:, None] + d, mask=mask, other=0.0)
-    if COMPUTE == tl.float16:
-        q = tl.clamp(q.to(tl.float32), -65504.0, 65504.0)
-    q = q.to(COMPUTE)
+    q = to_compute(q.to(tl.float32), COMPUTE)
     position = cached + query
     end = cached + tl.minimum(first + M // group, queries)
     begin = tl.maximum(cached + first + 1 - WINDOW, 0) if WINDOW else 0

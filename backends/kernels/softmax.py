@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ("fold", "soft_capped")
+__all__ = ("fold", "soft_capped", "to_compute")
 
 
 @triton.jit
@@ -32,3 +32,11 @@ def fold(scores, scale, top, total, acc, MAY_HIDE_ALL: tl.constexpr):
     weights = tl.exp2(scores * scale - base[:, None])
     fade = tl.exp2(top - base)
     return weights, new, total * fade + tl.sum(weights, 1), acc * fade[:, None]
+
+
+@triton.jit
+def to_compute(q, COMPUTE: tl.constexpr):
+    """float32 queries in the type that products are made in, which may hold less."""
+    if COMPUTE.is_fp16():
+        q = tl.clamp(q, -65504.0, 65504.0)
+    return q.to(COMPUTE)

@@ -12,6 +12,7 @@ from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling
 
 FLOAT8 = torch.float8_e4m3fn
 SPILLED = {
+    ("paged_prefill", 80, 128, torch.float32): 16,
     ("paged_prefill", 80, 80, torch.bfloat16): 32,
     ("paged_prefill", 80, 128, torch.bfloat16): 64,
     ("paged_prefill", 80, 128, torch.float16): 64,
@@ -29,7 +30,8 @@ def _compile(
     counts: tuple[int, ...],
 ) -> list[Compiled]:
     """The kernels of one step, of a model with eight key heads and groups of four."""
-    monkeypatch.setattr(triton_paged, "_processors", lambda device, kv_dtype: 132)
+    version = divmod(capability, 10)
+    monkeypatch.setattr(triton_paged, "_device", lambda device, kv_dtype: (132, version))
     spec = AttentionSpec(num_heads=32, num_kv_heads=8, head_dim=head_dim, scale=0.1)
     meta = torch.device("meta")
     backend = TritonPaged([spec], block_size=16, kv_dtype=kv_dtype, device=meta)
