@@ -14,6 +14,7 @@ from ...core.contracts.attention import AttentionBackend, AttentionBatch, Attent
 from ...core.contracts.capabilities import Capabilities
 from ...core.errors import ConfigError
 from ..kernels.cache_write import write_cache
+from ..kernels.launch import launch
 from ..kernels.paged_decode import paged_decode
 from ..kernels.paged_prefill import paged_prefill
 from .triton_plan import (
@@ -179,7 +180,9 @@ def _decode(
 ) -> None:
     """The single-query rows, which lead."""
     scale, soft_cap = layer.scales()
-    paged_decode[plan.grid](
+    launch(
+        paged_decode,
+        plan.grid,
         out,
         q,
         k,
@@ -225,7 +228,9 @@ def _prefill(
     tiles = -(-spec.num_kv_heads // _WRITE_TILE)
     if rotation is not None:
         tiles += -(-spec.num_heads // _WRITE_TILE)
-    write_cache[(len(q) - batch.num_decodes, tiles)](
+    launch(
+        write_cache,
+        (len(q) - batch.num_decodes, tiles),
         q,
         k,
         v,
@@ -243,7 +248,9 @@ def _prefill(
         ROTATE=rotation is not None,
         **layer.write,
     )
-    paged_prefill[plan.grid](
+    launch(
+        paged_prefill,
+        plan.grid,
         out,
         q,
         layer.keys,

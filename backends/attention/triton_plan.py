@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...core.contracts.attention import AttentionBatch, AttentionSpec
+from ..kernels.launch import launch
 from ..kernels.paged_decode import PART_FIELDS, plan_parts
 
 __all__ = (
@@ -115,7 +116,9 @@ def plan_decode(batch: AttentionBatch, layout: Layout, processors: int) -> Decod
     found = torch.empty(*heads, layout.head_dim, dtype=torch.float32, device=device)
     lse = torch.empty(heads, dtype=torch.float32, device=device)
     one_wave, waves = _waves(layout, processors)
-    plan_parts[(rows + 1,)](
+    launch(
+        plan_parts,
+        (rows + 1,),
         parts,
         arrived,
         batch.lengths,

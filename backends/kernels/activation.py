@@ -38,7 +38,13 @@ def activate(x, ACT: tl.constexpr):
 
 @triton.jit
 def _gated(
-    x_ptr, out_ptr, x_stride: tl.constexpr, width: tl.constexpr, ACT: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+    x_ptr,
+    out_ptr,
+    x_stride: tl.constexpr,
+    width: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -67,6 +73,6 @@ def gated(x: torch.Tensor, act: str, *, pdl: bool = False) -> torch.Tensor:
     out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
     if rows:
         grid = (rows, -(-width // _BLOCK))
-        constants = (x.stride(0), width, ACTIVATIONS[act], _BLOCK, pdl)
-        launch(_gated, grid, (x, out), (), constants, pdl=pdl)
+        constants = x.stride(0), width, ACTIVATIONS[act], _BLOCK, pdl
+        launch(_gated, grid, x, out, *constants, launch_pdl=pdl)
     return out

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import launch
+
 __all__ = ("StepInputs", "step_inputs")
 
 _BLOCK = 256
@@ -92,7 +94,9 @@ def step_inputs(
         block_tables=torch.empty((rows, blocks.shape[1]), dtype=torch.int32, device=device),
     )
     if rows:
-        _step_inputs[(rows,)](
+        launch(
+            _step_inputs,
+            (rows,),
             slots,
             starts,
             tokens,
