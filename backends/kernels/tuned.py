@@ -66,7 +66,7 @@ def bucket(tokens: int) -> int | None:
 
 def choose(tokens: int, n: int, k: int, *, gated: bool, x: torch.Tensor) -> Config:
     """How to multiply tokens x k by k x n (twice that behind a gate), where x is."""
-    if tokens > BUCKETS[-1] or x.dtype.itemsize != 2:
+    if tokens > BUCKETS[-1] or x.dtype.itemsize != 2 or k % 8:
         return _LIBRARY
     return _choose(bucket(tokens) or 0, n, k, gated, x.device)
 
