@@ -101,7 +101,7 @@ def _vector(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = tl.minimum(rows, N - 1).to(tl.int64)
     w_ptr += inside[:, None, None] * K
-    up_ptr = w_ptr + N.to(tl.int64) * K
+    up_ptr = w_ptr + N * K
     # The last axis is what a thread reads at once, so that sums along it cross no threads.
     columns = tl.arange(0, STEP // 4)[None, :, None] * 4 + tl.arange(0, 4)[None, None, :]
     if PDL:
