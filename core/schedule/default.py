@@ -27,6 +27,11 @@ __all__ = ("DefaultScheduler",)
 # Share of the pool kept free when admitting beside running sequences, so that they can grow a
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
+# Beside sequences that decode, prompts get this share of a step's tokens, or this many if that is
+# more: everybody who decodes waits for the whole step, and a quarter is long enough for the
+# device's arithmetic to be the limit.
+_BESIDE_DECODES = 4
+_BESIDE_DECODES_LEAST = 512
 
 
 class DefaultScheduler(Scheduler):
@@ -183,6 +188,7 @@ class DefaultScheduler(Scheduler):
     def _plan_all(self, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]) -> None:
         budget = self.settings.max_num_batched_tokens
         running = self._roster.running
+        prompts = self._prompt_budget(budget)
         preemptions = self._preemptions
         index = 0
         while index < len(running) and budget > 0:
@@ -191,19 +197,30 @@ class DefaultScheduler(Scheduler):
                 budget -= 1
                 index += 1
                 continue
-            count = min(seq.num_wanted, budget)
+            wanted = seq.num_wanted
+            prompt = wanted > 1
+            count = min(wanted, budget, prompts) if prompt else min(wanted, budget)
             if count > 0:
                 if not self._make_room(seq, seq.num_computed + count, index):
                     continue
                 self._advance(seq, count, rows)
                 budget -= count
+                prompts -= count if prompt else 0
             index += 1
         waiting = self._roster.waiting
-        while waiting and budget > 0 and self._preemptions == preemptions:
-            count = self._admit(waiting[0], budget, rows, newcomers)
+        prompts = min(prompts, budget)
+        while waiting and prompts > 0 and self._preemptions == preemptions:
+            count = self._admit(waiting[0], prompts, rows, newcomers)
             if count == 0:
                 break
-            budget -= count
+            prompts -= count
+
+    def _prompt_budget(self, budget: int) -> int:
+        """Tokens of a step that may be of prompts."""
+        decoding = any(seq.num_known - seq.num_computed == 1 for seq in self._roster.running)
+        if not decoding or not self.settings.chunked_prefill:
+            return budget
+        return min(budget, max(budget // _BESIDE_DECODES, _BESIDE_DECODES_LEAST))
 
     def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]]) -> bool:
         """Plan the next token of a sequence that lacks only that, in a block it has.

@@ -276,3 +276,26 @@ def test_without_chunked_prefill_prompts_stay_whole() -> None:
     assert [row.count for row in plan.rows] == [10]
     with pytest.raises(InvalidRequest, match="chunked prefill is off"):
         scheduler.add(make_request("long", [1] * 14, 4))
+
+
+def test_prompts_leave_most_of_a_step_to_those_who_decode() -> None:
+    limits = make_settings(
+        num_blocks=2000, max_num_seqs=8, max_num_batched_tokens=4096, max_model_len=5000
+    )
+    scheduler = DefaultScheduler(limits, FirstComeFirstServed())
+    device = FakeDevice(limits.block_size)
+    loop = Loop(scheduler, device, overlap=False)
+    scheduler.add(make_request("long", list(range(3000)), 20))
+    plan = scheduler.plan()
+    assert plan is not None
+    assert plan.num_tokens == 3000  # nobody waits for it
+    loop.take_in(plan, device.execute(plan))
+    scheduler.add(make_request("late", list(range(9000, 12000)), 4))
+    shares = []
+    while scheduler.has_work():
+        plan = scheduler.plan()
+        assert plan is not None
+        shares.append(plan.num_tokens)
+        loop.take_in(plan, device.execute(plan))
+    assert shares[:3] == [1025, 1025, 953]
+    assert loop.reasons == {"long": "length", "late": "length"}
