@@ -8,10 +8,11 @@ import torch
 
 from ...core.contracts.platform import Gate, Norm
 from .activation import gated
+from .launch import compiling_only
 from .linear import linear
 from .norm import rms_norm
 
-__all__ = ("TritonGate", "TritonNorm", "TritonProduct")
+__all__ = ("TritonGate", "TritonNorm", "TritonProduct", "compiling_only")
 
 
 @cache

@@ -6,6 +6,7 @@ Life cycle: ``available`` without side effects; ``setup`` once in the process th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
@@ -147,6 +148,10 @@ class Platform(ABC):
             device: as ``setup`` returned it.
         """
         return None
+
+    def compiling(self) -> AbstractContextManager[None]:
+        """Inside, kernels are compiled, many at a time, and need not run; results mean nothing."""
+        return nullcontext()
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -21,6 +21,7 @@ from ..weights.load import dummy_weights, load_weights
 from .footprint import measure_worst_step
 from .graphs import graph_rows
 from .runner import Runner
+from .warmup import warm_up
 
 __all__ = ("build_runner",)
 
@@ -65,6 +66,8 @@ def build_runner(
             graphs=bool(config.schedule.graphs),
             draw=draw,
         )
+        warm_up(runner, platform)
+    with phase("memory"), _out_of_memory(config, platform):
         footprint = measure_worst_step(runner, platform, config.schedule, weights=weights)
     with phase("cache"), _out_of_memory(config, platform):
         num_blocks = size_cache(

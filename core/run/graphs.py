@@ -24,6 +24,8 @@ from .slots import SlotTable
 __all__ = ("DecodeGraphs", "Decoded", "graph_rows")
 
 
+# Rows up to which a platform may have kernels of its own for products.
+_OWN_PRODUCTS = 64
 _Ending = Literal["drawn", "filtered", "hidden"]
 
 
@@ -118,12 +120,20 @@ class DecodeGraphs:
 
     def capture_ahead(self) -> bool:
         """Capture one more size for short contexts; False when all are there."""
-        for size in sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)}):
+        for size in self._sizes():
             if self._key(size, 1, "drawn") not in self._graphs:
                 self._fill([], [], size)
                 self._graph(size, 1, "drawn")
                 return True
         return False
+
+    def run_sizes(self) -> None:
+        """Run, without a graph, a step of each size up to where products are the library's."""
+        for size in self._sizes():
+            if size <= _OWN_PRODUCTS or size == self._max_rows:
+                self._fill([], [], size)
+                self._step(size, 1, "drawn")
+                self._step(size, 1, "filtered")
 
     def capture_largest(self) -> None:
         """Capture the step that takes most memory."""
@@ -134,6 +144,9 @@ class DecodeGraphs:
         """Drop every graph: the cache they were captured with is gone."""
         self._graphs.clear()
         self._pool = None
+
+    def _sizes(self) -> list[int]:
+        return sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)})
 
     def _key(self, size: int, longest: int, ending: _Ending) -> Hashable:
         return size, ending, self._attention.graph_key(size, longest)

@@ -140,6 +140,12 @@ class Runner:
         return self.graphs is not None and self.graphs.capture_ahead()
 
     @torch.inference_mode()
+    def decode_sizes(self) -> None:
+        """Run one decode step of each size whose kernels may differ, on padding alone."""
+        if self.graphs is not None:
+            self.graphs.run_sizes()
+
+    @torch.inference_mode()
     def measure_graphs(self) -> None:
         """Capture the largest decode step, as long as the measured cache is in place."""
         if self.graphs is not None:

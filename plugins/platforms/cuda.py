@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 import torch
@@ -58,6 +59,10 @@ class CUDA(Platform):
         from ...backends.kernels.sampling import TritonDraw
 
         return TritonDraw(max_rows=max_rows, vocab_size=vocab_size, device=device)
+
+    def compiling(self) -> AbstractContextManager[None]:
+        compiling: AbstractContextManager[None] = _operations().compiling_only()
+        return compiling
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

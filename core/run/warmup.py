@@ -1,0 +1,40 @@
+"""Loading every kernel that steps will use, before anybody waits for one."""
+
+from __future__ import annotations
+
+from ..contracts.platform import Platform
+from ..request import SamplingParams
+from ..step import Newcomer, Plan, Row
+from .runner import Runner
+
+__all__ = ("warm_up",)
+
+# Prompt lengths between which attention and products change their kernels.
+_PROMPTS = (2, 16, 128, 1024)
+
+
+def warm_up(runner: Runner, platform: Platform) -> None:
+    """Compile what was never compiled on this machine, many kernels at a time, then load them all.
+
+    Args:
+        runner: without a cache.
+        platform: of the runner's device.
+    """
+    if platform.device_type == "cpu":
+        return
+    runner.attention.allocate(2)
+    with platform.compiling():
+        _small_steps(runner)
+    _small_steps(runner)
+    platform.synchronize()
+
+
+def _small_steps(runner: Runner) -> None:
+    longest = runner.slots.tokens.shape[1] - 1
+    params = SamplingParams(top_p=0.9, top_k=50)
+    for count in _PROMPTS:
+        count = min(count, longest)
+        newcomer = Newcomer(0, [0] * count, count, 0, params)
+        blocks = [0] * -(-count // runner.attention.block_size)
+        runner.execute(Plan(0, [newcomer], [Row(0, 0, count, blocks, samples=True)])).wait()
+    runner.decode_sizes()
