@@ -59,7 +59,7 @@ def main() -> None:
     engine = Engine.start(_config(args.model, args.set), Registry(), phases.__setitem__)
     started = time.perf_counter() - begun
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    _say(engine="quire", start_s=started, device=gpu, phases=phases)
+    say(engine="quire", start_s=started, device=gpu, phases=phases)
     drive(engine, _work(engine, "smoke-4"))
     for name in args.workloads.split(","):
         if name == "ttft-512":
@@ -81,7 +81,7 @@ def _measure(engine: Engine, name: str, repeat: int) -> None:
             raise RuntimeError("a request is short of tokens")
     made, read = sum(work.outputs), sum(map(len, work.prompts))
     middle = statistics.median(seconds)
-    _say(
+    say(
         workload=name,
         s=middle,
         least_s=min(seconds),
@@ -99,7 +99,7 @@ def _first_token(engine: Engine) -> None:
         drive(engine, Workload("ttft-512", [prompt], [1]))
         seconds.append(time.perf_counter() - begun)
     middle = statistics.median(seconds)
-    _say(workload="ttft-512", s=middle, least_s=min(seconds), most_s=max(seconds))
+    say(workload="ttft-512", s=middle, least_s=min(seconds), most_s=max(seconds))
 
 
 def _work(engine: Engine, name: str) -> Workload:
@@ -116,7 +116,8 @@ def _config(model: str, changes: list[str]) -> Config:
     return load(overrides=[*ours, *changes])
 
 
-def _say(**values: object) -> None:
+def say(**values: object) -> None:
+    """Print a JSON line."""
     shown = {
         key: round(value, 5) if isinstance(value, float) else value for key, value in values.items()
     }

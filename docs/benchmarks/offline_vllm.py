@@ -1,0 +1,86 @@
+"""The workloads of `offline.py` through vLLM, on the same made-up weights' shape.
+
+    python docs/benchmarks/offline_vllm.py latency-1,decode-64 --repeat 3
+
+Needs vLLM, and quire's sources for the workloads. Prints the JSON lines that `offline.py` prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from offline import LLAMA_8B, say
+
+from quire.cli.bench.workloads import make
+
+
+def main() -> None:
+    """Start once, run everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workloads", help="names, separated by commas")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--max-num-seqs", type=int, default=512)
+    args = parser.parse_args()
+    begun = time.perf_counter()
+    import msgspec
+    from vllm import LLM, SamplingParams
+
+    folder = Path(tempfile.mkdtemp())
+    (folder / "config.json").write_bytes(msgspec.json.encode(LLAMA_8B))
+    llm = LLM(
+        model=str(folder),
+        load_format="dummy",
+        skip_tokenizer_init=True,
+        max_model_len=20000,
+        gpu_memory_utilization=0.9,
+        max_num_seqs=args.max_num_seqs,
+        dtype="bfloat16",
+    )
+    say(engine="vllm", start_s=time.perf_counter() - begun)
+
+    def run(prompts: list[list[int]], outputs: list[int]) -> float:
+        params = [
+            SamplingParams(
+                temperature=0, max_tokens=n, min_tokens=n, ignore_eos=True, detokenize=False
+            )
+            for n in outputs
+        ]
+        asked = [{"prompt_token_ids": ids} for ids in prompts]
+        llm.reset_prefix_cache()
+        begun = time.perf_counter()
+        answers = llm.generate(asked, params, use_tqdm=False)
+        seconds = time.perf_counter() - begun
+        if [len(answer.outputs[0].token_ids) for answer in answers] != outputs:
+            raise RuntimeError("a request is short of tokens")
+        return seconds
+
+    warm = make("smoke-4", vocab_size=LLAMA_8B["vocab_size"], max_model_len=20000)
+    run(warm.prompts, warm.outputs)
+    for name in args.workloads.split(","):
+        first = name == "ttft-512"
+        work = make(
+            "batch-1024" if first else name,
+            vocab_size=LLAMA_8B["vocab_size"],
+            max_model_len=20000,
+        )
+        if first:
+            seconds = [run([prompt], [1]) for prompt in work.prompts[:10]]
+        else:
+            seconds = [run(work.prompts, work.outputs) for _ in range(args.repeat)]
+        middle = statistics.median(seconds)
+        made = 1 if first else sum(work.outputs)
+        say(
+            workload=name,
+            s=middle,
+            least_s=min(seconds),
+            most_s=max(seconds),
+            out_tok_s=made / middle,
+        )
+
+
+if __name__ == "__main__":
+    main()
