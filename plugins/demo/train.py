@@ -1,7 +1,7 @@
 """Train the demonstration model, or its draft by distillation.
 
-Run as `python -m quire.plugins.demo.train --model demo --data DATA --out RUN --steps 6000`, then
-`... --model draft --teacher RUN/export --out RUN-draft --steps 3000`; DATA comes from `prepare`.
+Run as `python -m quire.plugins.demo.train --model demo --data DATA --out RUN --steps 5500`, then
+`... --model draft --teacher RUN/export --out RUN-draft --steps 2500`; DATA comes from `prepare`.
 A run that was cut off goes on with `--resume`.  Batches and schedule depend on the seed and the
 step alone, so that a resumed run sees the batches an uninterrupted one would have seen.
 """
