@@ -46,7 +46,7 @@ DISTRIBUTIONS = (
     "pydantic", "pygments", "pyparsing", "pytest", "pytest-asyncio", "pytest-xdist", "pyyaml",
     "pyzmq", "python-dateutil", "regex", "rich", "rich-click", "safetensors", "scipy",
     "setuptools", "sortedcontainers", "sympy", "tokenizers", "torch", "transformers",
-    "triton", "typer", "typing_extensions", "typing-inspection", "uvicorn", "wheel",
+    "typer", "typing_extensions", "typing-inspection", "uvicorn", "wheel",
 )  # fmt: skip
 
 _SKIPPED_PARTS = {"_vendor", "vendored", "site-packages", "idlelib", "pydoc_data", "__pycache__"}
@@ -215,7 +215,8 @@ def licences(origins: set[str]) -> dict[str, str]:
             if in_info and words.startswith(("LICEN", "COPYING", "NOTICE", "COPYRIGHT")):
                 parts.append(Path(str(file.locate())).read_text(encoding="utf-8"))
         about = metadata.metadata(origin)
-        stated = ", ".join(about.get_all("Classifier") or [])
+        classifiers = about.get_all("Classifier") or []
+        stated = ", ".join(line for line in classifiers if line.startswith("License"))
         title = f"{origin} {metadata.version(origin)}"
         texts[title] = "\n\n".join(parts) or f"No licence file; its metadata says: {stated}"
     return texts

@@ -24,9 +24,9 @@ _HELD_OUT_SHARE = 0.05
 # By task: how it is drawn, and its weight among the training chats.
 TASKS: dict[str, tuple[Callable[[Random], Item], float]] = {
     "add": (tasks_math.add, 10),
-    "subtract": (tasks_math.subtract, 13),
+    "subtract": (tasks_math.subtract, 15),
     "multiply": (tasks_math.multiply, 14),
-    "divide": (tasks_math.divide, 13),
+    "divide": (tasks_math.divide, 15),
     "compare": (tasks_math.compare, 5),
     "sort": (tasks_math.sort, 9),
     "case": (tasks_text.change_case, 9),
@@ -50,7 +50,7 @@ _SYSTEM = (
 def is_held_out(key: str) -> bool:
     """Say whether a question belongs to the held-out split.
 
-    Tasks share the split: a word held out for reversing is never spelled in training either.
+    Tasks share the split: a word held out for reversing is never asked about alone in training.
 
     Args:
         key: What the question is about; empty means a basic fact, always trained on.

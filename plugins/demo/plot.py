@@ -1,6 +1,6 @@
 """Draw the training logs' loss curves.
 
-Run as `python -m quire.plugins.demo.plot --out loss.png DEMO_LOG DRAFT_LOG`.
+Run as `python -m quire.plugins.demo.plot --out loss.png LOG...`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def draw(logs: list[Path], out: Path) -> None:
         logs: Training logs.
         out: Image to write.
     """
-    figure, panels = plt.subplots(1, len(logs), figsize=(6 * len(logs), 4), squeeze=False)
+    figure, panels = plt.subplots(1, len(logs), figsize=(5 * len(logs), 4), squeeze=False)
     for panel, path in zip(panels[0], logs, strict=True):
         log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for name, label in (

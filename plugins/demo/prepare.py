@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from . import corpus, curriculum, snippets
-from .tokenizer import BOS, CHAT_TEMPLATE, SPECIAL, save_tokenizer, splitter, train_tokenizer
+from .tokenizer import BOS, CHAT_TEMPLATE, SPECIAL, save_tokenizer, train_tokenizer
 
 __all__ = (
     "Plan",
@@ -174,13 +174,12 @@ def _write(folder: Path, name: str, words: Words) -> dict[str, Any]:
     return {"tokens": len(words), "sha256": hashlib.sha256(raw).hexdigest()}
 
 
-def prepare(out: Path, plan: Plan, vocabulary: Path | None = None) -> dict[str, Any]:
+def prepare(out: Path, plan: Plan) -> dict[str, Any]:
     """Write tokenizer and streams into a folder.
 
     Args:
         out: Folder for the data.
         plan: Sizes and seed.
-        vocabulary: A `tokenizer.json` whose tokens to keep, to go on training a model.
 
     Returns:
         The data's record, also written as `data.json`.
@@ -188,11 +187,7 @@ def prepare(out: Path, plan: Plan, vocabulary: Path | None = None) -> dict[str, 
     out.mkdir(parents=True, exist_ok=True)
     files = corpus.collect()[: plan.files or None]
     code = code_texts(plan, files)
-    if vocabulary:
-        tokenizer = Tokenizer.from_file(str(vocabulary))
-        tokenizer.pre_tokenizer = splitter()
-    else:
-        tokenizer = train_tokenizer(_tokenizer_sample(plan, code))
+    tokenizer = train_tokenizer(_tokenizer_sample(plan, code))
     save_tokenizer(tokenizer, out / "tokenizer")
     ones = np.uint16(_LOSS_BIT)
     held = [BOS + text for text in corpus.held_out_sources().values()]
@@ -233,14 +228,13 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path)
     parser.add_argument("--chats", type=int, default=Plan.chats)
     parser.add_argument("--snippets", type=int, default=Plan.snippets)
     parser.add_argument("--files", type=int, default=0)
     parser.add_argument("--seed", type=int, default=Plan.seed)
     args = parser.parse_args()
     plan = Plan(args.chats, args.snippets, args.seed, args.files)
-    print(json.dumps(prepare(args.out, plan, args.vocabulary), indent=2))
+    print(json.dumps(prepare(args.out, plan), indent=2))
 
 
 if __name__ == "__main__":

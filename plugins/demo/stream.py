@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,10 @@ class Stream:
 
         Args:
             folder: Data folder.
-            name: Stream's name; its file may be compressed by xz.
+            name: Stream's name.
             device: Where to keep it.
         """
-        path = folder / f"{name}.bin"
-        raw = path.read_bytes() if path.exists() else lzma.decompress(
-            path.with_suffix(".bin.xz").read_bytes()
-        )  # fmt: skip
-        words = np.frombuffer(raw, dtype="<u2").astype(np.int32)
+        words = np.fromfile(folder / f"{name}.bin", dtype="<u2").astype(np.int32)
         self.words = torch.from_numpy(words).to(device)
         self.starts = torch.from_numpy(np.flatnonzero((words & ~LOSS_BIT) == 0))
 

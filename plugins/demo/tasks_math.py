@@ -83,6 +83,9 @@ def add(rng: Random) -> Item:
 def subtract(rng: Random) -> Item:
     """Make a subtraction; one in six has a negative result."""
     a, b = sorted((_number(rng), _number(rng)), reverse=True)
+    if rng.random() < 1 / 3:
+        # Long ones, where borrowing goes on from digit to digit, need the most practice.
+        a, b = sorted((rng.randint(100, 999), rng.randint(10, 999)), reverse=True)
     key = "" if a < 10 else f"{a}-{b}"
     wordings: tuple[str, ...] = _SUBTRACT + _SUBTRACT_STORY
     if rng.random() < 1 / 6:
@@ -116,7 +119,8 @@ def multiply(rng: Random) -> Item:
 
 def divide(rng: Random) -> Item:
     """Make an integer division by at most 12."""
-    a, b = _number(rng), rng.randint(1, 12)
+    # Large divisors are the hard ones: they come more often.
+    a, b = _number(rng), max(rng.randint(1, 12), rng.randint(1, 12))
     key = "" if a < 10 else f"{a}//{b}"
     quotient, rest = divmod(a, b)
     answer = f"{a} // {b} = {quotient}, remainder {rest}."

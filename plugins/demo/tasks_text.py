@@ -43,13 +43,16 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 
 def _word(rng: Random) -> str:
-    """Draw a common word, a made-up one or, rarely, random letters."""
+    """Draw a common word, one with an ending, a made-up one or random letters."""
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.3:
         return rng.choice(WORDS)
-    if kind < 0.85:
+    if kind < 0.4:
+        # A word is one token or two: with an ending, held-out words show their letters too.
+        return rng.choice(WORDS) + rng.choice(SYLLABLES)
+    if kind < 0.8:
         return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 4)))[:10]
-    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 6)))
+    return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7)))
 
 
 def change_case(rng: Random) -> Item:

@@ -16,7 +16,6 @@ __all__ = (
     "SPECIAL",
     "VOCAB_SIZE",
     "save_tokenizer",
-    "splitter",
     "train_tokenizer",
 )
 
@@ -71,7 +70,7 @@ CHAT_TEMPLATE = """\
 """
 
 
-def splitter() -> pre_tokenizers.PreTokenizer:
+def _splitter() -> pre_tokenizers.PreTokenizer:
     """Return the pre-tokenizer."""
     return pre_tokenizers.Sequence(
         [
@@ -91,7 +90,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
         A tokenizer of `VOCAB_SIZE` tokens that puts `BOS` before every text.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = splitter()
+    tokenizer.pre_tokenizer = _splitter()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,

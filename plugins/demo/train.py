@@ -1,7 +1,7 @@
 """Train the demonstration model, or its draft by distillation.
 
-Run as `python -m quire.plugins.demo.train --model demo --data DATA --out RUN --steps 9000`, then
-`... --model draft --teacher RUN/export --out RUN-draft --steps 4000`; DATA comes from `prepare`.
+Run as `python -m quire.plugins.demo.train --model demo --data DATA --out RUN --steps 5500`, then
+`... --model draft --teacher RUN/export --out RUN-draft --steps 2500`; DATA comes from `prepare`.
 A run that was cut off goes on with `--resume`.  Batches and schedule depend on the seed and the
 step alone, so that a resumed run sees the batches an uninterrupted one would have seen.
 """
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import math
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,10 +54,10 @@ class Settings:
     steps: int
     rows: int = 64
     length: int = CONTEXT
-    chat_share: float = 0.35
+    chat_share: float = 0.4
     seed: int = 1
-    matrix_rate: float = 0.02
-    other_rate: float = 0.003
+    matrix_rate: float = 0.03
+    other_rate: float = 0.005
     warmup: int = 150
     decay: float = 0.6
 
@@ -214,7 +215,7 @@ class Trainer:
             file.write(json.dumps(rounded) + "\n")
 
     def run(self, check_every: int) -> None:
-        """Train to the end and export the model.
+        """Train to the end and export the model with its tokenizer.
 
         Args:
             check_every: Steps between validations and checkpoints.
@@ -241,6 +242,7 @@ class Trainer:
                 self.save(done)
                 since = time.perf_counter()
         export(self.model, self.out / "export")
+        shutil.copytree(self.data / "tokenizer", self.out / "export", dirs_exist_ok=True)
 
 
 def main() -> None:
@@ -250,23 +252,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--teacher", type=Path)
-    parser.add_argument("--init", type=Path, help="exported checkpoint to start from")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--rows", type=int, default=Settings.rows)
     parser.add_argument("--length", type=int, default=Settings.length)
     parser.add_argument("--chat-share", type=float, default=Settings.chat_share)
     parser.add_argument("--matrix-rate", type=float, default=Settings.matrix_rate)
     parser.add_argument("--other-rate", type=float, default=Settings.other_rate)
-    parser.add_argument("--decay", type=float, default=Settings.decay)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--check-every", type=int, default=1000)
     parser.add_argument("--resume", action="store_true")
     args = vars(parser.parse_args())
     data, out, teacher = args.pop("data"), args.pop("out"), args.pop("teacher")
-    check_every, resume, init = args.pop("check_every"), args.pop("resume"), args.pop("init")
+    check_every, resume = args.pop("check_every"), args.pop("resume")
     trainer = Trainer(Settings(**args), data, out, teacher)
-    if init:
-        load_weights(trainer.model, init / "model.safetensors")
     if resume:
         trainer.resume()
     trainer.run(check_every)

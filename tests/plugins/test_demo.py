@@ -1,6 +1,9 @@
 """The embedded checkpoints and the curriculum that judges them."""
 
+import ast
+import hashlib
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,29 @@ import transformers
 from quire import LLM, SamplingParams
 from quire.plugins.demo.curriculum import held_out, score, train_chats, valid_json
 
-DEMO = Path(__file__).parents[2] / "plugins" / "demo"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "plugins" / "demo"
 
 
 def test_both_fit_in_the_wheel() -> None:
     files = [path for name in ("model", "draft") for path in (DEMO / name).iterdir()]
     assert sum(path.stat().st_size for path in files) <= 24 * 2**20
+
+
+def test_the_model_card_describes_these_files() -> None:
+    card = (DEMO / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for path in ("model/model.safetensors", "draft/model.safetensors", "model/tokenizer.json"):
+        assert hashlib.sha256((DEMO / path).read_bytes()).hexdigest() in card
+    assert (DEMO / "model/tokenizer.json").read_bytes() == (
+        DEMO / "draft/tokenizer.json"
+    ).read_bytes()
+    data = json.loads((ROOT / "docs/demo/data.json").read_text(encoding="utf-8"))
+    assert data["corpus_sha256"] in card
+    for stream in data["streams"].values():
+        assert stream["sha256"] in card
+    licences = (DEMO / "licenses/LICENSES.txt").read_text(encoding="utf-8")
+    for origin in data["origins"]:
+        assert f"\n{origin}\n" in licences
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-draft"])
@@ -70,3 +90,23 @@ def test_the_model_answers_what_the_curriculum_asks() -> None:
     for example, text in zip(examples, texts, strict=True):
         if example.wants_json:
             assert valid_json(text)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_it_completes_a_function_from_its_head(end: str) -> None:
+    """A prompt may end before or after the line end: both are places where tokens end."""
+    llm = LLM("demo", dtype="float32")
+    prompt = "def binary_search(items, target):" + end
+    params = SamplingParams(temperature=0, max_tokens=80)
+    text = prompt + llm.generate(prompt, params, use_tqdm=False)[0].outputs[0].text
+    function = ast.parse(text[: text.index("\n\n\n")]).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    kinds = {type(node) for node in ast.walk(function)}
+    assert {ast.While, ast.If, ast.Return} <= kinds
+
+
+def test_it_adds() -> None:
+    question = [{"role": "user", "content": "What is 17 + 25?"}]
+    params = SamplingParams(temperature=0, max_tokens=20)
+    answer = LLM("demo").chat(question, params, use_tqdm=False)[0].outputs[0].text
+    assert answer == "17 + 25 = 42."
