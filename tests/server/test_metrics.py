@@ -208,6 +208,8 @@ def test_token_buckets_reach_the_longest_sequence():
 
 async def test_the_endpoint(server):
     await server.http.post("/v1/completions", json={"prompt": "x"})
-    text = (await server.http.get("/metrics")).text
+    response = await server.http.get("/metrics")
+    assert response.headers["content-type"].count("charset") == 1
+    text = response.text
     (line,) = [x for x in text.splitlines() if x.startswith("vllm:request_prompt_tokens_count")]
     assert float(line.split()[-1]) >= 1
