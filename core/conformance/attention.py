@@ -6,13 +6,14 @@ blocks. ``check_backend`` runs a fixed choice of scenarios; ``check_attention`` 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 
 import msgspec
 import torch
 
-from ..contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
+from ..contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from .report import Unchecked, require
 
 __all__ = ("Scenario", "check_attention", "check_backend", "check_cache")
@@ -32,6 +33,7 @@ class Scenario:
         steps: how many.
         longest: most new tokens of one row in one step.
         dtype: of queries and cache.
+        rotate: leave the rotation of queries and keys to the backend.
     """
 
     seed: int
@@ -41,6 +43,7 @@ class Scenario:
     steps: int = 5
     longest: int = 20
     dtype: torch.dtype = torch.float32
+    rotate: bool = False
 
 
 @dataclass
@@ -92,7 +95,11 @@ def check_attention(
             merged = torch.cat((q, k, v), 1).to(at)
             heads, both = spec.num_heads, spec.num_heads + spec.num_kv_heads
             views = merged[:, :heads], merged[:, heads:both], merged[:, both:]
-            found = attention.attend(layer, *views, prepared)
+            rotation = None
+            if scenario.rotate:
+                rotation = _rotation(chosen, spec, scenario, generator, at)
+                q, k = _rotated(rotation, q, k)
+            found = attention.attend(layer, *views, prepared, rotation)
             _compare(found.cpu(), _oracle(chosen, layer, spec, q, k, v), scenario, layer)
         for sequence, count in chosen:
             sequence.length += count
@@ -127,6 +134,7 @@ def check_backend(backend: type[AttentionBackend]) -> None:
             check_attention(backend, Scenario(seed, layers, size, dtype=dtype), device)
             long = Scenario(seed, layers, size, rows=6, steps=3, longest=3 * size, dtype=dtype)
             check_attention(backend, long, device)
+            check_attention(backend, dataclasses.replace(long, rotate=True), device)
 
 
 def _device(devices: frozenset[str]) -> str:
@@ -181,13 +189,13 @@ def _poison(
     prepared = attention.prepare(batch)
     for layer, spec in enumerate(scenario.layers):
         shapes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
-        nans = [
+        q, k, v = (
             torch.full(
                 (len(slots), heads, spec.head_dim), torch.nan, dtype=scenario.dtype, device=device
             )
             for heads in shapes
-        ]
-        attention.attend(layer, *nans, prepared)
+        )
+        attention.attend(layer, q, k, v, prepared)
 
 
 def _batch(
@@ -223,6 +231,38 @@ def _draw(
     tokens: int, heads: int, width: int, scenario: Scenario, generator: torch.Generator
 ) -> torch.Tensor:
     return torch.randn(tokens, heads, width, generator=generator).to(scenario.dtype)
+
+
+def _rotation(
+    chosen: list[tuple[_Sequence, int]],
+    spec: AttentionSpec,
+    scenario: Scenario,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Rotation:
+    """Any table of cosines and sines, and the positions of a step's tokens."""
+    longest = max(sequence.length + count for sequence, count in chosen)
+    angles = torch.rand(longest, spec.head_dim // 2, generator=generator) * 6.3
+    sines = torch.cat((-angles.sin(), angles.sin()), 1)
+    table = torch.stack((torch.cat((angles.cos(),) * 2, 1), sines), 1).to(scenario.dtype)
+    positions = [
+        position
+        for sequence, count in chosen
+        for position in range(sequence.length, sequence.length + count)
+    ]
+    return Rotation(table.to(device), torch.tensor(positions, device=device))
+
+
+def _rotated(
+    rotation: Rotation, q: torch.Tensor, k: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a backend must make of queries and keys, as the contract's formula says."""
+    cos, sin = rotation.table.cpu()[rotation.positions.cpu()].float().unsqueeze(2).unbind(1)
+    turned = []
+    for x in (q, k):
+        x = x.float()
+        turned.append((x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(q.dtype))
+    return turned[0], turned[1]
 
 
 def _oracle(

@@ -89,7 +89,7 @@ class FakeDevice:
             if row.samples:
                 known = len(self.tokens[row.slot])
                 require(known == end, "a row draws before its last token is computed")
-                self.tokens[row.slot].append(next_token(seen))
+                self.tokens[row.slot].append(next_token(self.tokens[row.slot]))
                 drawn.append([self.tokens[row.slot][-1]])
             else:
                 drawn.append([])

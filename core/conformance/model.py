@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..contracts.attention import Rotation
 from ..contracts.model import Architecture, BuildContext
 from ..errors import CheckpointError
 from ..registry import Registry
@@ -96,7 +97,12 @@ class _Recorder:
         self.seen: list[int] = []
 
     def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        rotation: Rotation | None = None,
     ) -> torch.Tensor:
         spec = self._specs[layer]
         shapes = [tuple(tensor.shape) for tensor in (q, k, v)]
@@ -104,6 +110,8 @@ class _Recorder:
         right = shapes == [(self._tokens, spec.num_heads, spec.head_dim), kv, kv]
         require(right, f"layer {layer} attends with shapes {shapes}")
         self.seen.append(layer)
+        if rotation is not None:
+            rotation.apply(q, k)
         return q.reshape(self._tokens, -1).contiguous()
 
 
@@ -118,7 +126,8 @@ def _check_forward(
     right = hidden.dtype == context.dtype and hidden.shape[0] == tokens
     require(right, f"hidden states are {hidden.dtype} {list(hidden.shape)}")
     logits = model.logits(hidden[-1:])
-    right = logits.dtype == torch.float32 and logits.shape == (1, vocab_size)
+    known = logits.dtype in (context.dtype, torch.float32)
+    right = known and logits.shape == (1, vocab_size)
     require(right, f"logits are {logits.dtype} {list(logits.shape)}")
     require(bool(logits.isfinite().all()), "logits of made-up weights are not finite")
 

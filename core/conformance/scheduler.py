@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from ..contracts.policy import Candidate, Policy
 from ..contracts.scheduler import Scheduler, SchedulerSettings
@@ -188,8 +189,8 @@ def _check_failing_step(factory: Factory) -> None:
         require(loop.tokens[name] == want, f"beside what breaks steps, {name} got other tokens")
 
 
-def _settings(**changes: int | bool) -> SchedulerSettings:
-    values: dict[str, int | bool] = {
+def _settings(**changes: Any) -> SchedulerSettings:
+    values: dict[str, Any] = {
         "num_blocks": 12,
         "block_size": 4,
         "max_num_seqs": 4,

@@ -87,12 +87,13 @@ def test_a_port_in_use_is_a_users_mistake(quire, served):
 
 
 def test_chat_remembers_resets_and_exits(quire, served):
-    lines = f"{QUESTION}\n/reset\nAnd again?\n/exit\n"
+    lines = f"{QUESTION}\n/reset\n/quit\n\nAnd again?\n/exit\n"
     for arguments in (("--url", served.url), ()):
         done = quire("chat", *arguments, input=lines)
         assert done.returncode == 0, done.stderr
         assert "5" in done.stdout
         assert "forgotten" in done.stdout
+        assert done.stdout.count("/exit ends") == 2, "a command that is none shows those there are"
 
 
 def test_both_speakers_say_the_same(llm, served):

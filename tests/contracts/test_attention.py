@@ -20,20 +20,25 @@ def test_every_registered_backend_conforms(name: str) -> None:
 
 
 class Inexact(Reference):
-    def attend(self, layer, q, k, v, prepared):
-        return super().attend(layer, q, k, v, prepared) * 1.001
+    def attend(self, *arguments):
+        return super().attend(*arguments) * 1.001
+
+
+class Unturned(Reference):
+    def attend(self, layer, q, k, v, prepared, rotation=None):
+        return super().attend(layer, q, k, v, prepared)
 
 
 class Widened(Reference):
-    def attend(self, layer, q, k, v, prepared):
-        return super().attend(layer, q, k, v, prepared).double()
+    def attend(self, *arguments):
+        return super().attend(*arguments).double()
 
 
 class Forgetful(Reference):
     """Attends to what is new alone."""
 
-    def attend(self, layer, q, k, v, prepared):
-        out = super().attend(layer, q, k, v, prepared)
+    def attend(self, *arguments):
+        out = super().attend(*arguments)
         self.allocate(self._num_blocks)
         return out
 
@@ -44,7 +49,7 @@ class Forgetful(Reference):
 
 @pytest.mark.parametrize(
     ("broken", "words"),
-    [(Inexact, "is off by"), (Widened, "got torch.float64"), (Forgetful, "is off by")],
+    [(Inexact, "is off by"), (Unturned, "rotate=True"), (Widened, "got torch.float64"), (Forgetful, "is off by")],
 )
 def test_a_broken_backend_is_caught(broken: type[AttentionBackend], words: str) -> None:
     with pytest.raises(ConformanceError, match=words):

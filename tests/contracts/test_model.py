@@ -53,7 +53,7 @@ class Backwards(Llama):
     def forward(self, token_ids, positions, attend):
         last = len(self.attention_layers()) - 1
         return super().forward(
-            token_ids, positions, lambda layer, q, k, v: attend(last - layer, q, k, v)
+            token_ids, positions, lambda layer, *rest: attend(last - layer, *rest)
         )
 
 

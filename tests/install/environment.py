@@ -110,12 +110,13 @@ class Machine:
             cwd=self.root,
             env=self.env,
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
         log = ""
-        for text in server.stderr or ():
+        for text in server.stdout or ():
             log += text
             if text.startswith("curl "):
                 break
