@@ -35,7 +35,8 @@ class Footprint(msgspec.Struct, frozen=True):
         memory = self.memory
         return (
             f"{_size(self.weights)} of weights, {_size(self.activations)} of activations and "
-            f"{_size(self.graphs)} of graphs, with {_size(memory.free)} of {_size(memory.total)} free"
+            f"{_size(self.graphs)} of graphs, with {_size(memory.free)} of "
+            f"{_size(memory.total)} free"
         )
 
 

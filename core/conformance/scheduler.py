@@ -39,6 +39,7 @@ def check_scheduler(factory: Factory, *, rounds: int = 60) -> None:
         _check_mix(factory, random.Random(seed))
     _check_refusals(factory)
     _check_failing_step(factory)
+    _check_forgetting(factory)
 
 
 class _Oldest(Policy):
@@ -187,6 +188,23 @@ def _check_failing_step(factory: Factory) -> None:
     for name in ("a", "b"):
         want = expected(prompts[name], 6)
         require(loop.tokens[name] == want, f"beside what breaks steps, {name} got other tokens")
+
+
+def _check_forgetting(factory: Factory) -> None:
+    """What is forgotten is not found again."""
+    settings = _settings(num_blocks=40)
+    scheduler = factory(settings, _Oldest())
+    loop = _Loop(scheduler, settings, overlap=False)
+    for name in ("first", "second"):
+        scheduler.add(_request(name, [5] * 20, 2))
+        loop.drain()
+    hits = scheduler.stats().prefix_hits
+    scheduler.forget_prefixes()
+    scheduler.add(_request("third", [5] * 20, 2))
+    loop.drain()
+    found = scheduler.stats().prefix_hits
+    require(found == hits, "a request finds what forget_prefixes should have forgotten")
+    require(len(set(map(tuple, loop.tokens.values()))) == 1, "one prompt has several answers")
 
 
 def _settings(**changes: Any) -> SchedulerSettings:

@@ -49,7 +49,12 @@ class Forgetful(Reference):
 
 @pytest.mark.parametrize(
     ("broken", "words"),
-    [(Inexact, "is off by"), (Unturned, "rotate=True"), (Widened, "got torch.float64"), (Forgetful, "is off by")],
+    [
+        (Inexact, "is off by"),
+        (Unturned, "rotate=True"),
+        (Widened, "got torch.float64"),
+        (Forgetful, "is off by"),
+    ],
 )
 def test_a_broken_backend_is_caught(broken: type[AttentionBackend], words: str) -> None:
     with pytest.raises(ConformanceError, match=words):

@@ -44,6 +44,11 @@ class Lenient(DefaultScheduler):
             super().add(request)
 
 
+class Remembering(DefaultScheduler):
+    def forget_prefixes(self):
+        pass
+
+
 class Panicking(DefaultScheduler):
     def fail(self, plan, message):
         super().fail(plan, message)
@@ -57,6 +62,7 @@ class Panicking(DefaultScheduler):
         (Greedy, "tokens"),
         (Late, "after its end|got"),
         (Lenient, "is taken in"),
+        (Remembering, "forget_prefixes"),
         (Panicking, "ended by|got other tokens|KeyError"),
     ],
 )

@@ -87,6 +87,9 @@ class OneByOne(Scheduler):
         self._end()
         return [Delta(name, [], "error", error=message)]
 
+    def forget_prefixes(self) -> None:
+        pass
+
     def has_work(self) -> bool:
         return self.running is not None or bool(self.waiting)
 
