@@ -48,17 +48,20 @@ clean:  ## Remove what the other targets made.
 	    exit 1; }; \
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
 	done; \
-	test -x $(BIN)/python || { echo "making .venv with $$python"; "$$python" -m venv .venv; }; \
-	echo "installing (once; the log is .venv/install.log)"; \
+	test -x $(BIN)/python || { echo "making .venv with $$python"; \
+	  "$$python" -m venv .venv || { rm -rf .venv; exit 1; }; }; \
+	echo "installing, once; it may take minutes (the log is .venv/install.log)"; \
 	exec 3>&2 >.venv/install.log 2>&1; \
 	trap 'test $$? -eq 0 || { tail -n 20 .venv/install.log; echo "the installation failed"; } >&3' EXIT; \
 	$(PIP) install -c constraints.txt pip setuptools wheel; \
+	echo "  torch" >&3; \
 	if nvidia-smi -L || test "$$(uname -s)" != Linux; then \
 	  $(PIP) install -c constraints.txt $(TORCH); \
 	else \
 	  $(PIP) install -c constraints.txt --no-deps --retries 0 --timeout 15 \
 	    --index-url $(CPU_WHEELS) $(TORCH) || $(PIP) install -c constraints.txt $(TORCH); \
 	fi; \
+	echo "  quire and its other libraries" >&3; \
 	$(PIP) install -c constraints.txt --no-build-isolation -e .; \
 	touch $@
 

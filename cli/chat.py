@@ -130,6 +130,9 @@ def converse(speaker: Speaker, system: str | None = None) -> None:
             messages = list(start)
             console.print("forgotten", style="dim")
             continue
+        if question.startswith("/"):
+            console.print(HELP, style="dim")
+            continue
         if not question:
             continue
         messages.append({"role": "user", "content": question})

@@ -89,11 +89,11 @@ class RemoteSubject:
 
     async def _ask(self, example: Any) -> str:
         body = {"model": self._model, "messages": example.messages, "max_tokens": MAX_TOKENS}
-        body |= {"temperature": 0, "tool_choice": "none"}
+        body["temperature"] = 0
         if example.tools:
             body["tools"] = example.tools
         answer = await self._remote.call("/v1/chat/completions", body)
-        return str(answer["choices"][0]["message"].get("content") or "")
+        return _text(answer["choices"][0]["message"])
 
     async def _score(self, text: str) -> float:
         body = {"model": self._model, "prompt": text, "max_tokens": 1, "temperature": 0}
@@ -102,6 +102,15 @@ class RemoteSubject:
         generated = answer["usage"]["completion_tokens"]
         echoed = found[: len(found) - generated]
         return math.fsum(value for value in echoed if value is not None)
+
+
+def _text(message: dict[str, Any]) -> str:
+    """What a model wrote: a server may have taken a call out of the text."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return str(message.get("content") or "")
+    function = calls[0]["function"]
+    return f'{{"name": "{function["name"]}", "arguments": {function["arguments"]}}}'
 
 
 @with_config()

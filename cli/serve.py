@@ -31,6 +31,10 @@ def serve(config: Config) -> None:
 
     def ready(address: str, engine: AsyncLLM) -> None:
         print_phase("ready, in all", time.perf_counter() - started)
+        for plugin in engine.registry.plugins():
+            if plugin.active and plugin.origin != "built-in":
+                text = f"  plugin {plugin.name} {plugin.version}, of {plugin.origin}"
+                console.print(text, markup=False, highlight=False)
         server = engine.config.server
         model = server.served_model_name or config.model.name
         console.print(f"\nlistening on [bold]{address}[/]\n", highlight=False)

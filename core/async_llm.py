@@ -18,6 +18,7 @@ import zmq.asyncio
 from . import errors
 from .collect import Collector, gather
 from .config import Config
+from .contracts.exporter import Rejection
 from .errors import EngineDeadError, InvalidRequest, Overloaded, QuireError
 from .frontend import Frontend, Prompt
 from .metrics import EngineStats, RequestRecord
@@ -53,6 +54,8 @@ class Observer(Protocol):
     def engine(self, stats: EngineStats) -> None: ...
 
     def request(self, record: RequestRecord) -> None: ...
+
+    def rejected(self, reason: Rejection) -> None: ...
 
     def healthy(self, alive: bool) -> None: ...
 
@@ -143,10 +146,14 @@ class AsyncLLM:
         """
         if not self.alive:
             raise EngineDeadError("the engine has stopped")
-        _, ids = self._frontend.encode(prompt)
-        collector, requests = self._frontend.collect(
-            ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt
-        )
+        try:
+            _, ids = self._frontend.encode(prompt)
+            collector, requests = self._frontend.collect(
+                ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt
+            )
+        except InvalidRequest:
+            self._rejected("invalid")
+            raise
         queue: asyncio.Queue[_News] = asyncio.Queue()
         for request in requests:
             self._collectors[request.request_id] = (collector, queue)
@@ -238,26 +245,42 @@ class AsyncLLM:
         return abort
 
     def _publish(self, collector: Collector) -> None:
-        for record in collector.records:
-            for observer in self._observers:
-                observer.request(record)
-            self.registry.hooks.hook.quire_request_finished(record=record)
-        collector.records.clear()
+        record = collector.record()
+        if record is None:
+            return
+        for observer in self._observers:
+            observer.request(record)
+        self.registry.hooks.hook.quire_request_finished(record=record)
 
     def _reject(self, reply: Rejected) -> None:
         entry = self._collectors.get(reply.request_id)
         if entry is None:
             return
-        error: Exception = Overloaded(reply.message)
+        collector, queue = entry
+        self._forget(collector)
         if reply.kind == "InvalidRequest":
-            error = InvalidRequest(reply.message, reply.param)
-        entry[1].put_nowait(error)
+            self._rejected("invalid")
+            queue.put_nowait(InvalidRequest(reply.message, reply.param))
+        else:
+            self._rejected("queue_full")
+            queue.put_nowait(Overloaded(reply.message))
+
+    def _rejected(self, reason: Rejection) -> None:
+        for observer in self._observers:
+            observer.rejected(reason)
 
     def _drop(self, collector: Collector) -> None:
         """Abort what the caller no longer waits for; must not await, for it runs in ``finally``."""
+        if self._forget(collector):
+            collector.give_up("abort" if self.alive else "error")
+            self._publish(collector)
+
+    def _forget(self, collector: Collector) -> bool:
+        """End what is left of a request in the engine; whether there was anything."""
         left = [name for name in collector.unfinished if self._collectors.pop(name, None)]
         if left and self.alive:
             self._link.send(Abort(left))
+        return bool(left)
 
     def _die(self, reason: str) -> None:
         if not self.alive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from .metrics import RequestRecord
+from .metrics import CompletionRecord, RequestRecord
 from .output import CompletionDelta, CompletionOutput, Logprob, RequestOutput, StreamDelta
 from .request import Request, SamplingParams
 from .step import Delta, FinishReason, TokenLogprobs
@@ -21,12 +21,12 @@ class _Completion:
 
     request: Request
     detokenizer: IncrementalDetokenizer | None
-    finished: bool = False
     num_tokens: int = 0
     queued: float = 0.0
     first_token: float | None = None
     last_token: float = 0.0
     gaps: list[float] = field(default_factory=list)
+    record: CompletionRecord | None = None
 
 
 class Collector:
@@ -45,7 +45,6 @@ class Collector:
         self.request_id = request_id
         self.params = params
         self.prompt_token_ids = requests[0].prompt_token_ids
-        self.records: list[RequestRecord] = []
         self._tokenizer = tokenizer
         self._completions = {
             request.request_id: (index, _Completion(request, self._detokenizer()))
@@ -57,7 +56,7 @@ class Collector:
     @property
     def unfinished(self) -> list[str]:
         """Engine ids of completions that still run."""
-        return [name for name, (_, part) in self._completions.items() if not part.finished]
+        return [name for name, (_, part) in self._completions.items() if part.record is None]
 
     def take(self, delta: Delta) -> tuple[StreamDelta | None, str | None]:
         """Take in a delta of one of the completions.
@@ -67,7 +66,7 @@ class Collector:
             has ended a completion that the engine still runs.
         """
         index, part = self._completions[delta.request_id]
-        if part.finished:
+        if part.record is not None:
             return None, None
         self._note(part, delta)
         if delta.prompt_logprobs and index == 0:
@@ -75,8 +74,7 @@ class Collector:
         news = self._news(index, part, delta)
         abort = delta.request_id if news.finish_reason and not delta.finish_reason else None
         if news.finish_reason is not None:
-            part.finished = True
-            self.records.append(self._record(part, news.finish_reason))
+            self._end(part, news.finish_reason, delta.num_preemptions)
         if not (news.text or news.token_ids or news.finish_reason):
             return None, None
         finished = not self.unfinished
@@ -87,6 +85,27 @@ class Collector:
         if self.params.prompt_logprobs is not None and complete:
             stream.prompt_logprobs = self._prompt_logprobs
         return stream, abort
+
+    def give_up(self, reason: FinishReason) -> None:
+        """Nobody waits any more, or nobody answers: what still runs has ended for this reason."""
+        for _, part in self._completions.values():
+            if part.record is None:
+                self._end(part, reason, 0)
+
+    def record(self) -> RequestRecord | None:
+        """The whole request for observers; None while a completion still runs."""
+        parts = [part for _, part in self._completions.values()]
+        records = [part.record for part in parts if part.record is not None]
+        if len(records) < len(parts):
+            return None
+        return RequestRecord(
+            request_id=self.request_id,
+            num_prompt=len(self.prompt_token_ids),
+            num_cached=self._num_cached,
+            max_tokens=parts[0].request.max_tokens,
+            arrival=parts[0].request.arrival,
+            completions=records,
+        )
 
     def _detokenizer(self) -> IncrementalDetokenizer | None:
         if not self.params.detokenize:
@@ -149,20 +168,15 @@ class Collector:
             part.gaps.append(now - part.last_token)
         part.last_token = now
 
-    def _record(self, part: _Completion, reason: FinishReason) -> RequestRecord:
-        return RequestRecord(
-            request_id=part.request.request_id,
+    def _end(self, part: _Completion, reason: FinishReason, num_preemptions: int) -> None:
+        part.record = CompletionRecord(
             finish_reason=reason,
-            num_prompt=len(self.prompt_token_ids),
-            num_cached=self._num_cached,
             num_generated=part.num_tokens,
-            max_tokens=part.request.max_tokens,
-            n=self.params.n,
-            arrival=part.request.arrival,
             queued=part.queued,
             first_token=part.first_token,
             finished=time.monotonic(),
             token_gaps=part.gaps,
+            num_preemptions=num_preemptions,
         )
 
 

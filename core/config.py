@@ -149,7 +149,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         served_model_name: the name clients use; None for model.name.
         routes: names of the route groups to serve.
         max_body_bytes: larger request bodies are refused.
-        max_prompts: prompts in one completions request.
+        max_prompts: prompts in one completions request; prompts times n may be as many, or 128.
         drain_seconds: how long running requests may go on after SIGTERM.
     """
 

@@ -76,11 +76,15 @@ class _Server:
             start.config, registry, lambda name, seconds: self.send(Phase(name, seconds))
         )
         self.send(Ready(engine.info))
+        told = 0
         while True:
             self._take_calls(engine)
             deltas = engine.step()
-            if deltas:
-                self.send(Step(deltas, engine.stats()))
+            stats = engine.stats()
+            # A step without news for callers, such as a piece of a long prompt, moves the counters.
+            if deltas or stats.step > told:
+                self.send(Step(deltas, stats))
+                told = stats.step
 
     def _take_calls(self, engine: Engine) -> None:
         """Everything that has arrived; waits when there is nothing else to do."""

@@ -12,7 +12,7 @@ import msgspec
 
 from .errors import InvalidRequest
 
-__all__ = ("MAX_LOGPROBS", "Request", "SamplingParams")
+__all__ = ("MAX_LOGPROBS", "MAX_N", "Request", "SamplingParams")
 
 MAX_N = 128
 MAX_LOGPROBS = 20

@@ -43,6 +43,8 @@ class Sequence:
         quarantined: it was in a step that failed, and runs alone until it draws a token.
         num_cached: prompt tokens found in the prefix cache at first admission.
         num_prompt_logprobs: prompt log-probabilities delivered.
+        num_counted: prompt tokens the statistics have counted; a recomputed prompt counts once.
+        num_preemptions: times it was sent back to the queue.
         first_plan: when it was first planned, on time.monotonic's clock; None before.
         order: of arrival, from 1.
         rank: the policy's, and order behind it.
@@ -58,7 +60,9 @@ class Sequence:
         "num_cached",
         "num_committed",
         "num_computed",
+        "num_counted",
         "num_pending",
+        "num_preemptions",
         "num_prompt",
         "num_prompt_logprobs",
         "order",
@@ -88,6 +92,8 @@ class Sequence:
         self.quarantined = False
         self.num_cached = 0
         self.num_prompt_logprobs = 0
+        self.num_counted = 0
+        self.num_preemptions = 0
         self.first_plan: float | None = None
         self.status = Status.WAITING
         self.order = 0

@@ -129,6 +129,7 @@ class Delta(msgspec.Struct, array_like=True, gc=False):
         num_cached: prompt tokens that came from the prefix cache; in the first delta.
         queued: seconds between arrival and the first step; in the first delta.
         error: the reason behind finish_reason "error".
+        num_preemptions: times the sequence was sent back to the queue; in the last delta.
     """
 
     request_id: str
@@ -140,3 +141,4 @@ class Delta(msgspec.Struct, array_like=True, gc=False):
     num_cached: int = 0
     queued: float = 0.0
     error: str | None = None
+    num_preemptions: int = 0

@@ -11,10 +11,12 @@ from http.client import responses
 import msgspec
 from litestar import Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
 
 from ..core.errors import CapacityError, EngineDeadError, InvalidRequest, Overloaded
 
 __all__ = (
+    "ERRORS",
     "APIError",
     "ErrorBody",
     "ErrorDetail",
@@ -57,6 +59,21 @@ class ErrorBody(msgspec.Struct, frozen=True):
     """The whole body of a failed request."""
 
     error: ErrorDetail
+
+
+# For the schema: how the endpoints that do work may fail.
+ERRORS = {
+    status: ResponseSpec(ErrorBody, description=description)
+    for status, description in (
+        (400, "The request can never be served as it is"),
+        (401, "An API key is needed"),
+        (404, "No such model"),
+        (413, "The body is too large"),
+        (415, "The body is not declared as JSON"),
+        (500, "The server failed on this request"),
+        (503, "Starting, shutting down or overloaded; Retry-After says when to come back"),
+    )
+}
 
 
 class APIError(Exception):

@@ -19,9 +19,10 @@ class MetricsRoutes(RouteGroup):
     def handlers(self) -> Sequence[Any]:
         """The endpoint."""
 
-        @get("/metrics", summary="Metrics in the exporter's format")
+        @get("/metrics", summary="Metrics in the exporter's format", media_type="text/plain")
         async def metrics(exporter: NamedDependency[Exporter]) -> Response[bytes]:
             body, content_type = exporter.render()
-            return Response(body, media_type=content_type)
+            # As a header: a media type of text would be given a second charset.
+            return Response(body, headers={"content-type": content_type})
 
         return [metrics]

@@ -44,6 +44,7 @@ def offline(
     output_folder: Output = Path("bench-results"),
 ) -> None:
     """Run a workload through the engine in this process."""
+    workloads.check_name(workload)
     goals = report.parse_goals(goodput or ())
     from ...core.engine import Engine
     from .offline import drive
@@ -92,6 +93,7 @@ def serve(
     output_folder: Output = Path("bench-results"),
 ) -> None:
     """Run a workload against an OpenAI-compatible server."""
+    workloads.check_name(workload)
     goals = report.parse_goals(goodput or ())
     remote = Remote(url, api_key)
 

@@ -13,7 +13,7 @@ import msgspec
 
 from ...core.errors import ConfigError
 
-__all__ = ("NAMES", "Workload", "make")
+__all__ = ("NAMES", "Workload", "check_name", "make")
 
 _LOW, _HIGH = 1000, 120_000
 
@@ -103,6 +103,16 @@ _RECIPES: dict[str, Callable[[_Ids], _Parts]] = {
 NAMES = tuple(_RECIPES)
 
 
+def check_name(name: str) -> None:
+    """Refuse, before any work, a workload that does not exist.
+
+    Raises:
+        ConfigError: naming those that do.
+    """
+    if name not in _RECIPES:
+        raise ConfigError(f"no workload is called {name!r}; there is {', '.join(NAMES)}")
+
+
 def make(name: str, *, vocab_size: int, max_model_len: int, seed: int = 0) -> Workload:
     """Draw a workload.
 
@@ -115,10 +125,8 @@ def make(name: str, *, vocab_size: int, max_model_len: int, seed: int = 0) -> Wo
     Raises:
         ConfigError: when there is no such workload.
     """
-    recipe = _RECIPES.get(name)
-    if recipe is None:
-        raise ConfigError(f"no workload is called {name!r}; there is {', '.join(NAMES)}")
-    prompts, outputs = recipe(_Ids(seed, vocab_size))
+    check_name(name)
+    prompts, outputs = _RECIPES[name](_Ids(seed, vocab_size))
     cut = 0
     for index, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         total = len(prompt) + output

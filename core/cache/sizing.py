@@ -34,9 +34,9 @@ class Footprint(msgspec.Struct, frozen=True):
         """The parts, for a message."""
         memory = self.memory
         return (
-            f"{self.weights / _GIB:.2f} GiB of weights, {self.activations / _GIB:.2f} of "
-            f"activations and {self.graphs / _GIB:.2f} of graphs, with {memory.free / _GIB:.1f} of "
-            f"{memory.total / _GIB:.1f} GiB free"
+            f"{_size(self.weights)} of weights, {_size(self.activations)} of activations and "
+            f"{_size(self.graphs)} of graphs, with {_size(memory.free)} of "
+            f"{_size(memory.total)} free"
         )
 
 
@@ -75,16 +75,21 @@ def size_cache(
         budget = spare
     if budget > memory.free:
         raise CapacityError(
-            f"the KV cache would take {budget / _GIB:.2f} GiB and {memory.free / _GIB:.2f} GiB are "
+            f"the KV cache would take {_size(budget)} and {_size(memory.free)} are "
             "free; lower cache.memory_gib or cache.num_blocks"
         )
     if budget < needed:
         tokens = max(0, budget // bytes_per_block - 1) * block_size
         shorter = f"set model.max_model_len to {tokens} or less, or " if tokens else ""
         raise CapacityError(
-            f"a sequence of model.max_model_len {max_model_len} tokens needs {needed / _GIB:.3f} "
-            f"GiB of KV cache and there are {max(0, budget) / _GIB:.3f} GiB "
+            f"a sequence of model.max_model_len {max_model_len} tokens needs {_size(needed)} "
+            f"of KV cache and there are {_size(max(0, budget))} "
             f"beside {footprint.describe()}; {shorter}raise "
             "cache.memory_gib, cache.num_blocks or cache.gpu_memory_utilization, or free memory"
         )
     return budget // bytes_per_block
+
+
+def _size(count: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / _GIB:.2f} GiB" if count >= _GIB else f"{count / 2**20:.2f} MiB"

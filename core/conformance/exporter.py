@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import get_args
 
 from ..config import Config
-from ..contracts.exporter import Exporter
-from ..metrics import EngineStats, RequestRecord
+from ..contracts.exporter import Exporter, Rejection
+from ..metrics import CompletionRecord, EngineStats, RequestRecord
 from ..step import FinishReason
 from .report import require
 
@@ -34,6 +34,8 @@ def check_exporter(factory: Callable[[Config], Exporter]) -> None:
     for reason in get_args(FinishReason):
         for count in (0, 1, 300):
             exporter.request(_record(reason, count))
+    for rejection in get_args(Rejection):
+        exporter.rejected(rejection)
     full = _lines(exporter)
     news = full - empty
     require(bool(news), "what the engine and requests told does not show in render")
@@ -53,17 +55,19 @@ def _lines(exporter: Exporter) -> set[bytes]:
 
 
 def _record(reason: FinishReason, count: int) -> RequestRecord:
-    return RequestRecord(
-        request_id="r",
+    completion = CompletionRecord(
         finish_reason=reason,
-        num_prompt=7,
-        num_cached=0,
         num_generated=count,
-        max_tokens=300,
-        n=1,
-        arrival=1.0,
         queued=0.0,
         first_token=2.0 if count else None,
         finished=2.0,
         token_gaps=[0.0] * max(0, count - 1),
+    )
+    return RequestRecord(
+        request_id="r",
+        num_prompt=7,
+        num_cached=0,
+        max_tokens=300,
+        arrival=1.0,
+        completions=[completion] * (1 + count % 2),
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from ..errors import QuireError
 
-__all__ = ("ConformanceError", "require")
+__all__ = ("ConformanceError", "Unchecked", "require")
 
 
 class ConformanceError(QuireError):
     """An implementation breaks its contract; the message says which promise, and on what."""
+
+
+class Unchecked(QuireError):
+    """A suite cannot judge this implementation here; the message says what it lacks."""
 
 
 def require(holds: bool, sentence: str) -> None:

@@ -60,6 +60,9 @@ class DefaultScheduler(Scheduler):
         self._step = 0
         self._preemptions = 0
         self._step_tokens = 0
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+        self._corrupted = 0
 
     def add(self, request: Request) -> None:
         longest = len(request.prompt_token_ids) + request.max_tokens
@@ -88,7 +91,7 @@ class DefaultScheduler(Scheduler):
         if seq is None:
             return None
         self._finish(seq)
-        return Delta(request_id, [], "abort")
+        return Delta(request_id, [], "abort", num_preemptions=seq.num_preemptions)
 
     def plan(self) -> Plan | None:
         rows: list[tuple[Row, Sequence]] = []
@@ -115,11 +118,13 @@ class DefaultScheduler(Scheduler):
             if seq.status is Status.FINISHED or seq.epoch != epoch:
                 continue
             if index in outcome.failures:
+                self._corrupted += 1
                 deltas.append(self._end_with_error(seq, outcome.failures[index]))
                 continue
             delta = take_in(seq, row, index, outcome)
             if delta is None:
                 continue
+            self._generated_tokens += len(delta.token_ids)
             if delta.finish_reason is not None:
                 self._finish(seq)
             elif delta.token_ids and seq.quarantined:
@@ -168,6 +173,9 @@ class DefaultScheduler(Scheduler):
             prefix_hits=self.cache.hits,
             preemptions=self._preemptions,
             step_tokens=self._step_tokens,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            corrupted=self._corrupted,
         )
 
     def check(self) -> None:
@@ -248,6 +256,7 @@ class DefaultScheduler(Scheduler):
             victim = rest[self.policy.victim([other.candidate() for other in rest])]
             self._preempt(victim)
             self._preemptions += 1
+            victim.num_preemptions += 1
             if victim is seq:
                 return False
         return True
@@ -305,6 +314,9 @@ class DefaultScheduler(Scheduler):
         rows.append((row, seq))
         seq.num_computed = end
         seq.num_pending += samples
+        fresh = max(0, min(end, seq.num_prompt) - seq.num_counted)
+        seq.num_counted += fresh
+        self._prompt_tokens += fresh
         self.cache.commit(seq)
         return row
 
@@ -321,4 +333,5 @@ class DefaultScheduler(Scheduler):
 
     def _end_with_error(self, seq: Sequence, message: str) -> Delta:
         self._finish(seq)
-        return Delta(seq.request.request_id, [], "error", error=message)
+        name, times = seq.request.request_id, seq.num_preemptions
+        return Delta(name, [], "error", error=message, num_preemptions=times)

@@ -37,6 +37,8 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
     if not kept and not prompt_logprobs and reason is None:
         return None
     delta = Delta(seq.request.request_id, drawn[:kept], reason, prompt_logprobs=prompt_logprobs)
+    if reason is not None:
+        delta.num_preemptions = seq.num_preemptions
     if index in outcome.logprobs:
         delta.logprobs = outcome.logprobs[index][:kept]
     last = drawn[kept - 1] if kept else -1

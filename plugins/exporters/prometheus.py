@@ -6,14 +6,16 @@ Names that vLLM has renamed are given under both, from the same numbers.
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from ...core.config import Config
-from ...core.contracts.exporter import Exporter
+from ...core.contracts.exporter import Exporter, Rejection
 from ...core.metrics import EngineStats, RequestRecord
+from ...core.step import FinishReason
 from .histogram import E2E, GAPS, TTFT, Histogram, token_bounds
 
 __all__ = ("Prometheus",)
@@ -24,11 +26,21 @@ Names = tuple[str, tuple[str, ...], str]
 HISTOGRAMS: dict[str, Names] = {
     "step_tokens": ("iteration_tokens_total", (), "Tokens computed in a step of the engine"),
     "prompt": ("request_prompt_tokens", (), "Prompt tokens of a request"),
-    "generated": ("request_generation_tokens", (), "Tokens generated for a request"),
+    "generated": ("request_generation_tokens", (), "Tokens of a completion"),
     "computed": (
         "request_prefill_kv_computed_tokens",
         (),
         "Prompt tokens of a request that were computed, not found in the cache",
+    ),
+    "longest": (
+        "request_max_num_generation_tokens",
+        (),
+        "Tokens of a request's longest completion",
+    ),
+    "preemptions": (
+        "request_num_preemptions",
+        (),
+        "Times that a request's sequences were sent back to the queue",
     ),
     "n": ("request_params_n", (), "Completions asked for"),
     "max_tokens": ("request_params_max_tokens", (), "Most tokens a request may generate"),
@@ -41,7 +53,7 @@ HISTOGRAMS: dict[str, Names] = {
     "tpot": (
         "request_time_per_output_token_seconds",
         (),
-        "Mean seconds per token of a request after its first",
+        "Mean seconds per token of a completion after its first",
     ),
     "e2e": ("e2e_request_latency_seconds", (), "From arrival to the last token"),
     "queue": ("request_queue_time_seconds", (), "In the queue"),
@@ -49,7 +61,8 @@ HISTOGRAMS: dict[str, Names] = {
     "prefill": ("request_prefill_time_seconds", (), "From leaving the queue to the first token"),
     "decode": ("request_decode_time_seconds", (), "From the first token to the last"),
 }
-FINISH_REASONS = ("stop", "length", "abort", "error")
+FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
+REJECTIONS: tuple[str, ...] = get_args(Rejection)
 
 
 class Prometheus(Exporter):
@@ -68,7 +81,9 @@ class Prometheus(Exporter):
             "generated": tokens,
             "computed": tokens,
             "max_tokens": tokens,
-            "n": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
+            "longest": tokens,
+            "preemptions": token_bounds(100),
+            "n": token_bounds(100),
             "ttft": TTFT,
             "gap": GAPS,
             "tpot": GAPS,
@@ -86,7 +101,7 @@ class Prometheus(Exporter):
         }
         self._stats = EngineStats()
         self._finished: Counter[str] = Counter()
-        self._tokens: Counter[str] = Counter()
+        self._rejections: Counter[str] = Counter()
         self._alive = False
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -94,36 +109,40 @@ class Prometheus(Exporter):
 
     def engine(self, stats: EngineStats) -> None:
         """Keep the last; its counters run from the engine's start."""
-        self._stats = stats
-        if stats.step_tokens:
+        if stats.step > self._stats.step:
             self._histograms["step_tokens"].add(stats.step_tokens)
+        self._stats = stats
 
     def request(self, record: RequestRecord) -> None:
         """Count a finished request."""
         self._finished[record.finish_reason] += 1
-        self._tokens["prompt"] += record.num_prompt
-        self._tokens["cached"] += record.num_cached
-        self._tokens["generated"] += record.num_generated
-        values = {
+        values: dict[str, float] = {
             "prompt": record.num_prompt,
-            "generated": record.num_generated,
             "computed": record.num_prompt - record.num_cached,
-            "n": record.n,
+            "longest": max(completion.num_generated for completion in record.completions),
+            "preemptions": sum(completion.num_preemptions for completion in record.completions),
+            "n": len(record.completions),
             "max_tokens": record.max_tokens,
             "e2e": record.finished - record.arrival,
             "queue": record.queued,
             "inference": record.finished - record.arrival - record.queued,
         }
         if record.first_token is not None:
-            decode = sum(record.token_gaps)
             values["ttft"] = record.first_token - record.arrival
             values["prefill"] = record.first_token - record.arrival - record.queued
-            values["decode"] = decode
-            if record.num_generated > 1:
-                values["tpot"] = decode / (record.num_generated - 1)
+            values["decode"] = record.finished - record.first_token
         for name, value in values.items():
             self._histograms[name].add(value)
-        self._histograms["gap"].add_all(record.token_gaps)
+        for completion in record.completions:
+            self._histograms["generated"].add(completion.num_generated)
+            self._histograms["gap"].add_all(completion.token_gaps)
+            if completion.num_generated > 1:
+                mean = sum(completion.token_gaps) / (completion.num_generated - 1)
+                self._histograms["tpot"].add(mean)
+
+    def rejected(self, reason: Rejection) -> None:
+        """Count a request that was not taken in."""
+        self._rejections[reason] += 1
 
     def healthy(self, alive: bool) -> None:
         """Whether the engine runs."""
@@ -171,20 +190,26 @@ class Prometheus(Exporter):
             ("prefix_cache_hits", stats.prefix_hits, hits),
             ("gpu_prefix_cache_hits", stats.prefix_hits, hits),
             ("num_preemptions", stats.preemptions, "Sequences sent back to the queue"),
-            ("prompt_tokens", self._tokens["prompt"], "Prompt tokens of finished requests"),
-            ("prompt_tokens_cached", self._tokens["cached"], "Of these, taken from the cache"),
-            ("generation_tokens", self._tokens["generated"], "Tokens of finished requests"),
+            ("prompt_tokens", stats.prompt_tokens, "Prompt tokens computed or found in the cache"),
+            ("prompt_tokens_cached", stats.prefix_hits, hits),
+            ("generation_tokens", stats.generated_tokens, "Tokens emitted"),
+            ("corrupted_requests", stats.corrupted, "Sequences whose logits were no numbers"),
         ):
             family = CounterMetricFamily(f"vllm:{name}", words, labels=[*self._labels])
             yield self._add(family, value)
-        finished = CounterMetricFamily(
-            "vllm:request_success",
-            "Finished requests by reason",
-            labels=[*self._labels, "finished_reason"],
-        )
-        for reason in FINISH_REASONS:
-            finished.add_metric([*self._labels.values(), reason], self._finished[reason])
-        yield finished
+        words = "Finished requests by reason"
+        yield self._by("request_success", words, "finished_reason", FINISH_REASONS, self._finished)
+        words = "Requests that were not taken in, by reason"
+        yield self._by("admission_rejections", words, "reason", REJECTIONS, self._rejections)
+
+    def _by(
+        self, name: str, words: str, label: str, values: tuple[str, ...], counts: Counter[str]
+    ) -> CounterMetricFamily:
+        """A counter with one sample for each value of a label."""
+        family = CounterMetricFamily(f"vllm:{name}", words, labels=[*self._labels, label])
+        for value in values:
+            family.add_metric([*self._labels.values(), value], counts[value])
+        return family
 
     def _add(
         self, family: GaugeMetricFamily | CounterMetricFamily, value: float

@@ -11,6 +11,7 @@ from litestar.params import JSONBody
 
 from ...core.config import Config
 from ...core.output import CompletionDelta, CompletionOutput, RequestOutput, StreamDelta
+from ..errors import ERRORS
 from .generation import Generation, unless_disconnected
 from .logprobs import chat_logprobs, prompt_logprobs
 from .models import check_model
@@ -138,7 +139,10 @@ def chat_handler(config: Config, engine: "AsyncLLM") -> Any:
         "/v1/chat/completions",
         status_code=200,
         summary="Answer a conversation",
-        responses={200: ResponseSpec(ChatCompletion, description="The answer, or its stream")},
+        responses={
+            **ERRORS,
+            200: ResponseSpec(ChatCompletion, description="The answer, or its stream"),
+        },
     )
     async def create_chat_completion(
         request: Request[Any, Any, Any], data: JSONBody[ChatRequest]

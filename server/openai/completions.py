@@ -11,6 +11,7 @@ from litestar.params import JSONBody
 
 from ...core.config import Config
 from ...core.output import CompletionDelta, CompletionOutput, Logprob, RequestOutput, StreamDelta
+from ..errors import ERRORS
 from .generation import Generation, unless_disconnected
 from .logprobs import completion_logprobs, prompt_logprobs
 from .models import check_model
@@ -157,7 +158,10 @@ def completion_handler(config: Config, engine: "AsyncLLM") -> Any:
         "/v1/completions",
         status_code=200,
         summary="Complete texts",
-        responses={200: ResponseSpec(Completion, description="The answer, or its stream")},
+        responses={
+            **ERRORS,
+            200: ResponseSpec(Completion, description="The answer, or its stream"),
+        },
     )
     async def create_completion(
         request: Request[Any, Any, Any], data: JSONBody[CompletionRequest]

@@ -7,10 +7,12 @@ from litestar import get
 from litestar.params import FromPath
 
 from ...core.config import Config
-from ..errors import APIError
+from ..errors import ERRORS, APIError
 from .responses import Model, ModelList
 
 __all__ = ("check_model", "model_handlers", "served_name")
+
+_ERRORS = {status: ERRORS[status] for status in (400, 401, 404)}
 
 
 def served_name(config: Config) -> str:
@@ -42,11 +44,11 @@ def model_handlers(config: Config) -> list[Any]:
         max_model_len=config.model.max_model_len,
     )
 
-    @get("/v1/models", summary="The models served")
+    @get("/v1/models", summary="The models served", responses=_ERRORS)
     async def list_models() -> ModelList:
         return ModelList(data=[served])
 
-    @get("/v1/models/{name:path}", summary="One model")
+    @get("/v1/models/{name:path}", summary="One model", responses=_ERRORS)
     async def retrieve_model(name: FromPath[str]) -> Model:
         # Litestar gives what is left of the path with a slash in front.
         check_model(config, name if name == served.id else name.removeprefix("/"))

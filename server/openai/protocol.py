@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ...core.errors import InvalidRequest
-from ...core.request import SamplingParams
+from ...core.request import MAX_LOGPROBS, MAX_N, SamplingParams
 
 __all__ = (
     "ChatRequest",
@@ -224,6 +224,10 @@ class ChatRequest(GenerationRequest, kw_only=True, frozen=True):
             InvalidRequest: naming the field that is wrong or not supported.
         """
         self._check(HARMLESS_IN_CHAT)
+        if not 0 <= (self.top_logprobs or 0) <= MAX_LOGPROBS:
+            raise InvalidRequest(
+                f"top_logprobs must be an integer from 0 to {MAX_LOGPROBS}", "top_logprobs"
+            )
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true", "top_logprobs")
         limit = (
@@ -289,5 +293,12 @@ class CompletionRequest(GenerationRequest, kw_only=True, frozen=True):
         if len(self.prompt) > most:
             raise InvalidRequest(
                 f"prompt holds {len(self.prompt)} prompts; server.max_prompts is {most}", "prompt"
+            )
+        count, limit = len(self.prompt) * (self.n or 1), max(most, MAX_N)
+        if count > limit:
+            raise InvalidRequest(
+                f"{len(self.prompt)} prompts with n of {self.n} are {count} completions; one "
+                f"request may ask for {limit}",
+                "n",
             )
         return [*texts, *lists]

@@ -11,7 +11,7 @@ from quire.backends.attention import cpu_geometry
 from quire.backends.attention.cpu import CPUAttention
 from quire.backends.attention.reference import Reference
 from quire.core.contracts.attention import AttentionBackend, AttentionSpec
-from tests.contracts.attention_suite import Scenario, check_attention, check_cache
+from quire.testing import Scenario, check_attention, check_cache
 
 BACKENDS = [Reference, CPUAttention]
 

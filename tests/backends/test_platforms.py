@@ -11,22 +11,22 @@ import torch
 from quire.plugins.platforms import cpu, host
 from quire.plugins.platforms.cpu import CPU
 from quire.plugins.platforms.cuda import CUDA
-from tests.contracts.platform_suite import check_platform
+from quire.testing import check_platform
 
 
 def test_cpu() -> None:
-    check_platform(CPU())
+    check_platform(CPU)
 
 
 def test_cpu_without_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_packing_works", lambda dtype: False)
-    check_platform(CPU())
+    check_platform(CPU)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda() -> None:
-    check_platform(CUDA())
+    check_platform(CUDA)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")

@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
-from tests.contracts.attention_suite import Scenario, check_attention, check_cache
+from quire.testing import Scenario, check_attention, check_cache
 from tests.kernels.attention_case import AttentionCase, check_step
 
 pytestmark = pytest.mark.gpu

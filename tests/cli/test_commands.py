@@ -42,6 +42,7 @@ def test_every_command_has_help(quire, command):
         (["plan", "--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["bench", "offline", "--goodput", "speed:3"], "--goodput"),
+        (["bench", "offline", "--workload", "mixed"], "mixed-64"),
         (["bench", "serve", "--url", "ftp://x"], "--url"),
         (["chat", "--url", "http://127.0.0.1:9"], "quire serve"),
         (["plugins", "why", "fcfss"], "did you mean 'fcfs'?"),
@@ -55,6 +56,8 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2(quire, arguments, words
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("quire:")]) <= 1
+    # No phase of a start was begun.
+    assert not [line for line in done.stderr.splitlines() if line.endswith(" s")]
 
 
 PLUGIN = """

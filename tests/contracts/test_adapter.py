@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.core.conformance import AdapterCase, ConformanceError, check_adapter
+from quire.testing import AdapterCase, ConformanceError, check_adapter
 
 from ..fakes.adapter import RankOneAdapters, save_adapter
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from quire.core.conformance import ConformanceError, check_exporter
 from quire.core.contracts.exporter import Exporter
 from quire.core.registry import Registry
+from quire.testing import ConformanceError, check_exporter
 
 
 @pytest.mark.parametrize("name", Registry().names("exporter"))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from quire.core.conformance import ConformanceError, check_grammar
 from quire.core.contracts.grammar import GrammarEngine
 from quire.core.errors import InvalidRequest
 from quire.core.registry import Registry
+from quire.testing import ConformanceError, check_grammar
 
 from ..fakes.grammar import ChoiceEngine, ChoiceMatcher
 

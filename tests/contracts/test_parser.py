@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.core.conformance import ConformanceError, check_parser
 from quire.core.conformance.parser import joined
 from quire.core.contracts.parser import OutputParser, ParsedPiece
 from quire.core.registry import Registry
+from quire.testing import ConformanceError, check_parser
 
 from ..fakes.parser import ThinkParser
 

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from quire.core.conformance import ConformanceError, check_policy
 from quire.core.contracts.policy import Policy
 from quire.core.registry import Registry
+from quire.testing import ConformanceError, check_policy
 
 
 @pytest.mark.parametrize("name", Registry().names("policy"))

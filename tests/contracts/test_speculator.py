@@ -2,8 +2,8 @@
 
 import pytest
 
-from quire.core.conformance import ConformanceError, check_speculator
 from quire.core.contracts.speculator import Speculator
+from quire.testing import ConformanceError, check_speculator
 
 from ..fakes.speculator import LookupSpeculator
 

@@ -4,22 +4,25 @@ import pluggy
 import pytest
 
 from quire.core.hooks import PROJECT, Manifest, QuireHooks, hookimpl
-from quire.core.metrics import RequestRecord
+from quire.core.metrics import CompletionRecord, RequestRecord
 from quire.core.registry import DEFAULT_PLUGINS, Registry
 
 RECORD = RequestRecord(
     request_id="r",
-    finish_reason="stop",
     num_prompt=3,
     num_cached=0,
-    num_generated=1,
     max_tokens=4,
-    n=1,
     arrival=0.0,
-    queued=0.0,
-    first_token=1.0,
-    finished=1.0,
-    token_gaps=[],
+    completions=[
+        CompletionRecord(
+            finish_reason="stop",
+            num_generated=1,
+            queued=0.0,
+            first_token=1.0,
+            finished=1.0,
+            token_gaps=[],
+        )
+    ],
 )
 
 

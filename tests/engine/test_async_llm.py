@@ -11,6 +11,7 @@ import pytest
 
 from quire import AsyncLLM, SamplingParams
 from quire.core.config import Config, ModelConfig, PluginsConfig, ScheduleConfig
+from quire.core.contracts.exporter import Exporter
 from quire.core.errors import (
     CapacityError,
     EngineDeadError,
@@ -18,6 +19,7 @@ from quire.core.errors import (
     Overloaded,
     PluginError,
 )
+from quire.core.metrics import EngineStats, RequestRecord
 
 LONG = SamplingParams(max_tokens=1500, ignore_eos=True, temperature=0)
 SHORT = SamplingParams(max_tokens=12, ignore_eos=True, temperature=0)
@@ -166,3 +168,75 @@ asyncio.run(main())
     with contextlib.suppress(ProcessLookupError):
         watched = os.pidfd_open(int(done.stdout))
         assert select.select([watched], [], [], 30)[0], "the engine outlived its parent"
+
+
+class Watching(Exporter):
+    """Keeps all that it is told."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.stats: list[EngineStats] = []
+        self.records: list[RequestRecord] = []
+        self.rejections: list[str] = []
+
+    def engine(self, stats: EngineStats) -> None:
+        self.stats.append(stats)
+
+    def request(self, record: RequestRecord) -> None:
+        self.records.append(record)
+
+    def rejected(self, reason: str) -> None:
+        self.rejections.append(reason)
+
+    def healthy(self, alive: bool) -> None:
+        pass
+
+    def render(self) -> tuple[bytes, str]:
+        return b"", "text/plain"
+
+
+async def test_counters_move_while_a_request_runs() -> None:
+    watching = Watching()
+    schedule = ScheduleConfig(max_num_batched_tokens=16, max_num_seqs=4)
+    async with running(schedule=schedule) as llm:
+        llm.add_observer(watching)
+        stream = llm.stream(list(range(5, 85)), SHORT)
+        seen = []
+        async for delta in stream:
+            seen.append((llm.stats.prompt_tokens, llm.stats.generated_tokens))
+            assert not (watching.records and not delta.finished)
+        assert [generated for _, generated in seen] == list(range(1, 13))
+        assert {prompt for prompt, _ in seen} == {80}
+        # The prompt took five steps, of which the first four brought its caller nothing.
+        pieces = [s.prompt_tokens for s in watching.stats if s.generated_tokens == 0]
+        assert {16, 32, 48, 64} <= set(pieces)
+        (record,) = watching.records
+        assert (record.num_prompt, record.num_generated) == (80, 12)
+        assert record.finish_reason == "length"
+
+
+async def test_a_request_is_recorded_once_however_it_ends() -> None:
+    watching = Watching()
+    schedule = ScheduleConfig(max_num_seqs=1, max_waiting=2)
+    async with running(schedule=schedule) as llm:
+        llm.add_observer(watching)
+        two = SamplingParams(max_tokens=5, n=2, temperature=0, ignore_eos=True)
+        assert len(await tokens_of(llm, "a b", two)) == 10
+        (record,) = watching.records
+        assert len(record.completions) == 2
+        assert record.num_generated == 10
+
+        left = llm.stream("x", LONG)
+        await anext(left)
+        await left.aclose()
+        assert [record.finish_reason for record in watching.records] == ["length", "abort"]
+
+        with pytest.raises(InvalidRequest):
+            await anext(llm.stream([5], SamplingParams(max_tokens=5000)))
+        with pytest.raises(InvalidRequest):
+            await anext(llm.stream([], SHORT))
+        many = SamplingParams(max_tokens=1500, n=6, ignore_eos=True)
+        with pytest.raises(Overloaded):
+            await anext(llm.stream("x", many))
+        assert watching.rejections == ["invalid", "invalid", "queue_full"]
+        assert len(watching.records) == 2
+        await idle(llm)

@@ -2,15 +2,18 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import transformers
 
 from quire import LLM, SamplingParams
+from quire.core.config import Config, ModelConfig
 from quire.core.errors import CapacityError, CheckpointError, ConfigError, InvalidRequest
 from tests.engine.driver import Driver, make_config
 
@@ -139,6 +142,20 @@ def test_what_cannot_be_is_refused_before_work() -> None:
     ):
         with pytest.raises(error, match=words):
             LLM(**{"model": "demo"} | keywords)
+
+
+def test_a_model_larger_than_the_machine_is_refused_before_any_of_it_is_read(tmp_path) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(DEMO, folder)
+    size = 2 * psutil.virtual_memory().total
+    os.truncate(folder / "model.safetensors", size)  # A hole, which takes no room on the disk.
+    phases: list[str] = []
+    config = Config(model=ModelConfig(name=str(folder)))
+    with pytest.raises(CapacityError) as refused:
+        LLM.from_config(config, on_phase=lambda name, seconds: phases.append(name))
+    assert f"{size / 2**30:.1f} GiB of weights" in str(refused.value)
+    assert "use a smaller or quantized model" in str(refused.value)
+    assert "weights" not in phases
 
 
 def test_a_cache_too_small_for_the_context_says_what_would_fit() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from quire.core.config import Config
 from quire.core.errors import EngineDeadError, InvalidRequest
-from quire.core.metrics import EngineStats, RequestRecord
+from quire.core.metrics import CompletionRecord, EngineStats, RequestRecord
 from quire.core.output import CompletionDelta, Logprob, StreamDelta
 from quire.core.request import SamplingParams
 
@@ -186,19 +186,21 @@ class FakeEngine:
             raise EngineDeadError("the engine stopped unexpectedly")
 
     def _observe(self, name: str, prompt: list[int], params: SamplingParams) -> None:
-        record = RequestRecord(
-            request_id=name,
+        completion = CompletionRecord(
             finish_reason="stop",
-            num_prompt=len(prompt),
-            num_cached=2,
             num_generated=3,
-            max_tokens=params.max_tokens or 0,
-            n=params.n,
-            arrival=0.0,
             queued=0.25,
             first_token=1.0,
             finished=3.0,
             token_gaps=[1.0, 1.0],
+        )
+        record = RequestRecord(
+            request_id=name,
+            num_prompt=len(prompt),
+            num_cached=2,
+            max_tokens=params.max_tokens or 0,
+            arrival=0.0,
+            completions=[completion] * params.n,
         )
         for observer in self.observers:
             observer.request(record)

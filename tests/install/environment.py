@@ -1,13 +1,17 @@
-"""Fresh environments: a venv that finds this one's libraries, with wheels of its own on top."""
+"""Fresh environments: a venv that finds this one's libraries, with wheels of its own on top; and a
+fresh machine, where there is a Python and nothing else."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +59,72 @@ class Environment:
             text=True,
             timeout=300,
         )
+
+
+class Machine:
+    """A copy of this source tree in an empty folder, and a shell that knows a Python and no more.
+
+    What pip is told by its variables (an index, a proxy) and its cache are the machine's own.
+
+    Args:
+        folder: empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "quire"
+        shutil.copytree(ROOT, self.root, ignore=_LEFT_OUT)
+        programs = folder / "bin"
+        programs.mkdir()
+        base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+        (programs / "python3").symlink_to(base)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("PIP_") or name.lower().endswith("_proxy") or name == "HOME"
+        }
+        self.env = {**kept, "PATH": f"{programs}:/usr/bin:/bin", "COLUMNS": "200"}
+
+    def shell(
+        self, line: str, *, cwd: Path | None = None, input: str = "", timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a line of a shell, from the top of the tree unless said otherwise."""
+        return subprocess.run(
+            ["bash", "-c", line],
+            cwd=cwd or self.root,
+            env=self.env,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    @contextlib.contextmanager
+    def serving(self, line: str) -> Iterator[str]:
+        """What a server prints up to its curl line; it is ended as Ctrl-C in a terminal would.
+
+        Args:
+            line: of a shell; the server must be told to listen on a free port.
+        """
+        server = subprocess.Popen(
+            ["bash", "-c", line],
+            cwd=self.root,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        log = ""
+        for text in server.stdout or ():
+            log += text
+            if text.startswith("curl "):
+                break
+        try:
+            yield log
+        finally:
+            os.killpg(server.pid, signal.SIGINT)
+            server.wait(timeout=60)
 
 
 def environ() -> dict[str, str]:

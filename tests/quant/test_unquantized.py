@@ -7,7 +7,7 @@ from quire.core.contracts.quant import LinearSpec
 from quire.core.errors import CheckpointError
 from quire.plugins.platforms.cpu import CPU
 from quire.quant.unquantized import Unquantized
-from tests.contracts.quant_suite import check_life_cycle, check_linear
+from quire.testing import QuantCase, check_quant
 
 SHARDS = ("a.q_proj", "a.k_proj", "a.v_proj")
 
@@ -27,15 +27,9 @@ def test_conformance(bias: bool, dtype: str, tolerance: float, shards: int) -> N
     if bias:
         stored |= {f"{name}.bias": b for name, b in zip(spec.shards, biases, strict=True)}
     method = Unquantized.from_checkpoint(None, CPU())
-    check_linear(
-        method,
-        spec,
-        stored,
-        torch.cat(weights).double(),
-        torch.cat(biases).double() if bias else None,
-        tolerance=tolerance,
-    )
-    check_life_cycle(method, spec, stored)
+    whole = torch.cat(biases).double() if bias else None
+    case = QuantCase(method, spec, stored, torch.cat(weights).double(), whole, tolerance)
+    check_quant(lambda: [case])
     assert not method.covers("a.q_proj")
 
 
@@ -43,7 +37,8 @@ def test_stored_in_another_float() -> None:
     spec = LinearSpec(shards=("a",), out_features=(4,), in_features=8)
     weight = torch.randn(4, 8).half()
     method = Unquantized(CPU())
-    check_linear(method, spec, {"a.weight": weight}, weight.double(), None, tolerance=1e-5)
+    case = QuantCase(method, spec, {"a.weight": weight}, weight.double(), None, 1e-5)
+    check_quant(lambda: [case])
 
 
 def test_quantized_checkpoint_is_refused() -> None:

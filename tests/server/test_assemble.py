@@ -119,3 +119,14 @@ async def test_served_name(start, configure):
         assert (await server.client.models.retrieve("org/name")).root == "demo"
         answer = await server.client.completions.create(model="org/name", prompt="x")
         assert answer.model == "org/name"
+
+
+async def test_the_schema_describes_errors_as_they_are(server):
+    schema = (await server.http.get("/schema/openapi.json")).json()
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        answers = schema["paths"][path]["post"]["responses"]
+        for status in ("400", "401", "404", "413", "415", "500", "503"):
+            body = answers[status]["content"]["application/json"]["schema"]["$ref"]
+            assert body.endswith("/ErrorBody")
+    metrics = schema["paths"]["/metrics"]["get"]["responses"]["200"]
+    assert list(metrics["content"]) == ["text/plain"]

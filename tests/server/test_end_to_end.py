@@ -230,7 +230,11 @@ def free_port() -> int:
 
 async def test_overload_metrics_port_and_drain(start):
     port = free_port()
-    process = start(schedule={"max_num_seqs": 2, "max_waiting": 4}, metrics={"port": port})
+    process = start(
+        schedule={"max_num_seqs": 2, "max_waiting": 4},
+        metrics={"port": port},
+        server={"drain_seconds": 600},  # However busy the machine is.
+    )
     client = process.client()
 
     async def one():

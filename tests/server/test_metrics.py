@@ -8,29 +8,34 @@ from prometheus_client import Histogram as Reference
 from prometheus_client.parser import text_string_to_metric_families
 
 from quire.core.config import Config
-from quire.core.metrics import EngineStats, RequestRecord
+from quire.core.metrics import CompletionRecord, EngineStats, RequestRecord
 from quire.plugins.exporters.histogram import E2E, GAPS, TTFT, Histogram, token_bounds
-from quire.plugins.exporters.prometheus import Prometheus
+from quire.plugins.exporters.prometheus import FINISH_REASONS, Prometheus
 
 LABELS = {"model_name": "demo", "engine": "0"}
 
 
-def record(**changes) -> RequestRecord:
+def completion(**changes) -> CompletionRecord:
     values = {
-        "request_id": "r",
         "finish_reason": "stop",
-        "num_prompt": 10,
-        "num_cached": 4,
         "num_generated": 3,
-        "max_tokens": 16,
-        "n": 2,
-        "arrival": 100.0,
         "queued": 0.5,
         "first_token": 101.0,
         "finished": 104.0,
         "token_gaps": [1.0, 2.0],
     }
-    return RequestRecord(**(values | changes))
+    return CompletionRecord(**(values | changes))
+
+
+def record(*completions: CompletionRecord) -> RequestRecord:
+    return RequestRecord(
+        request_id="r",
+        num_prompt=10,
+        num_cached=4,
+        max_tokens=16,
+        arrival=100.0,
+        completions=list(completions),
+    )
 
 
 def scrape(exporter: Prometheus) -> dict[str, float]:
@@ -68,46 +73,89 @@ def test_the_engine(exporter):
     assert found["num_preemptions_total"] == 2
     assert found["iteration_tokens_total_sum"] == 64
     assert found["engine_healthy"] == 1
-    exporter.engine(EngineStats(2, 0, 0, 0, 120, 100, 40, 2, 0))
+    exporter.engine(EngineStats(1, 0, 0, 0, 120, 100, 40, 2, 64))
     exporter.healthy(False)
     found = scrape(exporter)
     assert found["kv_cache_usage_perc"] == found["engine_healthy"] == 0
     assert found["iteration_tokens_total_count"] == 1
 
 
-def test_a_request(exporter):
-    exporter.request(record())
+def test_token_counters_are_the_engines(exporter):
+    stats = EngineStats(step=1, prefix_hits=4, prompt_tokens=10, generated_tokens=3, corrupted=2)
+    exporter.engine(stats)
+    exporter.request(record(completion()))
     found = scrape(exporter)
-    assert found["request_success_total[stop]"] == 1
-    assert found["request_success_total[abort]"] == 0
     assert found["prompt_tokens_total"] == 10
     assert found["prompt_tokens_cached_total"] == 4
     assert found["generation_tokens_total"] == 3
+    assert found["corrupted_requests_total"] == 2
+
+
+def test_a_step_that_is_told_twice_counts_once(exporter):
+    """An abort between two steps brings the statistics again."""
+    for _ in range(2):
+        exporter.engine(EngineStats(step=1, step_tokens=64))
+    assert scrape(exporter)["iteration_tokens_total_count"] == 1
+
+
+def test_a_request(exporter):
+    exporter.request(
+        record(
+            completion(num_preemptions=2),
+            completion(num_generated=5, first_token=102.0, finished=108.0, token_gaps=[1.5] * 4),
+        )
+    )
+    found = scrape(exporter)
+    assert found["request_success_total[stop]"] == 1
+    assert found["request_success_total[abort]"] == 0
     sums = {
         "request_prompt_tokens": 10,
-        "request_generation_tokens": 3,
+        "request_generation_tokens": 8,
+        "request_max_num_generation_tokens": 5,
+        "request_num_preemptions": 2,
         "request_prefill_kv_computed_tokens": 6,
         "request_params_n": 2,
         "request_params_max_tokens": 16,
         "time_to_first_token_seconds": 1.0,
-        "inter_token_latency_seconds": 3.0,
-        "time_per_output_token_seconds": 3.0,
-        "request_time_per_output_token_seconds": 1.5,
-        "e2e_request_latency_seconds": 4.0,
+        "inter_token_latency_seconds": 9.0,
+        "time_per_output_token_seconds": 9.0,
+        "request_time_per_output_token_seconds": 3.0,
+        "e2e_request_latency_seconds": 8.0,
         "request_queue_time_seconds": 0.5,
-        "request_inference_time_seconds": 3.5,
+        "request_inference_time_seconds": 7.5,
         "request_prefill_time_seconds": 0.5,
-        "request_decode_time_seconds": 3.0,
+        "request_decode_time_seconds": 7.0,
     }
     assert {name: found[f"{name}_sum"] for name in sums} == sums
-    assert found["inter_token_latency_seconds_count"] == 2
+    counts = {name: found[f"{name}_count"] for name in sums}
+    each_token = {"inter_token_latency_seconds": 6, "time_per_output_token_seconds": 6}
+    each_completion = {
+        "request_generation_tokens": 2,
+        "request_time_per_output_token_seconds": 2,
+    }
+    assert counts == dict.fromkeys(sums, 1) | each_token | each_completion
     assert found["time_to_first_token_seconds_bucket[0.75]"] == 0
     assert found["time_to_first_token_seconds_bucket[1.0]"] == 1
 
 
+@pytest.mark.parametrize(
+    ("reasons", "whole"),
+    [
+        (["stop", "length"], "length"),
+        (["abort", "stop"], "abort"),
+        (["stop", "error", "abort"], "error"),
+    ],
+)
+def test_a_request_ends_as_its_worst_completion_does(reasons, whole, exporter):
+    exporter.request(record(*(completion(finish_reason=reason) for reason in reasons)))
+    found = scrape(exporter)
+    each = {reason: found[f"request_success_total[{reason}]"] for reason in FINISH_REASONS}
+    assert each == dict.fromkeys(FINISH_REASONS, 0) | {whole: 1}
+
+
 def test_a_request_without_tokens(exporter):
     exporter.request(
-        record(first_token=None, num_generated=0, token_gaps=[], finish_reason="abort")
+        record(completion(first_token=None, num_generated=0, token_gaps=[], finish_reason="abort"))
     )
     found = scrape(exporter)
     assert found["request_success_total[abort]"] == 1
@@ -115,10 +163,18 @@ def test_a_request_without_tokens(exporter):
     assert found["e2e_request_latency_seconds_count"] == 1
 
 
+def test_a_request_that_is_not_taken_in(exporter):
+    for reason in ("queue_full", "queue_full", "invalid"):
+        exporter.rejected(reason)
+    found = scrape(exporter)
+    assert found["admission_rejections_total[queue_full]"] == 2
+    assert found["admission_rejections_total[invalid]"] == 1
+
+
 def test_two_exporters_do_not_meet():
     one, other = Prometheus(Config()), Prometheus(Config())
-    one.request(record())
-    assert scrape(other)["prompt_tokens_total"] == 0
+    one.request(record(completion()))
+    assert scrape(other)["request_success_total[stop]"] == 0
 
 
 @settings(max_examples=30, deadline=None)
@@ -152,6 +208,8 @@ def test_token_buckets_reach_the_longest_sequence():
 
 async def test_the_endpoint(server):
     await server.http.post("/v1/completions", json={"prompt": "x"})
-    text = (await server.http.get("/metrics")).text
-    (line,) = [x for x in text.splitlines() if x.startswith("vllm:prompt_tokens_total")]
+    response = await server.http.get("/metrics")
+    assert response.headers["content-type"].count("charset") == 1
+    text = response.text
+    (line,) = [x for x in text.splitlines() if x.startswith("vllm:request_prompt_tokens_count")]
     assert float(line.split()[-1]) >= 1

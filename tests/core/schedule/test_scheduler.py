@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.core.conformance.device import FakeDevice, FakePending, expected
 from quire.core.contracts.scheduler import SchedulerSettings
 from quire.core.errors import InvalidRequest, Overloaded
 from quire.core.request import Request, SamplingParams
@@ -13,7 +14,6 @@ from quire.core.schedule.default import DefaultScheduler
 from quire.core.step import Delta, Outcome, Plan
 from quire.plugins.policies.fcfs import FirstComeFirstServed
 from quire.plugins.policies.priority import ByPriority
-from tests.fakes.device import FakeDevice, FakePending, expected
 
 
 def make_settings(**changes: object) -> SchedulerSettings:

@@ -10,7 +10,7 @@ import torch
 from quire.backends.attention import triton_paged, triton_plan
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionSpec
-from tests.contracts.attention_suite import Scenario, check_attention, check_cache
+from quire.testing import Scenario, check_attention, check_cache
 from tests.kernels.attention_case import AttentionCase, check_step
 
 FLOAT8 = torch.float8_e4m3fn

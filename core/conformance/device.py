@@ -8,7 +8,10 @@ what is read, which the device notices at once, since it also knows the true tok
 import hashlib
 from collections.abc import Callable
 
-from quire.core.step import Outcome, Plan
+from ..step import Outcome, Plan
+from .report import require
+
+__all__ = ("VOCABULARY", "FakeDevice", "FakePending", "expected", "next_token")
 
 VOCABULARY = 50
 
@@ -36,6 +39,7 @@ class FakePending:
         self._outcome = outcome
 
     def wait(self) -> Outcome:
+        """What it drew; raises what it raised."""
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
@@ -57,6 +61,11 @@ class FakeDevice:
         self.tokens: dict[int, list[int]] = {}
 
     def execute(self, plan: Plan) -> FakePending:
+        """Run a step at once.
+
+        Raises:
+            ConformanceError: when a row reads, writes or draws what it must not.
+        """
         for newcomer in plan.newcomers:
             self.tokens[newcomer.slot] = list(newcomer.token_ids)
             self.tables[newcomer.slot] = []
@@ -75,12 +84,12 @@ class FakeDevice:
         for row in plan.rows:
             end = row.start + row.count
             seen = [self._read(row.slot, position) for position in range(end)]
-            if seen != self.tokens[row.slot][:end]:
-                raise AssertionError(f"slot {row.slot} reads a cache that is not its own")
+            own = seen == self.tokens[row.slot][:end]
+            require(own, f"slot {row.slot} reads a cache that is not its own")
             if row.samples:
-                if len(self.tokens[row.slot]) != end:
-                    raise AssertionError("a row draws before its last token is computed")
-                self.tokens[row.slot].append(next_token(seen))
+                known = len(self.tokens[row.slot])
+                require(known == end, "a row draws before its last token is computed")
+                self.tokens[row.slot].append(next_token(self.tokens[row.slot]))
                 drawn.append([self.tokens[row.slot][-1]])
             else:
                 drawn.append([])
@@ -89,8 +98,7 @@ class FakeDevice:
     def _write(self, slot: int, start: int, count: int, *, garbage: bool = False) -> None:
         for position in range(start, start + count):
             block = self.tables[slot][position // self.block_size]
-            if block == 0:
-                raise AssertionError("a row writes to the null block")
+            require(block != 0, "a row writes to the null block")
             token = -1 if garbage else self.tokens[slot][position]
             self.cache.setdefault(block, {})[position % self.block_size] = token
 

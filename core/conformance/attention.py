@@ -1,19 +1,24 @@
-"""What every attention backend must do, checked against a dense oracle in float64.
+"""Attention backends, checked against a dense oracle in float64.
 
-``check_attention`` takes the backend's class and raises on the first difference. The oracle keeps
-each sequence's keys and values in plain lists of tensors and knows nothing of blocks.
+The oracle keeps each sequence's keys and values in plain lists of tensors and knows nothing of
+blocks. ``check_backend`` runs a fixed choice of scenarios; ``check_attention`` runs one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 
-from quire.core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
+from ..contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
+from .report import Unchecked, require
 
-__all__ = ("Scenario", "check_attention", "check_cache")
+__all__ = ("Scenario", "check_attention", "check_backend", "check_cache")
+
+_HEAD_SIZES = (16, 64, 128, 96, 80, 256)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Scenario:
         steps: how many.
         longest: most new tokens of one row in one step.
         dtype: of queries and cache.
+        rotate: leave the rotation of queries and keys to the backend.
     """
 
     seed: int
@@ -37,6 +43,7 @@ class Scenario:
     steps: int = 5
     longest: int = 20
     dtype: torch.dtype = torch.float32
+    rotate: bool = False
 
 
 @dataclass
@@ -55,7 +62,7 @@ def check_attention(
     """Run random steps, with blocks in random order and rubbish in every other block.
 
     Raises:
-        AssertionError: where an output differs from the oracle's.
+        ConformanceError: where an output differs from the oracle's.
     """
     generator = torch.Generator().manual_seed(scenario.seed)
     rng = random.Random(scenario.seed)
@@ -66,8 +73,7 @@ def check_attention(
     most = -(-scenario.steps * scenario.longest // scenario.block_size)
     num_blocks = scenario.rows * most + 4
     attention.allocate(num_blocks)
-    if attention.bytes_per_block() <= 0:
-        raise AssertionError("bytes_per_block must be positive")
+    require(attention.bytes_per_block() > 0, "bytes_per_block must be positive")
     free = list(range(1, num_blocks))
     rng.shuffle(free)
     _poison(attention, scenario, free, at)
@@ -89,25 +95,71 @@ def check_attention(
             merged = torch.cat((q, k, v), 1).to(at)
             heads, both = spec.num_heads, spec.num_heads + spec.num_kv_heads
             views = merged[:, :heads], merged[:, heads:both], merged[:, both:]
-            found = attention.attend(layer, *views, prepared)
+            rotation = None
+            if scenario.rotate:
+                rotation = _rotation(chosen, spec, scenario, generator, at)
+                q, k = _rotated(rotation, q, k)
+            found = attention.attend(layer, *views, prepared, rotation)
             _compare(found.cpu(), _oracle(chosen, layer, spec, q, k, v), scenario, layer)
         for sequence, count in chosen:
             sequence.length += count
+
+
+def check_backend(backend: type[AttentionBackend]) -> None:
+    """Run scenarios of every kind that the backend's capabilities promise.
+
+    Raises:
+        ConformanceError: naming the first broken promise.
+        Unchecked: when this machine has no device that the backend runs on.
+    """
+    offered = backend.capabilities
+    device = _device(offered.devices)
+    width = next(
+        (w for w in _HEAD_SIZES if offered.head_sizes is None or w in offered.head_sizes), None
+    )
+    width = width or min(offered.head_sizes or (16,))
+    plain = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=width, scale=width**-0.5)
+    single = AttentionSpec(num_heads=3, num_kv_heads=3, head_dim=width, scale=0.2)
+    kinds = [(plain,), (single, single)]
+    if "sliding_window" in offered.features:
+        kinds.append((msgspec.structs.replace(plain, window=7), plain))
+    if "soft_cap" in offered.features:
+        kinds.append((msgspec.structs.replace(plain, soft_cap=3.0),))
+    size = backend.default_block_size
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        if offered.missing(dtype=name, kv_dtype=name) is not None:
+            continue
+        for seed, layers in enumerate(kinds):
+            check_attention(backend, Scenario(seed, layers, size, dtype=dtype), device)
+            long = Scenario(seed, layers, size, rows=6, steps=3, longest=3 * size, dtype=dtype)
+            check_attention(backend, long, device)
+            check_attention(backend, dataclasses.replace(long, rotate=True), device)
+
+
+def _device(devices: frozenset[str]) -> str:
+    if "*" in devices or "cpu" in devices:
+        return "cpu"
+    for name in sorted(devices):
+        module = getattr(torch, name, None)
+        if module is not None and module.is_available():
+            return name
+    raise Unchecked(f"it runs on {', '.join(sorted(devices))}, which this machine has not")
 
 
 def check_cache(backend: type[AttentionBackend], device: str = "cpu") -> None:
     """Sizes are honest, and a second ``allocate`` replaces the cache by an empty one.
 
     Raises:
-        AssertionError: otherwise.
+        ConformanceError: otherwise.
     """
     spec = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=16, scale=0.25)
     for layers in (1, 3):
         attention = backend(
             [spec] * layers, block_size=8, kv_dtype=torch.float32, device=torch.device(device)
         )
-        if attention.bytes_per_block() != layers * 2 * 8 * 2 * 16 * 4:
-            raise AssertionError("bytes_per_block does not count keys and values of every layer")
+        counted = attention.bytes_per_block() == layers * 2 * 8 * 2 * 16 * 4
+        require(counted, "bytes_per_block does not count keys and values of every layer")
         attention.allocate(4)
         attention.allocate(2)
 
@@ -137,13 +189,13 @@ def _poison(
     prepared = attention.prepare(batch)
     for layer, spec in enumerate(scenario.layers):
         shapes = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
-        nans = [
+        q, k, v = (
             torch.full(
                 (len(slots), heads, spec.head_dim), torch.nan, dtype=scenario.dtype, device=device
             )
             for heads in shapes
-        ]
-        attention.attend(layer, *nans, prepared)
+        )
+        attention.attend(layer, q, k, v, prepared)
 
 
 def _batch(
@@ -181,6 +233,38 @@ def _draw(
     return torch.randn(tokens, heads, width, generator=generator).to(scenario.dtype)
 
 
+def _rotation(
+    chosen: list[tuple[_Sequence, int]],
+    spec: AttentionSpec,
+    scenario: Scenario,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Rotation:
+    """Any table of cosines and sines, and the positions of a step's tokens."""
+    longest = max(sequence.length + count for sequence, count in chosen)
+    angles = torch.rand(longest, spec.head_dim // 2, generator=generator) * 6.3
+    sines = torch.cat((-angles.sin(), angles.sin()), 1)
+    table = torch.stack((torch.cat((angles.cos(),) * 2, 1), sines), 1).to(scenario.dtype)
+    positions = [
+        position
+        for sequence, count in chosen
+        for position in range(sequence.length, sequence.length + count)
+    ]
+    return Rotation(table.to(device), torch.tensor(positions, device=device))
+
+
+def _rotated(
+    rotation: Rotation, q: torch.Tensor, k: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a backend must make of queries and keys, as the contract's formula says."""
+    cos, sin = rotation.table.cpu()[rotation.positions.cpu()].float().unsqueeze(2).unbind(1)
+    turned = []
+    for x in (q, k):
+        x = x.float()
+        turned.append((x * cos + x.roll(x.shape[-1] // 2, -1) * sin).to(q.dtype))
+    return turned[0], turned[1]
+
+
 def _oracle(
     chosen: list[tuple[_Sequence, int]],
     layer: int,
@@ -212,9 +296,8 @@ def _oracle(
 
 
 def _compare(found: torch.Tensor, expected: torch.Tensor, scenario: Scenario, layer: int) -> None:
-    if found.shape != expected.shape or found.dtype != scenario.dtype:
-        raise AssertionError(f"layer {layer}: got {found.dtype} {list(found.shape)}")
+    same = found.shape == expected.shape and found.dtype == scenario.dtype
+    require(same, f"layer {layer}: got {found.dtype} {list(found.shape)}")
     tolerance = 2e-5 if scenario.dtype is torch.float32 else 4e-2
     error = (found.double() - expected).abs().max().item()
-    if not error <= tolerance:
-        raise AssertionError(f"layer {layer} is off by {error} in {scenario}")
+    require(error <= tolerance, f"layer {layer} is off by {error} in {scenario}")
