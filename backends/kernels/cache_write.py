@@ -3,7 +3,13 @@
 import triton
 import triton.language as tl
 
-__all__ = ("rotated", "write_cache")
+__all__ = ("load_heads", "rotated", "write_cache")
+
+
+@triton.jit
+def load_heads(ptr, d, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Load heads of D elements, d being [1, WIDTH]; a mask only where it hides something."""
+    return tl.load(ptr) if D == WIDTH else tl.load(ptr, mask=d < D, other=0.0)
 
 
 @triton.jit
