@@ -17,6 +17,7 @@ from ..kernels.cache_write import write_cache
 from ..kernels.launch import launch
 from ..kernels.paged_decode import paged_decode
 from ..kernels.paged_prefill import paged_prefill
+from .triton_dense import attend_dense
 from .triton_plan import (
     TILE_ROWS,
     DecodePlan,
@@ -27,7 +28,7 @@ from .triton_plan import (
     plan_decode,
     plan_prefill,
 )
-from .triton_tiles import Tile, decode_tile, most_tile_rows, prefill_tile
+from .triton_tiles import Tile, decode_tile, prefill_tile
 
 __all__ = ("TritonPaged",)
 
@@ -143,8 +144,10 @@ class TritonPaged(AttentionBackend):
         if batch.num_decodes:
             decode = [plan_decode(batch, layout, self._processors) for layout in self._layouts]
         if batch.num_decodes < len(batch.query_lengths):
-            rows = most_tile_rows(self.kv_dtype)
-            prefill = [plan_prefill(batch, layout, rows) for layout in self._layouts]
+            prefill = [
+                plan_prefill(batch, layout, self.kv_dtype, self.block_size)
+                for layout in self._layouts
+            ]
         return Step(batch, decode, prefill)
 
     def attend(
@@ -248,6 +251,10 @@ def _prefill(
         ROTATE=rotation is not None,
         **layer.write,
     )
+    for row in plan.dense:
+        attend_dense(row, out, q, k, v, layer.keys, layer.values, spec.scale)
+    if not plan.grid[1]:
+        return
     launch(
         paged_prefill,
         plan.grid,

@@ -10,6 +10,8 @@ import torch
 from ...core.contracts.attention import AttentionBatch, AttentionSpec
 from ..kernels.launch import launch
 from ..kernels.paged_decode import PART_FIELDS, plan_parts
+from .triton_dense import DenseRow, dense_rows
+from .triton_tiles import most_tile_rows
 
 __all__ = (
     "TILE_ROWS",
@@ -44,11 +46,13 @@ class Layout:
     num_kv_heads: int
     head_dim: int
     window: int
+    capped: bool
 
     @classmethod
     def of(cls, spec: AttentionSpec) -> Layout:
         """A layer's; window is 0 for none."""
-        return cls(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window or 0)
+        capped = spec.soft_cap is not None
+        return cls(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window or 0, capped)
 
 
 @dataclass(slots=True)
@@ -72,14 +76,16 @@ class DecodePlan:
 
 @dataclass(slots=True)
 class PrefillPlan:
-    """Tiles of the other rows, those with most keys first.
+    """The other rows: long ones for ``attend_dense``, and tiles of the rest.
 
     Attributes:
-        tiles: int32 [tiles, 2], row and first query.
+        dense: the long ones.
+        tiles: int32 [tiles, 2], row and first query, those with most keys first.
         rows_per_tile: query heads times queries of a tile.
-        grid: of the launch.
+        grid: of the launch over tiles; it may be empty.
     """
 
+    dense: list[DenseRow]
     tiles: torch.Tensor
     rows_per_tile: int
     grid: tuple[int, int]
@@ -136,26 +142,44 @@ def plan_decode(batch: AttentionBatch, layout: Layout, processors: int) -> Decod
     return DecodePlan(parts, arrived, found, lse, (layout.num_kv_heads, num_parts))
 
 
-def plan_prefill(batch: AttentionBatch, layout: Layout, most_rows: int) -> PrefillPlan:
-    """Cut the rows with several queries into tiles, in one copy to the device.
-
-    Tiles have ``most_rows`` rows if the queries fill them, and more only for a larger group.
-    """
-    decodes = batch.num_decodes
-    counts = np.array(batch.query_lengths[decodes:])
-    lengths = np.array(batch.host_lengths[decodes:])
+def plan_prefill(
+    batch: AttentionBatch, layout: Layout, kv_dtype: torch.dtype, block_size: int
+) -> PrefillPlan:
+    """Cut the rows with several queries into tiles, in one copy to the device."""
+    dense: dict[int, DenseRow] = {}
+    if not layout.capped:
+        dense = dense_rows(
+            batch,
+            window=layout.window,
+            head_dim=layout.head_dim,
+            kv_dtype=kv_dtype,
+            block_size=block_size,
+        )
+    rows = np.array(
+        [row for row in range(batch.num_decodes, len(batch.query_lengths)) if row not in dense],
+        dtype=np.int64,
+    )
+    counts = np.array(batch.query_lengths)[rows]
+    lengths = np.array(batch.host_lengths)[rows]
     group = layout.num_heads // layout.num_kv_heads
-    needed = max(group, min(int(counts.max()) * group, most_rows))
-    rows_per_tile = next(rows for rows in TILE_ROWS if rows >= needed)
+    # Tiles that the queries fill; larger than the dtype's only for a larger group.
+    longest = int(counts.max(initial=0))
+    needed = max(group, min(longest * group, most_tile_rows(kv_dtype)))
+    rows_per_tile = next(size for size in TILE_ROWS if size >= needed)
     queries = rows_per_tile // group
     tiles = -(-counts // queries)
-    row = np.repeat(np.arange(len(counts)), tiles)
-    first = (np.arange(len(row)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * queries
-    keys = lengths[row] - counts[row] + first
+    index = np.repeat(np.arange(len(rows)), tiles)
+    first = (np.arange(len(index)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * queries
+    keys = lengths[index] - counts[index] + first
     order = np.argsort(-keys, kind="stable")
-    packed = np.stack((row + decodes, first), 1)[order].astype(np.int32)
-    on_device = torch.from_numpy(packed).to(batch.lengths.device, non_blocking=True)
-    return PrefillPlan(on_device, rows_per_tile, (layout.num_kv_heads, len(row)))
+    packed = torch.from_numpy(np.stack((rows[index], first), 1)[order].astype(np.int32))
+    device = batch.lengths.device
+    if device.type == "cuda":
+        # From other memory a copy waits for the device.
+        packed = packed.pin_memory()
+    on_device = packed.to(device, non_blocking=True)
+    grid = (layout.num_kv_heads, len(index))
+    return PrefillPlan(list(dense.values()), on_device, rows_per_tile, grid)
 
 
 def _waves(layout: Layout, processors: int) -> tuple[int, int]:

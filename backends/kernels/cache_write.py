@@ -3,7 +3,13 @@
 import triton
 import triton.language as tl
 
-__all__ = ("rotated", "write_cache")
+__all__ = ("load_heads", "rotated", "write_cache")
+
+
+@triton.jit
+def load_heads(ptr, d, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Load heads of D elements, d being [1, WIDTH]; a mask only where it hides something."""
+    return tl.load(ptr) if D == WIDTH else tl.load(ptr, mask=d < D, other=0.0)
 
 
 @triton.jit
@@ -54,8 +60,8 @@ def write_cache(
 ):
     """Grid (tokens, tiles of TILE heads): keys and values first, then queries if they are rotated.
 
-    Queries are rotated in place; rotated keys, and values, go to cache slot slots_ptr[token].
-    The cache is [blocks, KV_HEADS, BLOCK_SIZE, D].
+    Queries and keys are rotated in place; rotated keys, and values, go to cache slot
+    slots_ptr[token]. The cache is [blocks, KV_HEADS, BLOCK_SIZE, D].
     """
     token = (first_token + tl.program_id(0)).to(tl.int64)
     tile = tl.program_id(1)
@@ -67,7 +73,12 @@ def write_cache(
     if tile < kv_tiles:
         head = tile * TILE + tl.arange(0, TILE)[:, None]
         mask = (head < KV_HEADS) & (d < D)
-        k = rotated(k_ptr, angles_ptr, token * k_stride + head * D, d, mask, D, ROTATE)
+        offsets = token * k_stride + head * D
+        k = rotated(k_ptr, angles_ptr, offsets, d, mask, D, ROTATE)
+        if ROTATE:
+            # Both halves are read by all threads before either is overwritten.
+            tl.debug_barrier()
+            tl.store(k_ptr + offsets + d, k.to(k_ptr.dtype.element_ty), mask=mask)
         v = tl.load(v_ptr + token * v_stride + head * D + d, mask=mask, other=0.0).to(tl.float32)
         slot = tl.load(slots_ptr + token)
         block = slot // BLOCK_SIZE
@@ -79,6 +90,5 @@ def write_cache(
         mask = (head < HEADS) & (d < D)
         offsets = token * q_stride + head * D
         q = rotated(q_ptr, angles_ptr, offsets, d, mask, D, ROTATE)
-        # Both halves are read by all threads before either is overwritten.
         tl.debug_barrier()
         tl.store(q_ptr + offsets + d, q.to(q_ptr.dtype.element_ty), mask=mask)

@@ -9,7 +9,7 @@ one that ends last merges what they found, so that no second launch is needed.
 import triton
 import triton.language as tl
 
-from .cache_write import rotated
+from .cache_write import load_heads, rotated
 from .softmax import fold, soft_capped, to_compute
 
 __all__ = ("PART_FIELDS", "paged_decode", "plan_parts")
@@ -90,40 +90,13 @@ def plan_parts(
 
 @triton.jit(do_not_specialize=["blocks_stride"])
 def paged_decode(
-    out_ptr,
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    keys_ptr,
-    values_ptr,
-    slots_ptr,
-    positions_ptr,
-    table_ptr,
-    blocks_ptr,
-    parts_ptr,
-    arrived_ptr,
-    found_ptr,
-    found_lse_ptr,
-    blocks_stride,
-    q_stride,
-    k_stride,
-    v_stride,
-    scale,
-    soft_cap,
-    k_scale,
-    v_scale,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    M: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    SOFT_CAP: tl.constexpr,
-    ROTATE: tl.constexpr,
-    PDL: tl.constexpr,
-):
+    out_ptr, q_ptr, k_ptr, v_ptr, keys_ptr, values_ptr, slots_ptr, positions_ptr, table_ptr,
+    blocks_ptr, parts_ptr, arrived_ptr, found_ptr, found_lse_ptr, blocks_stride, q_stride,
+    k_stride, v_stride, scale, soft_cap, k_scale, v_scale, HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
+    TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
+    ROTATE: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
     """Grid (KV_HEADS, parts): the query heads of one key head over one part of one row.
 
     The part that ends with the row takes in the new token, which it rotates, writes to the cache
@@ -163,20 +136,22 @@ def paged_decode(
     )  # fmt: skip
     acc = tl.broadcast_to(acc, (M, WIDTH))
     blocks_ptr += row * blocks_stride
+    # Past the end the last key again, since what else stands there may be NaN.
+    position = tl.minimum(begin + tl.arange(0, TILE), end - 1)
+    block = tl.load(blocks_ptr + position // BLOCK_SIZE)
     for start in range(begin, end, TILE):
-        at = start + tl.arange(0, TILE)
-        # Past the end the last key again, since what else stands there may be NaN.
-        position = tl.minimum(at, end - 1)
-        block = tl.load(blocks_ptr + position // BLOCK_SIZE).to(tl.int64)
-        slot = (block * KV_HEADS + kv_head) * BLOCK_SIZE + position % BLOCK_SIZE
+        slot = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK_SIZE + position % BLOCK_SIZE
+        # The next tile's blocks are there before its loads start, so that those run ahead.
+        position = tl.minimum(start + TILE + tl.arange(0, TILE), end - 1)
+        block = tl.load(blocks_ptr + position // BLOCK_SIZE)
         offsets = slot[:, None] * D + d
-        k = tl.load(keys_ptr + offsets, mask=d < D, other=0.0)
+        k = load_heads(keys_ptr + offsets, d, D, WIDTH)
         scores = tl.dot(q, tl.trans(k.to(COMPUTE)), input_precision="tf32x3")
         if SOFT_CAP:
             scores = soft_capped(scores, scale, soft_cap)
-        scores = tl.where((at < end)[None, :], scores, float("-inf"))
+        scores = tl.where((start + tl.arange(0, TILE) < end)[None, :], scores, float("-inf"))
         weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, False)
-        v = tl.load(values_ptr + offsets, mask=d < D, other=0.0)
+        v = load_heads(values_ptr + offsets, d, D, WIDTH)
         acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
     found = acc * (v_scale / total)[:, None]
     out_ptr += (row * HEADS + kv_head * group) * D

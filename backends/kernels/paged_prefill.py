@@ -7,6 +7,7 @@ tile and head m % group, so that short chunks fill tiles and keys are loaded onc
 import triton
 import triton.language as tl
 
+from .cache_write import load_heads
 from .softmax import fold, soft_capped, to_compute
 
 __all__ = ("paged_prefill",)
@@ -72,16 +73,19 @@ def paged_prefill(
     top = tl.full((M,), float("-inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, WIDTH), tl.float32)
+    block = _blocks(blocks_ptr, begin, end, TILE, BLOCK_SIZE)
     if not WINDOW:
         for key in range(0, masked, TILE):
-            top, total, acc = _tile(
-                q, top, total, acc, keys_ptr, values_ptr, blocks_ptr, kv_head, key, end, position,
-                d, scale, soft_cap, KV_HEADS, D, TILE, BLOCK_SIZE, 0, COMPUTE, SOFT_CAP, False,
+            block, top, total, acc = _tile(
+                q, block, top, total, acc, keys_ptr, values_ptr, blocks_ptr, kv_head, key, end,
+                position, d, scale, soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, 0, COMPUTE,
+                SOFT_CAP, False,
             )  # fmt: skip
     for key in range(masked, end, TILE):
-        top, total, acc = _tile(
-            q, top, total, acc, keys_ptr, values_ptr, blocks_ptr, kv_head, key, end, position,
-            d, scale, soft_cap, KV_HEADS, D, TILE, BLOCK_SIZE, WINDOW, COMPUTE, SOFT_CAP, True,
+        block, top, total, acc = _tile(
+            q, block, top, total, acc, keys_ptr, values_ptr, blocks_ptr, kv_head, key, end,
+            position, d, scale, soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, WINDOW, COMPUTE,
+            SOFT_CAP, True,
         )  # fmt: skip
     out = acc * (v_scale / total)[:, None]
     to = ((token * HEADS + head) * D)[:, None] + d
@@ -89,20 +93,31 @@ def paged_prefill(
 
 
 @triton.jit
+def _blocks(blocks_ptr, key, end, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
+    """Block ids of the keys from ``key`` on; past the end the last one's."""
+    return tl.load(blocks_ptr + tl.minimum(key + tl.arange(0, TILE), end - 1) // BLOCK_SIZE)
+
+
+@triton.jit
 def _tile(
-    q, top, total, acc, keys_ptr, values_ptr, blocks_ptr, kv_head, key, end, position, d, scale,
-    soft_cap, KV_HEADS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, WINDOW: tl.constexpr, COMPUTE: tl.constexpr,
+    q, block, top, total, acc, keys_ptr, values_ptr, blocks_ptr, kv_head, key, end, position, d,
+    scale, soft_cap, KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+    TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr, WINDOW: tl.constexpr, COMPUTE: tl.constexpr,
     SOFT_CAP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Take the keys from ``key`` on into the softmax."""
+    """Take the keys from ``key`` on, which stand in ``block``, into the softmax.
+
+    Returns:
+        The next tile's blocks, which are there before its loads start, so that those run ahead;
+        then top, total and acc.
+    """
     at = key + tl.arange(0, TILE)
     # Past the end the last key again, since what else stands there may be NaN.
-    cached = tl.minimum(at, end - 1) if MASKED else at
-    block = tl.load(blocks_ptr + cached // BLOCK_SIZE).to(tl.int64)
-    slot = (block * KV_HEADS + kv_head) * BLOCK_SIZE + cached % BLOCK_SIZE
+    offset = tl.minimum(at, end - 1) % BLOCK_SIZE
+    slot = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK_SIZE + offset
+    block = _blocks(blocks_ptr, key + TILE, end, TILE, BLOCK_SIZE)
     offsets = slot[:, None] * D + d
-    k = tl.load(keys_ptr + offsets, mask=d < D, other=0.0)
+    k = load_heads(keys_ptr + offsets, d, D, WIDTH)
     scores = tl.dot(q, tl.trans(k.to(COMPUTE)), input_precision="tf32x3")
     if SOFT_CAP:
         scores = soft_capped(scores, scale, soft_cap)
@@ -112,5 +127,6 @@ def _tile(
             seen &= at[None, :] > position[:, None] - WINDOW
         scores = tl.where(seen, scores, float("-inf"))
     weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, WINDOW > 0)
-    v = tl.load(values_ptr + offsets, mask=d < D, other=0.0)
-    return top, total, tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
+    v = load_heads(values_ptr + offsets, d, D, WIDTH)
+    acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
+    return block, top, total, acc

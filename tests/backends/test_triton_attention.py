@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from quire.backends.attention import triton_dense
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 from quire.testing import Scenario, check_attention, check_cache
@@ -72,6 +73,15 @@ def test_contract(dtype: torch.dtype, window: int | None) -> None:
     for seed in range(5):
         scenario = Scenario(seed=seed, layers=specs, rows=6, longest=40, dtype=dtype)
         check_attention(TritonPaged, scenario, "cuda")
+
+
+def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_dense, "DENSE_FROM", 200)
+    for width in (64, 128):
+        spec = _spec(8, 2, width)
+        rows = ((1, 900), (17, 700), (300, 300), (256, 1500), (1000, 1001))
+        kinds = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16}
+        check_step(AttentionCase(spec, rows, **kinds), "cuda")
 
 
 def test_cache() -> None:

@@ -14,9 +14,9 @@ FLOAT8 = torch.float8_e4m3fn
 SPILLED = {
     ("paged_prefill", 80, 128, torch.float32): 16,
     ("paged_prefill", 80, 80, torch.bfloat16): 32,
-    ("paged_prefill", 80, 128, torch.bfloat16): 64,
-    ("paged_prefill", 80, 128, torch.float16): 64,
-    ("paged_prefill", 80, 256, torch.bfloat16): 176,
+    ("paged_prefill", 80, 128, torch.bfloat16): 88,
+    ("paged_prefill", 80, 128, torch.float16): 88,
+    ("paged_prefill", 80, 256, torch.bfloat16): 200,
     ("paged_prefill", 90, 256, FLOAT8): 32,
 }
 """(kernel, capability, head_dim, kv_dtype) -> bytes of stack that are tolerated."""

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from quire.backends.attention import triton_paged, triton_plan
+from quire.backends.attention import triton_dense, triton_paged, triton_plan
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionSpec
 from quire.testing import Scenario, check_attention, check_cache
@@ -80,6 +80,27 @@ def test_many_parts() -> None:
         check_step(case)
 
 
+def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole prompts, and chunks behind a prefix that ends within a block, among tiled rows."""
+
+    def attention(q, k, v, scale, *, causal):
+        group = q.shape[1] // k.shape[1]
+        k, v = (x[0].float().repeat_interleave(group, 0) for x in (k, v))
+        scores = q[0].float() @ k.mT * scale
+        if causal:
+            scores += torch.full(scores.shape[1:], float("-inf")).triu(1)
+        out = (scores.softmax(-1) @ v).to(q.dtype)
+        return out.transpose(0, 1), scores.logsumexp(-1, keepdim=True).transpose(0, 1)
+
+    monkeypatch.setattr(triton_dense, "DENSE_FROM", 30)
+    monkeypatch.setattr(triton_dense, "_attention", attention)
+    spec = _spec(6, 2, 32)
+    kinds = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16}
+    for rows in (((1, 40), (5, 25), (40, 40), (33, 60)), ((30, 62), (31, 31))):
+        for rotate in (True, False):
+            check_step(AttentionCase(spec, rows, rotate=rotate, **kinds))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 7])
 def test_contract(dtype: torch.dtype, window: int | None) -> None:
@@ -95,7 +116,7 @@ def test_cache() -> None:
 def test_parts_cover_every_row(seed: int) -> None:
     """Every key in one part, no more parts than room, and arrivals zeroed."""
     rng = random.Random(seed)
-    layout = triton_plan.Layout(4, rng.choice((1, 2, 8)), 16, rng.choice((0, 0, 100)))
+    layout = triton_plan.Layout(4, rng.choice((1, 2, 8)), 16, rng.choice((0, 0, 100)), False)
     processors = rng.choice((1, 4, 132))
     rows = rng.choice((1, 2, 30))
     most = rng.choice((1, 64, 300, 5000))
