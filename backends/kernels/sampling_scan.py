@@ -55,10 +55,7 @@ def scan(
     Weights are relative to the chunk's greatest logit here, since nobody knows the row's yet.
     """
     chunk, row = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(slots + row)
-    if slot < 0:
-        return
-    _, _, temperature, _, _, flags = parameters(table, slot)
+    _, _, temperature, _, _, flags = parameters(table, tl.load(slots + row))
     columns = chunk * CHUNK + tl.arange(0, CHUNK)
     inside = columns < num_columns
     x = tl.load(logits + row.to(tl.int64) * stride + columns, mask=inside, other=-_INF)
@@ -117,9 +114,6 @@ def settle(
     slot = tl.load(slots + row)
     if FILTERS:
         tl.store(state + row * 4, tl.full((), 0, tl.int64))
-    if slot < 0:
-        tl.store(out + row, tl.full((), _BROKEN, tl.int64))
-        return
     stream, top_p, temperature, min_score, top_k, flags = parameters(table, slot)
     position = tl.load(lengths + row)
     chunks = tl.arange(0, BLOCK_CHUNKS)
