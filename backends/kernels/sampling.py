@@ -183,14 +183,14 @@ class TritonDraw:
         grid = (-(-self._num_chunks // span), len(logits))
         common = (logits, logits.stride(0), slots, table, self._tops, self._state, self._tallies)
         sizes = (self.vocab_size, self._num_chunks, span)
-        constants = dict(
-            PASSES=shape.passes,
-            PIVOTS=shape.pivots,
-            CHUNK=shape.chunk,
-            BLOCK_CHUNKS=triton.next_power_of_2(self._num_chunks),
-            LIST=shape.listed,
-            num_warps=8,
-        )
+        constants = {
+            "PASSES": shape.passes,
+            "PIVOTS": shape.pivots,
+            "CHUNK": shape.chunk,
+            "BLOCK_CHUNKS": triton.next_power_of_2(self._num_chunks),
+            "LIST": shape.listed,
+            "num_warps": 8,
+        }
         for number in range(shape.passes):
             narrow[grid](*common, *sizes, PASS=number, **constants)
         lists = (self._masses, self._counts, self._list_keys, self._list_columns)

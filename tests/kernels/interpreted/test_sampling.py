@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 
 from quire.backends.kernels.sampling import Shape, TritonDraw
 from quire.core.request import SamplingParams
 from quire.core.run.sample_random import stream_of
 from quire.core.run.sample_table import FILTERED, PARAMETERS, SAMPLED, ParameterTable
-from tests.kernels.drawing import MIXES, check_draw, probabilities
+from tests.kernels.drawing import MIXES, check_draw
 
 CPU = torch.device("cpu")
 # Rows of a few hundred tokens take every path: several chunks, few groups in sight, short lists.
