@@ -26,7 +26,7 @@ __all__ = ("collect", "finish", "narrow")
 _INF = tl.constexpr(float("inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["passed", "span"])
 def narrow(
     logits,
     stride,
@@ -37,39 +37,46 @@ def narrow(
     tallies,
     num_columns,
     num_chunks,
+    passed,
     span,
-    PASS: tl.constexpr,
     PASSES: tl.constexpr,
     PIVOTS: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_CHUNKS: tl.constexpr,
     LIST: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
-    """Count and weigh ``span`` chunks' tokens above each pivot of this pass."""
+    """Count and weigh ``span`` chunks' tokens above each pivot, after some passes."""
     row = tl.program_id(1)
     if tl.load(state + row * 4) == 0:
         return
     _, _, temperature, _, top_k, _ = parameters(table, tl.load(slots + row))
     tallies += row * PASSES * PIVOTS * 2
-    low, high, _, done = _interval(state + row * 4, tallies, top_k, num_columns, PASS, PIVOTS, LIST)
+    low, high, _, done = _interval(state + row * 4, tallies, top_k, num_columns, passed, PIVOTS, LIST)
     if done:
         return
     best = row_best(tops, row, num_chunks, BLOCK_CHUNKS)
     whole_row = (logits + row.to(tl.int64) * stride, best, temperature, num_columns, num_chunks)
-    pivots = _pivots(low, high, PIVOTS)[:, None]
+    pivots = _pivots(low, high, PIVOTS)[:, None, None]
+    # Four columns a thread and strip, added up before any threads meet.
+    strip = tl.arange(0, WIDTH)[None, :, None] * 4 + tl.arange(0, 4)[None, None, :]
     first = tl.program_id(0) * span
     for chunk in range(first, tl.minimum(first + span, num_chunks)):
-        keys = _keys((chunk * CHUNK + tl.arange(0, CHUNK))[None, :], whole_row)
-        weights = tl.exp(-keys.to(tl.float32, bitcast=True))
-        above = keys < pivots
-        count = tl.sum(above.to(tl.int32), axis=1)
-        mass = tl.sum(tl.where(above, weights, 0.0), axis=1).to(tl.float64) * UNIT
-        at = tallies + PASS * PIVOTS * 2 + tl.arange(0, PIVOTS)
-        tl.atomic_add(at, count.to(tl.int64), sem="relaxed")
+        counts = tl.zeros((PIVOTS, WIDTH), tl.int32)
+        masses = tl.zeros((PIVOTS, WIDTH), tl.float32)
+        for start in tl.static_range(0, CHUNK, WIDTH * 4):
+            keys = _keys(chunk * CHUNK + start + strip, whole_row)
+            weights = tl.exp(-keys.to(tl.float32, bitcast=True))
+            above = keys < pivots
+            counts += tl.sum(above.to(tl.int32), axis=2)
+            masses += tl.sum(tl.where(above, weights, 0.0), axis=2)
+        at = tallies + passed * PIVOTS * 2 + tl.arange(0, PIVOTS)
+        mass = tl.sum(masses, axis=1).to(tl.float64) * UNIT
+        tl.atomic_add(at, tl.sum(counts, axis=1).to(tl.int64), sem="relaxed")
         tl.atomic_add(at + PIVOTS, mass.to(tl.int64), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["span"])
 def collect(
     logits,
     stride,
@@ -189,9 +196,10 @@ def finish(
     limit = tl.load(state + row * 4 + 3).to(tl.float64, bitcast=True)
     low = _last(low, high, top_k, limit, listed, whole_row, CHUNK)
     if both:
+        # Of tokens that share the last key, as many count as make up top_k.
         count, mass = _above(low, listed, whole_row, CHUNK)
-        # Fewer than top_k only where the row has no more tokens.
-        missing = tl.maximum(top_k - count, 0)
+        upto = _above(low + 1, listed, whole_row, CHUNK)[0]
+        missing = tl.minimum(top_k, upto) - count
         limit = top_p * (mass + missing * weight_of(low)).to(tl.float64)
         high = tl.minimum(low, to_key(min_score)) + 1
         low = _last(low * 0, high, top_k, limit, listed, whole_row, CHUNK)
@@ -234,14 +242,19 @@ def _pick(number, last, chunks, chunk_masses, columns, weights, whole_row, CHUNK
 
 @triton.jit
 def _last(low, high, top_k, limit, listed, whole_row, CHUNK: tl.constexpr):
-    """The last key from ``low``, which stays, to below ``high`` that stays."""
-    while high - low > 1:
+    """A key from ``low``, which stays, to below ``high`` that parts what stays from the rest."""
+    count_low = _above(low, listed, whole_row, CHUNK)[0]
+    count_high = _above(high, listed, whole_row, CHUNK)[0]
+    # What has as much above it as ``low`` has stays too: a single token between need not be found.
+    while (high - low > 1) & (count_high - count_low > 1):
         middle = low + (high - low) // 2
         count, mass = _above(middle, listed, whole_row, CHUNK)
         fits = (count < top_k) & (mass.to(tl.float64) < limit)
         low = tl.where(fits, middle, low)
         high = tl.where(fits, high, middle)
-    return low
+        count_low = tl.where(fits, count, count_low)
+        count_high = tl.where(fits, count_high, count)
+    return high - 1
 
 
 @triton.jit
@@ -290,7 +303,7 @@ def _interval(
     tallies,
     top_k,
     num_columns,
-    PASSES: tl.constexpr,
+    passed,
     PIVOTS: tl.constexpr,
     LIST: tl.constexpr,
 ):
@@ -307,7 +320,7 @@ def _interval(
     few = _is_few(top_k, LIST)
     done = tl.where(few, count_high, count_high - count_low) <= LIST
     at = tl.arange(0, PIVOTS)
-    for i in tl.static_range(PASSES):
+    for i in range(passed):
         if not done:
             pivots = _pivots(low, high, PIVOTS)
             count = tl.load(tallies + i * PIVOTS * 2 + at).to(tl.int32)

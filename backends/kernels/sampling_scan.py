@@ -290,9 +290,12 @@ def _bound(group_keys, CHOSEN: tl.constexpr):
 
 @triton.jit
 def _last(keys, weights, top_k, limit, high):
-    """The last key below ``high`` that stays: fewer than top_k and less than the limit above it."""
-    low = 0
-    while high - low > 1:
+    """A key below ``high`` that parts what stays, with fewer than top_k and less than the limit
+    above it, from the rest."""
+    low, count_low = 0, 0
+    count_high = tl.sum((keys < high).to(tl.int32), axis=0)
+    # What has as much above it as ``low`` has stays too: a single token between need not be found.
+    while (high - low > 1) & (count_high - count_low > 1):
         middle = low + (high - low) // 2
         above = keys < middle
         count = tl.sum(above.to(tl.int32), axis=0)
@@ -300,7 +303,9 @@ def _last(keys, weights, top_k, limit, high):
         fits = (count < top_k) & (mass.to(tl.float64) < limit)
         low = tl.where(fits, middle, low)
         high = tl.where(fits, high, middle)
-    return low
+        count_low = tl.where(fits, count, count_low)
+        count_high = tl.where(fits, count_high, count)
+    return high - 1
 
 
 @triton.jit
