@@ -52,7 +52,9 @@ def narrow(
         return
     _, _, temperature, _, top_k, _ = parameters(table, tl.load(slots + row))
     tallies += row * PASSES * PIVOTS * 2
-    low, high, _, done = _interval(state + row * 4, tallies, top_k, num_columns, passed, PIVOTS, LIST)
+    low, high, _, done = _interval(
+        state + row * 4, tallies, top_k, num_columns, passed, PIVOTS, LIST
+    )
     if done:
         return
     best = row_best(tops, row, num_chunks, BLOCK_CHUNKS)

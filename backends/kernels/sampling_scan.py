@@ -67,7 +67,7 @@ def scan(
     tl.store(tops + at, top)
     tl.store(firsts + at, tl.min(tl.where(x == top, columns, OUTSIDE), axis=0))
     if flags & IS_SAMPLED:
-        reference = tl.where(top > -_INF, top, 0.0)
+        reference = tl.where(tl.abs(top) < _INF, top, 0.0)
         weights = tl.exp2((x - reference) * (_LOG2_E / temperature))
         tl.store(sums + at, tl.sum(weights, axis=0))
         if FILTERS:  # noqa: SIM102
