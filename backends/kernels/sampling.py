@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
+from .launch import launch
 from .sampling_narrow import collect, finish, narrow
 from .sampling_scan import scan, settle
 
@@ -115,7 +116,9 @@ class TritonDraw:
     def _scan(
         self, logits: torch.Tensor, slots: torch.Tensor, table: torch.Tensor, filters: bool
     ) -> None:
-        scan[(self._num_chunks, len(logits))](
+        launch(
+            scan,
+            (self._num_chunks, len(logits)),
             logits,
             logits.stride(0),
             slots,
@@ -144,7 +147,9 @@ class TritonDraw:
         filters: bool,
     ) -> None:
         shape = self._shape
-        settle[(len(logits),)](
+        launch(
+            settle,
+            (len(logits),),
             logits,
             logits.stride(0),
             slots,
@@ -182,19 +187,28 @@ class TritonDraw:
         span = max(1, self._num_chunks * len(logits) // (self._processors * 16))
         grid = (-(-self._num_chunks // span), len(logits))
         common = (logits, logits.stride(0), slots, table, self._tops, self._state, self._tallies)
-        sizes = (self.vocab_size, self._num_chunks, span)
-        constants = dict(
-            PASSES=shape.passes,
-            PIVOTS=shape.pivots,
-            CHUNK=shape.chunk,
-            BLOCK_CHUNKS=triton.next_power_of_2(self._num_chunks),
-            LIST=shape.listed,
-            num_warps=8,
-        )
-        for number in range(shape.passes):
-            narrow[grid](*common, *sizes, PASS=number, **constants)
+        sizes = (self.vocab_size, self._num_chunks)
+        constants = {
+            "PASSES": shape.passes,
+            "PIVOTS": shape.pivots,
+            "CHUNK": shape.chunk,
+            "BLOCK_CHUNKS": triton.next_power_of_2(self._num_chunks),
+            "LIST": shape.listed,
+        }
+        for passed in range(shape.passes):
+            launch(
+                narrow,
+                grid,
+                *common,
+                *sizes,
+                passed,
+                span,
+                **constants,
+                WIDTH=min(256, shape.chunk // 4),
+                num_warps=8,
+            )
         lists = (self._masses, self._counts, self._list_keys, self._list_columns)
-        collect[grid](*common, *lists, *sizes, **constants)
+        launch(collect, grid, *common, *lists, *sizes, span, **constants, num_warps=8)
 
     def _finish(
         self,
@@ -206,7 +220,9 @@ class TritonDraw:
         tokens: torch.Tensor | None,
     ) -> None:
         shape = self._shape
-        finish[(len(logits),)](
+        launch(
+            finish,
+            (len(logits),),
             logits,
             logits.stride(0),
             slots,

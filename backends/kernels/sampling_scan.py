@@ -55,10 +55,7 @@ def scan(
     Weights are relative to the chunk's greatest logit here, since nobody knows the row's yet.
     """
     chunk, row = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(slots + row)
-    if slot < 0:
-        return
-    _, _, temperature, _, _, flags = parameters(table, slot)
+    _, _, temperature, _, _, flags = parameters(table, tl.load(slots + row))
     columns = chunk * CHUNK + tl.arange(0, CHUNK)
     inside = columns < num_columns
     x = tl.load(logits + row.to(tl.int64) * stride + columns, mask=inside, other=-_INF)
@@ -70,10 +67,10 @@ def scan(
     tl.store(tops + at, top)
     tl.store(firsts + at, tl.min(tl.where(x == top, columns, OUTSIDE), axis=0))
     if flags & IS_SAMPLED:
-        reference = tl.where(top > -_INF, top, 0.0)
+        reference = tl.where(tl.abs(top) < _INF, top, 0.0)
         weights = tl.exp2((x - reference) * (_LOG2_E / temperature))
         tl.store(sums + at, tl.sum(weights, axis=0))
-        if FILTERS:
+        if FILTERS:  # noqa: SIM102
             if flags & IS_FILTERED:
                 GROUPS: tl.constexpr = CHUNK // GROUP
                 groups = at * GROUPS + tl.arange(0, GROUPS)
@@ -117,9 +114,6 @@ def settle(
     slot = tl.load(slots + row)
     if FILTERS:
         tl.store(state + row * 4, tl.full((), 0, tl.int64))
-    if slot < 0:
-        tl.store(out + row, tl.full((), _BROKEN, tl.int64))
-        return
     stream, top_p, temperature, min_score, top_k, flags = parameters(table, slot)
     position = tl.load(lengths + row)
     chunks = tl.arange(0, BLOCK_CHUNKS)
@@ -137,25 +131,19 @@ def settle(
             chunk_sums = tl.load(sums + at, mask=valid, other=0.0)
             scale = tl.exp(tl.div_rn(chunk_tops - best, temperature)).to(tl.float64)
             weights = (chunk_sums.to(tl.float64) * scale * UNIT).to(tl.int64)
-            total = tl.sum(weights, axis=0)
             number = uniform(stream, position)
-            filtered = False
+            draws_freely = True
             if FILTERS:
-                filtered = (flags & IS_FILTERED) != 0
-            if filtered:
-                if FILTERS:
+                draws_freely = (flags & IS_FILTERED) == 0
+                if not draws_freely:
                     lowest = tl.min(tl.load(lows + at, mask=valid, other=_INF), axis=0)
+                    filters = (top_p, temperature, min_score, top_k)
                     token, settled = _filter(
                         logits,
-                        best,
-                        lowest,
-                        total,
+                        (best, lowest, tl.sum(weights, axis=0)),
                         number,
-                        top_p,
-                        temperature,
-                        min_score,
-                        top_k,
-                        maxima + row * num_chunks * (CHUNK // GROUP),
+                        filters,
+                        maxima + row * num_groups,
                         chosen + row * CHOSEN,
                         state + row * 4,
                         num_columns,
@@ -164,11 +152,10 @@ def settle(
                         BLOCK_GROUPS,
                         CHOSEN,
                     )
-                    if not settled:
-                        tl.store(counts + row, 0)
-                        zero = tl.zeros((TALLIES,), tl.int64)
-                        tl.store(tallies + row * TALLIES + tl.arange(0, TALLIES), zero)
-            else:
+                    tl.store(counts + row, 0)
+                    zeros = tl.zeros((TALLIES,), tl.int64)
+                    tl.store(tallies + row * TALLIES + tl.arange(0, TALLIES), zeros)
+            if draws_freely:
                 token = _draw(
                     logits,
                     chunks,
@@ -181,7 +168,7 @@ def settle(
                 )
     if settled:
         tl.store(out + row, token.to(tl.int64))
-        if REMEMBER:
+        if REMEMBER:  # noqa: SIM102
             if token >= 0:
                 tl.store(tokens + slot * tokens_stride + position, token)
 
@@ -205,14 +192,9 @@ def _draw(logits, chunks, tops, weights, number, temperature, num_columns, CHUNK
 @triton.jit
 def _filter(
     logits,
-    best,
-    lowest,
-    total,
+    row,
     number,
-    top_p,
-    temperature,
-    min_score,
-    top_k,
+    filters,
     maxima,
     chosen,
     state,
@@ -224,8 +206,11 @@ def _filter(
 ):
     """Draw among the best groups of one row: (token, whether it could be done).
 
-    Tokens with keys below ``bound`` are all in sight.
+    ``row`` is its best and lowest logit and its weight. Tokens with keys below ``bound`` are all
+    in sight.
     """
+    best, lowest, total = row
+    top_p, temperature, min_score, top_k = filters
     groups = tl.arange(0, BLOCK_GROUPS)
     x = tl.load(maxima + groups, mask=groups < num_groups, other=-_INF)
     group_keys = key_of(x, best, temperature)
@@ -261,19 +246,19 @@ def _filter(
         kept = tl.where(keys <= last, weights, 0)
         token = tl.sum(tl.where(items == _place(kept, number), columns, 0), axis=0)
     else:
-        # Tokens beyond this score could not make up what top-p leaves out.
         high = to_key(tl.div_rn(lowest - best, temperature)) + 1
-        if by_mass & (not by_count):
-            left = tl.log((1.0 - top_p) * (total.to(tl.float64) / UNIT) / num_columns)
-            high = tl.minimum(high, to_key(tl.minimum(left.to(tl.float32), 0.0) - 0.125))
         if by_count & by_mass:
             # top-k is searched for first, and leaves top-p its total.
             limit = limit * 0 + _INF
         else:
             high = tl.minimum(high, floor + 1)
-        high = tl.maximum(high, bound + 1)
+        if by_mass & (not by_count):
+            # Tokens beyond this score could not make up what top-p leaves out.
+            left = tl.log((1.0 - top_p) * (total.to(tl.float64) / UNIT) / num_columns)
+            high = tl.minimum(high, to_key(tl.minimum(left.to(tl.float32), 0.0) - 0.125))
+        interval = bound.to(tl.int64) | (tl.maximum(high, bound + 1).to(tl.int64) << 32)
         tl.store(state, tl.full((), 1, tl.int64))
-        tl.store(state + 1, bound.to(tl.int64) | (high.to(tl.int64) << 32))
+        tl.store(state + 1, interval)
         tl.store(state + 2, count.to(tl.int64))
         tl.store(state + 3, limit.to(tl.int64, bitcast=True))
     return token, settled
@@ -305,9 +290,12 @@ def _bound(group_keys, CHOSEN: tl.constexpr):
 
 @triton.jit
 def _last(keys, weights, top_k, limit, high):
-    """The last key below ``high`` that stays: fewer than top_k and less than the limit above it."""
-    low = 0
-    while high - low > 1:
+    """A key below ``high`` that parts what stays, with fewer than top_k and less than the limit
+    above it, from the rest."""
+    low, count_low = 0, 0
+    count_high = tl.sum((keys < high).to(tl.int32), axis=0)
+    # What has as much above it as ``low`` has stays too: a single token between need not be found.
+    while (high - low > 1) & (count_high - count_low > 1):
         middle = low + (high - low) // 2
         above = keys < middle
         count = tl.sum(above.to(tl.int32), axis=0)
@@ -315,7 +303,9 @@ def _last(keys, weights, top_k, limit, high):
         fits = (count < top_k) & (mass.to(tl.float64) < limit)
         low = tl.where(fits, middle, low)
         high = tl.where(fits, high, middle)
-    return low
+        count_low = tl.where(fits, count, count_low)
+        count_high = tl.where(fits, count_high, count)
+    return high - 1
 
 
 @triton.jit

@@ -70,7 +70,7 @@ class Sampler:
         """One token a row.
 
         Args:
-            logits: float32 [M, V]; left as they are.
+            logits: float [M, V]; left as they are.
             slots: int64 [M], each row's slot, on the device.
             host_slots: the same on the host.
             lengths: int64 [M], tokens each slot knows; the draw stands at this position.
@@ -120,10 +120,11 @@ class Sampler:
 
         Args:
             logits: float [M, V].
-            slots: int64 [M]; negative in rows that are padding.
+            slots: int64 [M]; max_slots in rows that are padding.
             lengths: int64 [M], as for ``draw``.
-            out: int64 [M], to be filled as ``draw`` returns it; BROKEN in rows that are padding.
-            tokens: int32 [max_slots, max_len], where drawn tokens are written at their positions.
+            out: int64 [M], to be filled as ``draw`` returns it; without meaning for padding.
+            tokens: int32 [max_slots + 1, max_len], where drawn tokens are written at their
+                positions.
             filters: False promises that ``filters`` is false of every batch, which is faster.
 
         Raises:
@@ -147,6 +148,7 @@ class Sampler:
             drawn = torch.empty_like(lengths)
             self.draw_static(logits, slots, lengths, drawn, filters=selection.filters)
             return drawn
+        logits = logits.float()
         num_sampled = len(draws.rows)
         if num_sampled == len(logits):
             return self._sample(logits, draws, lengths)
@@ -164,7 +166,7 @@ class Sampler:
         """Log-probabilities of drawn tokens, for the rows that report them.
 
         Args:
-            logits: float32 [M, V], the model's own.
+            logits: float [M, V], the model's own.
             drawn: int64 [M], as ``draw`` gave them.
             host_slots: as for ``draw``.
 

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from .staging import Staging
+
 __all__ = ("FILTERED", "PARAMETERS", "SAMPLED", "Draw", "ParameterTable")
 
 # Bits of ``flags``; a row with neither is greedy.
@@ -49,9 +51,9 @@ class Draw(Protocol):
 
         Args:
             logits: float32, float16 or bfloat16 [M, V], rows contiguous; left as they are.
-            slots: int64 [M]; a row with a negative slot is padding and gives -1.
+            slots: int64 [M].
             lengths: int64 [M], the position each draw stands at.
-            table: int64 [max_slots, 4], rows of PARAMETERS.
+            table: int64 [max_slots + 1, 4], rows of PARAMETERS.
             out: int64 [M], to be filled with tokens; -1 where the best logit is not finite.
             tokens: int32 [max_slots, max_len], where a drawn token is to be written at its slot
                 and position; a row without a token writes nothing.
@@ -63,11 +65,14 @@ class ParameterTable:
     """Rows of PARAMETERS on a device, changed by one copy however many slots are entered.
 
     Attributes:
-        rows: int64 [max_slots, 4], to be read as PARAMETERS; filled in place, never replaced.
+        rows: int64 [max_slots + 1, 4], to be read as PARAMETERS; filled in place, never replaced.
+            The last one is for rows that only fill up a batch, and greedy.
     """
 
     def __init__(self, max_slots: int, device: torch.device) -> None:
-        self.rows = torch.zeros(max_slots, PARAMETERS.itemsize // 8, dtype=torch.int64).to(device)
+        width = PARAMETERS.itemsize // 8
+        self.rows = torch.zeros(max_slots + 1, width, dtype=torch.int64, device=device)
+        self._staging = Staging(device)
         self._entered: dict[int, np.ndarray] = {}
 
     def enter(self, slot: int, row: np.ndarray) -> None:
@@ -79,10 +84,7 @@ class ParameterTable:
         if not self._entered:
             return
         slots = np.array(list(self._entered), dtype=np.int64)
-        rows = np.stack(list(self._entered.values())).view(np.int64).reshape(len(slots), -1)
-        packed = torch.from_numpy(np.column_stack((slots, rows)))
-        if self.rows.is_cuda:
-            packed = packed.pin_memory()
-        packed = packed.to(self.rows.device, non_blocking=True)
-        self.rows[packed[:, 0]] = packed[:, 1:]
+        rows = np.stack(list(self._entered.values())).view(np.int64).ravel()
+        where, values = self._staging.send((slots, rows))
+        self.rows[where] = values.view(len(slots), -1)
         self._entered.clear()

@@ -81,7 +81,7 @@ def check_draw(
     number = float(uniform(torch.tensor([stream_of(seed)]), torch.tensor([position])))
     sums = np.cumsum(exact)
     # Thresholds that top-p puts between two nearly equal sums may fall on either side.
-    slack = 2e-6 + (4 * exact[exact > 0].min() if params.top_p < 1 else 0.0)
+    slack = 3e-6 + (4 * exact[exact > 0].min() if params.top_p < 1 else 0.0)
     assert 0 <= token < len(logits)
     assert sums[token] - exact[token] - slack <= number <= sums[token] + slack
-    assert exact[token] > 0 or slack > 2e-6
+    assert exact[token] > 0 or slack > 3e-6
