@@ -32,7 +32,8 @@ def linear(
         norm: weight [K] and eps of an RMS norm of x.
         act: a key of ``activation.ACTIVATIONS``; the product's first half goes through it and
             gates the second.
-        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it is x.
+        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it
+            is x and still read.
         pdl: let launches overlap the kernel before them (compute capability 9.0 on); the weights
             must have been written long before.
 

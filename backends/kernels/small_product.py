@@ -257,7 +257,8 @@ def vector_product(
         bias: [N].
         norm: weight [K] and eps of an RMS norm of x.
         act: a key of ACTIVATIONS; the product's first half goes through it and gates the second.
-        add: [1, N], or [1, N / 2] behind a gate; the result is written into it, unless it is x.
+        add: [1, N], or [1, N / 2] behind a gate; the result is written into it, unless it
+            is x and still read.
         pdl: let the launch overlap the kernel before it (compute capability 9.0 on). Weights, which
             no kernel writes, are then read before that one has ended.
 
@@ -314,7 +315,8 @@ def dot_product(
         config: of the form "dot".
         bias: [N].
         act: a key of ACTIVATIONS; the product's first half goes through it and gates the second.
-        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it is x.
+        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it
+            is x and still read.
         pdl: as in ``vector_product``.
 
     Returns:
