@@ -8,6 +8,7 @@ from quire.backends.kernels.linear import linear
 from quire.backends.kernels.norm import add_rms_norm, head_rms_norms, rms_norm
 from quire.backends.kernels.small_product import Config, dot_product, vector_product
 from quire.backends.kernels.step_inputs import step_inputs
+from quire.backends.kernels.stream_product import stream_product
 from quire.backends.kernels.tuned import BUCKETS
 from tests.kernels import oracles
 from tests.kernels.oracles import assert_close, random
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.gpu
 BF16, FP16 = torch.bfloat16, torch.float16
 SHAPES = [(6144, 4096), (4096, 14336), (1152, 896), (4096, 1544), (151936, 1024)]
 DOT = Config("dot", 64, 128, 4, 4, 4)
+STREAMS = [Config("stream", 64, 128, 4, 3, 264), Config("stream", 64, 64, 4, 4, 99)]
+FORMS = {"dot": dot_product, "stream": stream_product}
 # Hopper's launches may overlap; elsewhere the flag must stay off.
 OVERLAPS = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 PDL = [False, pytest.param(True, marks=pytest.mark.skipif(not OVERLAPS, reason="below 9.0"))]
@@ -107,18 +110,36 @@ def test_norm_in_front(depth: int, pdl: bool) -> None:
 
 
 @pytest.mark.parametrize("pdl", PDL)
-def test_a_shared_depth_gives_the_same_bits_every_time(pdl: bool) -> None:
+@pytest.mark.parametrize("act", [None, "silu"])
+@pytest.mark.parametrize("m", [5, 31, 64])
+@pytest.mark.parametrize("config", STREAMS, ids=str)
+def test_streams(config: Config, m: int, act: str | None, pdl: bool) -> None:
+    x, weight = _random(m, 4096), _random(8192, 4096, scale=0.02)
+    add = _random(m, 8192 if act is None else 4096)
+    expected = oracles.product(x, weight, act=act, add=add)
+    got = stream_product(x, weight, config, act=act, add=add, pdl=pdl)
+    assert_close(got, expected, steps=2, accumulated=1e-2)
+
+
+@pytest.mark.parametrize("pdl", PDL)
+@pytest.mark.parametrize("config", [DOT, *STREAMS], ids=str)
+def test_a_shared_depth_gives_the_same_bits_every_time(config: Config, pdl: bool) -> None:
+    multiply = FORMS[config.form]
     x, weight = _random(64, 14336), _random(4096, 14336, scale=0.02)
-    first = dot_product(x, weight, DOT, pdl=pdl)
-    assert all(torch.equal(dot_product(x, weight, DOT, pdl=pdl), first) for _ in range(100))
+    first = multiply(x, weight, config, pdl=pdl)
+    assert all(torch.equal(multiply(x, weight, config, pdl=pdl), first) for _ in range(100))
 
 
-@pytest.mark.parametrize("config", [DOT, DOT._replace(split=1), DOT._replace(depth=64)], ids=str)
+@pytest.mark.parametrize(
+    "config", [DOT, DOT._replace(split=1), DOT._replace(depth=64), *STREAMS], ids=str
+)
 def test_a_token_does_not_depend_on_the_others(config: Config) -> None:
-    x, weight = _random(200, 4096), _random(4096, 4096, scale=0.02)
-    whole = dot_product(x, weight, config)
-    for count in (1, 2, 16, 17, 33, 64, 65, 199):
-        assert torch.equal(dot_product(x[:count], weight, config), whole[:count])
+    multiply = FORMS[config.form]
+    most = 200 if config.form == "dot" else 64
+    x, weight = _random(most, 4096), _random(4096, 4096, scale=0.02)
+    whole = multiply(x, weight, config)
+    for count in (1, 2, 16, 17, 33, most - 1):
+        assert torch.equal(multiply(x[:count], weight, config), whole[:count])
 
 
 @pytest.mark.parametrize("m", [1, 16])

@@ -87,5 +87,5 @@ def test_defaults_fit(n: int, k: int, gated: bool, m: int, capability: int) -> N
 def test_there_is_something_to_try() -> None:
     for m in BUCKETS:
         for shape in (Shape(4096, 4096), Shape(14336, 4096, True), Shape(128256, 4096)):
-            tried = candidates(m, shape)
+            tried = candidates(m, shape, 132)
             assert len(set(tried)) == len(tried) > 4

@@ -11,6 +11,7 @@ from tests.kernels.oracles import assert_close, product, random
 CONFIGS = [
     Config("vector", 2, 128, 1),
     Config("dot", 16, 32, 4, 2, 2),
+    Config("stream", 16, 32, 4, 2, 3),
     Config("library"),
 ]
 
