@@ -1,9 +1,10 @@
 """x @ weight.T for up to 64 rows of x, the work cut into equal shares.
 
 Stream-K (Osama et al., arXiv 2301.03598): the tiles of the weights form one line, of which every
-program takes the same length, wherever tiles begin and end in it, so that all end together. A tile that several programs share is added up by the last of them to arrive, in
-the line's order, so that the result does not depend on who that is. Nor does it depend on the
-tokens and their number: one Config for all of them is batch-invariant.
+program takes the same length, wherever tiles begin and end in it, so that all end together. A tile
+that several programs share is added up by the last of them to arrive, in the line's order, so the
+result does not depend on who that is. Nor does it depend on the tokens and their number: one Config
+for all of them is batch-invariant.
 """
 
 from __future__ import annotations
