@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from .activation import gated
 from .norm import rms_norm
 from .small_product import dot_product, vector_product
+from .stream_product import stream_product
 from .tuned import choose
 
 __all__ = ("linear",)
@@ -32,7 +33,8 @@ def linear(
         norm: weight [K] and eps of an RMS norm of x.
         act: a key of ``activation.ACTIVATIONS``; the product's first half goes through it and
             gates the second.
-        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it is x.
+        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it
+            is x and still read.
         pdl: let launches overlap the kernel before them (compute capability 9.0 on); the weights
             must have been written long before.
 
@@ -51,6 +53,8 @@ def linear(
         return vector_product(x, weight, config, bias=bias, act=act, add=add, pdl=pdl)
     if config.form == "dot":
         return dot_product(x, weight, config, bias=bias, act=act, add=add, pdl=pdl)
+    if config.form == "stream":
+        return stream_product(x, weight, config, bias=bias, act=act, add=add, pdl=pdl)
     if add is not None and act is None and bias is None:
         # cuBLAS reads and adds while it writes, in float32.
         return torch.addmm(add, x, weight.t(), out=None if add is x else add)

@@ -22,7 +22,15 @@ import triton.language as tl
 from .activation import ACTIVATIONS, activate
 from .launch import launch
 
-__all__ = ("Config", "dot_product", "vector_product")
+__all__ = (
+    "Config",
+    "counters",
+    "dot_product",
+    "finish",
+    "output",
+    "prefetch",
+    "vector_product",
+)
 
 _COUNTERS = 4096
 """Tiles of an output whose depth is shared."""
@@ -32,12 +40,12 @@ class Config(NamedTuple):
     """How a product is cut.
 
     Attributes:
-        form: "vector" (one token), "dot", or "library" for torch's own.
-        rows: of the weights, a program; behind a gate that many of either half.
+        form: "vector" (one token), "dot", "stream" (up to 64), or "library" for torch's own.
+        rows: of the weights, a tile; behind a gate that many of either half.
         depth: of a tile.
         warps: a program.
-        stages: tiles in flight; of the dot form.
-        split: programs that share the depth; of the dot form.
+        stages: tiles in flight; of the dot and stream forms.
+        split: of the dot form, programs that share the depth; of the stream form, all programs.
     """
 
     form: str
@@ -49,7 +57,7 @@ class Config(NamedTuple):
 
 
 @triton.jit
-def _finish(
+def finish(
     total, gate, rows, mask, bias_ptr, add_at, out_at, N,
     ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
@@ -146,11 +154,11 @@ def _vector(
     add_at = out_at
     if ADD:
         add_at = add_ptr + rows
-    _finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+    finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
 
 
 @triton.jit
-def _prefetch(at):
+def prefetch(at):
     """Bring the lines of these addresses into the L2 cache."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1
@@ -181,9 +189,9 @@ def _dot(
         tl.extra.cuda.gdc_launch_dependents()
         lines = first + tl.arange(0, AHEAD * DEPTH // 64) * 64
         w_lines = w_ptr + inside[:, None] * K + tl.minimum(lines, K - 1)[None, :]
-        _prefetch(w_lines)
+        prefetch(w_lines)
         if ACT is not None:
-            _prefetch(w_lines + up_offset)
+            prefetch(w_lines + up_offset)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
@@ -213,7 +221,7 @@ def _dot(
     mask = (tokens < M)[None, :] & (rows < N)[:, None]
     inside = inside[:, None]
     if SPLIT == 1:
-        _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+        finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
     else:
         HALVES: tl.constexpr = 1 if ACT is None else 2
         SIZE: tl.constexpr = ROWS * TOKENS
@@ -234,7 +242,7 @@ def _dot(
                 total += tl.load(theirs, cache_modifier=".cg")
                 if ACT is not None:
                     gate += tl.load(theirs + SIZE, cache_modifier=".cg")
-            _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+            finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
 
 
 def vector_product(
@@ -257,7 +265,8 @@ def vector_product(
         bias: [N].
         norm: weight [K] and eps of an RMS norm of x.
         act: a key of ACTIVATIONS; the product's first half goes through it and gates the second.
-        add: [1, N], or [1, N / 2] behind a gate; the result is written into it, unless it is x.
+        add: [1, N], or [1, N / 2] behind a gate; the result is written into it, unless it
+            is x and still read.
         pdl: let the launch overlap the kernel before it (compute capability 9.0 on). Weights, which
             no kernel writes, are then read before that one has ended.
 
@@ -267,7 +276,7 @@ def vector_product(
     width, depth = weight.shape
     if act is not None:
         width //= 2
-    out = _output(x, width, add)
+    out = output(x, width, add)
     rows = config.rows
     launch(
         _vector,
@@ -314,7 +323,8 @@ def dot_product(
         config: of the form "dot".
         bias: [N].
         act: a key of ACTIVATIONS; the product's first half goes through it and gates the second.
-        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it is x.
+        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it
+            is x and still read.
         pdl: as in ``vector_product``.
 
     Returns:
@@ -327,20 +337,18 @@ def dot_product(
     width, depth = weight.shape
     if act is not None:
         width //= 2
-    out = _output(x, width, add)
+    out = output(x, width, add)
     if not count:
         return out
     tokens = 16 if count <= 16 else 32 if count <= 32 else 64
     rows, split = config.rows, config.split
     grid = (-(-width // rows), split, -(-count // tokens))
-    partial = counters = None
+    partial = arrived = None
     if split > 1:
         tiles = grid[0] * grid[2]
-        if tiles > _COUNTERS:
-            raise ValueError(f"{tiles} tiles cannot share their depth, at most {_COUNTERS} can")
         size = tiles * split * rows * tokens * (1 if act is None else 2)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
-        counters = _counters(x.device)
+        arrived = counters(x.device, tiles)
     launch(
         _dot,
         grid,
@@ -350,7 +358,7 @@ def dot_product(
         add,
         out,
         partial,
-        counters,
+        arrived,
         count,
         width,
         depth,
@@ -374,7 +382,7 @@ def dot_product(
     return out
 
 
-def _output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:
+def output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:
     """Where a result goes: other programs may still read x."""
     if add is None or add.data_ptr() == x.data_ptr():
         return torch.empty((x.shape[0], width), dtype=x.dtype, device=x.device)
@@ -384,10 +392,15 @@ def _output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tens
 _counters_of: dict[torch.device, torch.Tensor] = {}
 
 
-def _counters(device: torch.device) -> torch.Tensor:
-    """int32 [_COUNTERS], zero between launches."""
-    counters = _counters_of.get(device)
-    if counters is None:
-        counters = torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
-        _counters_of[device] = counters
-    return counters
+def counters(device: torch.device, tiles: int) -> torch.Tensor:
+    """int32 of at least so many, zero between launches.
+
+    Raises:
+        ValueError: for more than there are.
+    """
+    if tiles > _COUNTERS:
+        raise ValueError(f"{tiles} tiles cannot share their depth, at most {_COUNTERS} can")
+    held = _counters_of.get(device)
+    if held is None:
+        held = _counters_of[device] = torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
+    return held

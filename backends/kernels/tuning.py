@@ -11,11 +11,14 @@ from triton.runtime.errors import OutOfResources
 
 from .activation import gated
 from .small_product import Config, dot_product, vector_product
+from .stream_product import stream_product
 from .tuned import BUCKETS, Entry
 
 __all__ = ("Arena", "Shape", "candidates", "measure", "multiply", "seconds")
 
 _ARENA_BYTES = 2**31 + 2**28
+_SHARED = 220 * 1024
+"""Bytes of shared memory of a multiprocessor; a candidate that takes too much is passed over."""
 _MARGIN = 0.99
 """A kernel of ours must take at most this part of the library's time to be chosen."""
 
@@ -58,7 +61,7 @@ class Arena:
         return torch.randn(tokens, width, device=self._data.device).to(self._data.dtype)
 
 
-def candidates(tokens: int, shape: Shape) -> list[Config]:
+def candidates(tokens: int, shape: Shape, multiprocessors: int) -> list[Config]:
     """What is worth trying for a number of tokens."""
     if tokens == 1:
         rows = (1, 2, 4) if shape.gated else (1, 2, 4, 8)
@@ -69,11 +72,26 @@ def candidates(tokens: int, shape: Shape) -> list[Config]:
     splits = [split for split in (1, 2, 3, 4, 6, 8) if split == 1 or tiles * split <= 600]
     splits = [split for split in splits if tiles * split >= 120] or splits[-1:]
     tilings = [(128, 3), (128, 4), (128, 5), (256, 2), (256, 3), (64, 4), (64, 6)]
-    return [
+    shared = [
         Config("dot", rows=64, depth=depth, warps=4, stages=stages, split=split)
         for depth, stages in tilings
         for split in splits[:4]
     ]
+    return shared + _streams(tokens, shape, multiprocessors)
+
+
+def _streams(tokens: int, shape: Shape, multiprocessors: int) -> list[Config]:
+    """One to three programs a multiprocessor, with as many tiles in flight as then fit."""
+    found = []
+    for rows, depth in ((64, 64), (64, 128), (64, 256), (128, 64), (128, 128)):
+        tile = 2 * depth * (rows * (2 if shape.gated else 1) + max(tokens, 16))
+        for programs in (1, 2, 3):
+            stages = min(_SHARED // programs // tile, 8)
+            if stages > 1 and not (shape.gated and rows > 64):
+                warps = rows // 16
+                split = programs * multiprocessors
+                found.append(Config("stream", rows, depth, warps, stages, split))
+    return found
 
 
 def multiply(
@@ -85,6 +103,8 @@ def multiply(
         return vector_product(x, weight, config, act=act, pdl=pdl)
     if config.form == "dot":
         return dot_product(x, weight, config, act=act, pdl=pdl)
+    if config.form == "stream":
+        return stream_product(x, weight, config, act=act, pdl=pdl)
     y = F.linear(x, weight)
     return gated(y, "silu") if gate else y
 
@@ -125,12 +145,13 @@ def measure(shapes: list[Shape], device: torch.device, *, pdl: bool) -> Iterator
         ValueError: for a shape too large to measure.
     """
     arena = Arena(device)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
     for shape in dict.fromkeys(shapes):
         weights = arena.weights(shape)
         for tokens in BUCKETS:
             x = arena.inputs(tokens, shape.k)
             times = {}
-            for config in [Config("library"), *candidates(tokens, shape)]:
+            for config in [Config("library"), *candidates(tokens, shape, processors)]:
                 try:
                     times[config] = _time(config, x, weights, shape, pdl) * 1e6
                 except OutOfResources:

@@ -24,6 +24,8 @@ def random(*shape: int, dtype: torch.dtype, device: str = "cpu", scale: float = 
 
 def poison(x: torch.Tensor) -> torch.Tensor:
     """Fill with NaN, or the greatest integer: what a kernel forgets to write shows."""
+    if x.dtype == torch.bool:
+        return x.fill_(True)
     return x.fill_(float("nan") if x.is_floating_point() else torch.iinfo(x.dtype).max)
 
 

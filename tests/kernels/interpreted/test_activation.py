@@ -7,6 +7,8 @@ from quire.backends.kernels.activation import gated
 from tests.kernels.oracles import assert_close, random
 from tests.kernels.oracles import gated as oracle
 
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered")
+
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])
@@ -16,7 +18,6 @@ def test_gated(rows: int, width: int, act: str, dtype: torch.dtype) -> None:
     assert_close(gated(x, act), oracle(x, act), steps=2)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered")
 @pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])
 def test_large_values_do_not_overflow(act: str) -> None:
     x = torch.tensor([[-1e4, -50.0, 50.0, 1e4, 1.0, 1.0, 1.0, 1.0]])

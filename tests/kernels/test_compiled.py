@@ -1,0 +1,110 @@
+"""Compiled for Hopper and Ampere: no spills, matrix and wide instructions where meant."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from quire.backends import kernels
+from quire.backends.kernels import tuned
+from quire.backends.kernels.activation import gated
+from quire.backends.kernels.norm import add_rms_norm, head_rms_norms, rms_norm
+from quire.backends.kernels.small_product import Config, dot_product, vector_product
+from quire.backends.kernels.step_inputs import step_inputs
+from quire.backends.kernels.stream_product import stream_product
+from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling
+
+MULTIPROCESSORS = {80: 108, 90: 132}
+SHAPES = {"qkv": (6144, 4096), "gate_up": (14336, 4096), "down": (4096, 14336)}
+TABLES = sorted((Path(kernels.__file__).parent / "tuned").glob("*.json"))
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def _compile(capability: int, launch: Callable[[], object]) -> Compiled:
+    with compiling(capability) as compiled:
+        launch()
+    (kernel,) = compiled
+    assert kernel.stack == 0, f"{kernel.name} spills {kernel.stack} bytes a thread"
+    assert kernel.shared <= SHARED_LIMIT[capability]
+    return kernel
+
+
+def _multiply(config: Config, m: int, n: int, k: int, *, gate: bool, pdl: bool) -> object:
+    x, weight = _empty(m, k), _empty(2 * n if gate else n, k)
+    act, add = ("silu", None) if gate else (None, _empty(m, n))
+    if config.form == "vector":
+        norm = (_empty(k), 1e-5)
+        return vector_product(x, weight, config, norm=norm, act=act, add=add, pdl=pdl)
+    multiply = dot_product if config.form == "dot" else stream_product
+    return multiply(x, weight, config, act=act, add=add, pdl=pdl)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("gate", [False, True])
+def test_streams(gate: bool, capability: int) -> None:
+    config = Config("stream", 64, 128, 4, 3, 264)
+    pdl = capability >= 90
+    kernel = _compile(capability, lambda: _multiply(config, 64, 4096, 4096, gate=gate, pdl=pdl))
+    assert kernel.has_wgmma == pdl
+    assert "cp.async.cg" in kernel.ptx
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("m", [1, 16, 64])
+def test_products_by_default(m: int, shape: str, capability: int) -> None:
+    n, k = SHAPES[shape]
+    gate = shape == "gate_up"
+    config = tuned.default(
+        m,
+        n,
+        k,
+        gated=gate,
+        multiprocessors=MULTIPROCESSORS[capability],
+        shared=SHARED_LIMIT[capability],
+    )
+    kernel = _compile(
+        capability, lambda: _multiply(config, m, n, k, gate=gate, pdl=capability >= 90)
+    )
+    if config.form == "vector":
+        assert "LDG.E.EF.128" in kernel.sass
+    else:
+        assert kernel.has_wgmma == (capability >= 90)
+        assert "LDGSTS.E.BYPASS.128" in kernel.sass or "cp.async.cg" in kernel.ptx
+    assert ("griddepcontrol.wait" in kernel.ptx) == (capability >= 90)
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_products_that_ship(path: Path) -> None:
+    """Hopper's tables are the only ones so far."""
+    table = tuned.read(path)
+    assert table.device.replace(" ", "_") == path.stem
+    for entry in table.products:
+        if entry.config.form != "library":
+            _compile(
+                90,
+                lambda e=entry: _multiply(e.config, e.m, e.n, e.k, gate=e.gated, pdl=True),
+            )
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_others(capability: int) -> None:
+    pdl = capability >= 90
+    x, weight = _empty(16, 4096), _empty(4096)
+    heads = _empty(16, 48, 128)
+    for launch in (
+        lambda: rms_norm(x, weight, 1e-5, pdl=pdl),
+        lambda: add_rms_norm(x, _empty(16, 4096), weight, 1e-5, pdl=pdl),
+        lambda: head_rms_norms(
+            heads[:, :32], heads[:, 32:40], weight[:128], weight[:128], 1e-5, pdl=pdl
+        ),
+        lambda: gated(_empty(16, 28672), "gelu", pdl=pdl),
+    ):
+        kernel = _compile(capability, launch)
+        assert "ld.global.v4.b32" in kernel.ptx or "LDG.E.128" in kernel.sass
+    slots, table = _empty(64, dtype=torch.int64), _empty(256, 512, dtype=torch.int32)
+    _compile(capability, lambda: step_inputs(slots, slots, table, table, 16))
