@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
