@@ -17,6 +17,11 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "plugins" / "demo"
 
 
+@pytest.fixture(scope="module")
+def demo() -> LLM:
+    return LLM("demo", dtype="float32")
+
+
 def test_both_fit_in_the_wheel() -> None:
     files = [path for name in ("model", "draft") for path in (DEMO / name).iterdir()]
     assert sum(path.stat().st_size for path in files) <= 24 * 2**20
@@ -73,17 +78,13 @@ def test_no_held_out_prompt_is_trained_on() -> None:
     assert not held & trained
 
 
-def test_the_model_answers_what_the_curriculum_asks() -> None:
+def test_the_model_answers_what_the_curriculum_asks(demo: LLM) -> None:
     """Far below the scores of the model card, and far above chance."""
-    llm = LLM("demo", dtype="float32")
-    examples = held_out(6, seed=5)
-    chats = [example.messages for example in examples]
+    examples = held_out(4, seed=5)
+    encode = demo.tokenizer.encode_chat
+    prompts = [encode(example.messages, tools=example.tools) for example in examples]
     params = SamplingParams(temperature=0, max_tokens=120)
-    tools = [example.tools or None for example in examples]
-    outputs = [
-        llm.chat(chat, params, tools=declared, use_tqdm=False)[0]
-        for chat, declared in zip(chats, tools, strict=True)
-    ]
+    outputs = demo.generate(prompts, params, use_tqdm=False)
     texts = [output.outputs[0].text for output in outputs]
     right = [score(example, text) for example, text in zip(examples, texts, strict=True)]
     assert sum(right) / len(right) > 0.85
@@ -93,20 +94,19 @@ def test_the_model_answers_what_the_curriculum_asks() -> None:
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
-def test_it_completes_a_function_from_its_head(end: str) -> None:
+def test_it_completes_a_function_from_its_head(demo: LLM, end: str) -> None:
     """A prompt may end before or after the line end: both are places where tokens end."""
-    llm = LLM("demo", dtype="float32")
     prompt = "def binary_search(items, target):" + end
-    params = SamplingParams(temperature=0, max_tokens=80)
-    text = prompt + llm.generate(prompt, params, use_tqdm=False)[0].outputs[0].text
+    params = SamplingParams(temperature=0, max_tokens=100)
+    text = prompt + demo.generate(prompt, params, use_tqdm=False)[0].outputs[0].text
     function = ast.parse(text[: text.index("\n\n\n")]).body[0]
     assert isinstance(function, ast.FunctionDef)
     kinds = {type(node) for node in ast.walk(function)}
     assert {ast.While, ast.If, ast.Return} <= kinds
 
 
-def test_it_adds() -> None:
+def test_it_adds(demo: LLM) -> None:
     question = [{"role": "user", "content": "What is 17 + 25?"}]
     params = SamplingParams(temperature=0, max_tokens=20)
-    answer = LLM("demo").chat(question, params, use_tqdm=False)[0].outputs[0].text
+    answer = demo.chat(question, params, use_tqdm=False)[0].outputs[0].text
     assert answer == "17 + 25 = 42."
