@@ -76,10 +76,10 @@ def test_contract(dtype: torch.dtype, window: int | None) -> None:
 
 
 def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_dense, "DENSE_FROM", 200)
+    monkeypatch.setattr(triton_dense, "DENSE_STEP", 100)
     for width in (64, 128):
         spec = _spec(8, 2, width)
-        rows = ((1, 900), (17, 700), (300, 300), (256, 1500), (1000, 1001))
+        rows = ((1, 900), (17, 700), (300, 300), (400, 1500), (1000, 1001))
         kinds = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16}
         check_step(AttentionCase(spec, rows, **kinds), "cuda")
 
