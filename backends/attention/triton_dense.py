@@ -82,8 +82,9 @@ def attend_dense(
     if row.blocks is None:
         to.copy_(own)
         return
-    keys, values = (_gather(cache, row.blocks, row.cached).to(q.dtype) for cache in (keys, values))
-    found, lse = _attention(q, keys, values, scale, causal=False)
+    cached = row.blocks, row.cached
+    k, v = _gather(keys, *cached).to(q.dtype), _gather(values, *cached).to(q.dtype)
+    found, lse = _attention(q, k, v, scale, causal=False)
     torch.lerp(own, found, torch.sigmoid(lse - own_lse).to(own.dtype), out=to)
 
 

@@ -17,8 +17,10 @@ from ..kernels.cache_write import write_cache
 from ..kernels.launch import launch
 from ..kernels.paged_decode import paged_decode
 from ..kernels.paged_prefill import paged_prefill
+from ..kernels.paged_shared import paged_shared
 from .triton_dense import attend_dense
 from .triton_plan import (
+    SHARED_ROWS,
     TILE_ROWS,
     DecodePlan,
     Layout,
@@ -27,8 +29,9 @@ from .triton_plan import (
     most_parts,
     plan_decode,
     plan_prefill,
+    rows_of_run,
 )
-from .triton_tiles import Tile, decode_tile, prefill_tile
+from .triton_tiles import Tile, decode_tile, most_tile_rows, prefill_tile
 
 __all__ = ("TritonPaged",)
 
@@ -65,6 +68,8 @@ class _Layer:
         common = shape | {"COMPUTE": _COMPUTE[kv_dtype], "SOFT_CAP": spec.soft_cap is not None}
         self.write = shape | {"TILE": _WRITE_TILE}
         self.decode = common | {"M": heads} | _options(decode_tile(width, kv_dtype))
+        tile = prefill_tile(SHARED_ROWS, width, kv_dtype)
+        self.shared = common | {"M": min(SHARED_ROWS, most_tile_rows(kv_dtype))} | _options(tile)
         self.prefill = {
             rows: common
             | {"M": rows, "WINDOW": spec.window or 0}
@@ -134,15 +139,22 @@ class TritonPaged(AttentionBackend):
         """What a layer's cached keys and values are multiplied by when read; 1 until set."""
         self._layers[layer].k_scale, self._layers[layer].v_scale = k_scale, v_scale
 
-    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+    def graph_key(self, num_rows: int, longest: int, *, shares_prefixes: bool = False) -> Hashable:
         return tuple(
-            most_parts(num_rows, longest, layout, self._processors) for layout in self._layouts
+            (
+                most_parts(num_rows, longest, layout, self._processors),
+                shares_prefixes and rows_of_run(num_rows, layout, self.kv_dtype) > 0,
+            )
+            for layout in self._layouts
         )
 
     def prepare(self, batch: AttentionBatch) -> Step:
         decode = prefill = None
         if batch.num_decodes:
-            decode = [plan_decode(batch, layout, self._processors) for layout in self._layouts]
+            decode = [
+                plan_decode(batch, layout, self._processors, self.kv_dtype, self.block_size)
+                for layout in self._layouts
+            ]
         if batch.num_decodes < len(batch.query_lengths):
             prefill = [
                 plan_prefill(batch, layout, self.kv_dtype, self.block_size)
@@ -183,6 +195,36 @@ def _decode(
 ) -> None:
     """The single-query rows, which lead."""
     scale, soft_cap = layer.scales()
+    positions = None if rotation is None else rotation.positions
+    table = None if rotation is None else rotation.table
+    shared = plan.shared
+    if shared is not None:
+        launch(
+            paged_shared,
+            shared.grid,
+            shared.found,
+            shared.lse,
+            q,
+            layer.keys,
+            layer.values,
+            positions,
+            table,
+            batch.block_tables,
+            batch.lengths,
+            shared.keys,
+            batch.num_decodes,
+            batch.block_tables.stride(0),
+            q.stride(0),
+            scale,
+            soft_cap,
+            layer.v_scale,
+            RUN=shared.run,
+            CUTS=shared.cuts,
+            ROTATE=rotation is not None,
+            PDL=pdl,
+            launch_pdl=pdl,
+            **layer.shared,
+        )
     launch(
         paged_decode,
         plan.grid,
@@ -193,13 +235,15 @@ def _decode(
         layer.keys,
         layer.values,
         batch.write_slots,
-        None if rotation is None else rotation.positions,
-        None if rotation is None else rotation.table,
+        positions,
+        table,
         batch.block_tables,
         plan.parts,
         plan.arrived,
         plan.found,
         plan.lse,
+        None if shared is None else shared.found,
+        None if shared is None else shared.lse,
         batch.block_tables.stride(0),
         q.stride(0),
         k.stride(0),
@@ -208,6 +252,8 @@ def _decode(
         soft_cap,
         layer.k_scale,
         layer.v_scale,
+        RUN=0 if shared is None else shared.run,
+        CUTS=0 if shared is None else shared.cuts,
         ROTATE=rotation is not None,
         PDL=pdl,
         launch_pdl=pdl,

@@ -10,18 +10,22 @@ import torch
 from ...core.contracts.attention import AttentionBatch, AttentionSpec
 from ..kernels.launch import launch
 from ..kernels.paged_decode import PART_FIELDS, plan_parts
+from ..kernels.paged_shared import find_shared
 from .triton_dense import DenseRow, dense_rows
 from .triton_tiles import most_tile_rows
 
 __all__ = (
+    "SHARED_ROWS",
     "TILE_ROWS",
     "DecodePlan",
     "Layout",
     "PrefillPlan",
+    "SharedPlan",
     "Step",
     "most_parts",
     "plan_decode",
     "plan_prefill",
+    "rows_of_run",
 )
 
 _FEWEST_KEYS = 256
@@ -34,6 +38,12 @@ _WAVES = 4
 """Parts beyond one a row may take so many times the device's processors; the rest is imbalance."""
 _TILE = 64
 """Keys that a part's size is a multiple of."""
+_FEWEST_SHARED = 256
+"""Keys that rows must have in common to be attended to together."""
+_MOST_CUTS = 16
+"""Programs that one run's shared keys are cut among, at most."""
+SHARED_ROWS = 64
+"""Query heads of a tile over shared keys: the least that Hopper's matrix instructions take."""
 TILE_ROWS = (16, 64, 128)
 """Rows that a tile of prompts may have: query heads of one key head times queries."""
 
@@ -65,6 +75,7 @@ class DecodePlan:
         found: float32 [parts, heads, head_dim].
         lse: float32 [parts, heads], base 2.
         grid: of the launch.
+        shared: of ``paged_shared`` before it, if rows may share prefixes.
     """
 
     parts: torch.Tensor
@@ -72,6 +83,28 @@ class DecodePlan:
     found: torch.Tensor
     lse: torch.Tensor
     grid: tuple[int, int]
+    shared: SharedPlan | None
+
+
+@dataclass(slots=True)
+class SharedPlan:
+    """Leading keys that runs of rows have in common, found by ``find_shared``.
+
+    Attributes:
+        keys: int32 [runs].
+        found: float32 [runs, cuts, run, heads, head_dim].
+        lse: float32 [runs, cuts, run, heads], base 2.
+        run: rows of a run.
+        cuts: programs that its shared keys are cut among.
+        grid: of the launch.
+    """
+
+    keys: torch.Tensor
+    found: torch.Tensor
+    lse: torch.Tensor
+    run: int
+    cuts: int
+    grid: tuple[int, int, int]
 
 
 @dataclass(slots=True)
@@ -112,9 +145,24 @@ def most_parts(rows: int, longest: int, layout: Layout, processors: int) -> int:
     return min(rows * -(-longest // _FEWEST_KEYS), rows + beyond)
 
 
-def plan_decode(batch: AttentionBatch, layout: Layout, processors: int) -> DecodePlan:
+def rows_of_run(rows: int, layout: Layout, kv_dtype: torch.dtype) -> int:
+    """Rows whose query heads of one key head fill a tile; 0 where sharing gains nothing."""
+    group = layout.num_heads // layout.num_kv_heads
+    run = min(SHARED_ROWS, most_tile_rows(kv_dtype)) // group
+    return 0 if layout.window or min(run, rows) < 2 else run
+
+
+def plan_decode(
+    batch: AttentionBatch,
+    layout: Layout,
+    processors: int,
+    kv_dtype: torch.dtype,
+    block_size: int,
+) -> DecodePlan:
     """Launch ``plan_parts`` over the batch's single-query rows."""
     rows, device = batch.num_decodes, batch.lengths.device
+    run = rows_of_run(rows, layout, kv_dtype) if batch.shares_prefixes else 0
+    shared = _plan_shared(batch, layout, processors, run, block_size) if run else None
     num_parts = most_parts(rows, max(batch.host_lengths[:rows]), layout, processors)
     parts = torch.empty(num_parts, PART_FIELDS.value, dtype=torch.int32, device=device)
     arrived = torch.empty(rows, layout.num_kv_heads, dtype=torch.int32, device=device)
@@ -128,6 +176,7 @@ def plan_decode(batch: AttentionBatch, layout: Layout, processors: int) -> Decod
         parts,
         arrived,
         batch.lengths,
+        None if shared is None else shared.keys,
         rows,
         num_parts,
         _FEWEST_KEYS,
@@ -136,10 +185,38 @@ def plan_decode(batch: AttentionBatch, layout: Layout, processors: int) -> Decod
         waves,
         KV_HEADS=layout.num_kv_heads,
         WINDOW=layout.window,
+        RUN=run,
         TILE=_TILE,
         ROWS=1024,
     )
-    return DecodePlan(parts, arrived, found, lse, (layout.num_kv_heads, num_parts))
+    return DecodePlan(parts, arrived, found, lse, (layout.num_kv_heads, num_parts), shared)
+
+
+def _plan_shared(
+    batch: AttentionBatch, layout: Layout, processors: int, run: int, block_size: int
+) -> SharedPlan:
+    """Launch ``find_shared`` over runs of single-query rows."""
+    rows, device = batch.num_decodes, batch.lengths.device
+    runs = -(-rows // run)
+    cuts = max(1, min(_MOST_CUTS, processors * _RESIDENT // (runs * layout.num_kv_heads)))
+    keys = torch.empty(runs, dtype=torch.int32, device=device)
+    heads = runs, cuts, run, layout.num_heads
+    found = torch.empty(*heads, layout.head_dim, dtype=torch.float32, device=device)
+    lse = torch.empty(heads, dtype=torch.float32, device=device)
+    launch(
+        find_shared,
+        (runs,),
+        keys,
+        batch.lengths,
+        batch.block_tables,
+        rows,
+        batch.block_tables.stride(0),
+        _FEWEST_SHARED,
+        RUN=run,
+        ROWS=1 << (run - 1).bit_length(),
+        BLOCK_SIZE=block_size,
+    )
+    return SharedPlan(keys, found, lse, run, cuts, (layout.num_kv_heads, runs, cuts))
 
 
 def plan_prefill(

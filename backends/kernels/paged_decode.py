@@ -12,17 +12,28 @@ import triton.language as tl
 from .cache_write import load_heads, rotated
 from .softmax import fold, soft_capped, to_compute
 
-__all__ = ("PART_FIELDS", "paged_decode", "plan_parts")
+__all__ = ("PART_FIELDS", "attend_keys", "cut_size", "paged_decode", "plan_parts")
 
-PART_FIELDS = tl.constexpr(5)
+PART_FIELDS = tl.constexpr(6)
 """Of a part, int32: row (-1 for none), first key, end of keys, its number within the row, how many
-parts the row has."""
+parts the row has, and how many keys before them are attended with other rows."""
 
 
 @triton.jit
-def _seen(length, WINDOW: tl.constexpr):
-    """Keys that the last of ``length`` positions sees."""
-    return tl.minimum(length, WINDOW) if WINDOW else length
+def _shared(length, row, shared_ptr, RUN: tl.constexpr):
+    """Leading keys that a row has in common with its run of rows; see ``find_shared``."""
+    if RUN:
+        shared = tl.load(shared_ptr + row // RUN, mask=length > 0, other=0)
+        return tl.where(length > shared, shared, 0)
+    return length * 0
+
+
+@triton.jit
+def _own(length, row, shared_ptr, WINDOW: tl.constexpr, RUN: tl.constexpr):
+    """Keys that the last of ``length`` positions sees, without those attended with other rows."""
+    if WINDOW:
+        return tl.minimum(length, WINDOW)
+    return length - _shared(length, row, shared_ptr, RUN)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_parts", "fewest", "most", "one_wave", "waves"])
@@ -30,6 +41,7 @@ def plan_parts(
     parts_ptr,
     arrived_ptr,
     lengths_ptr,
+    shared_ptr,
     num_rows,
     num_parts,
     fewest,
@@ -38,6 +50,7 @@ def plan_parts(
     waves,
     KV_HEADS: tl.constexpr,
     WINDOW: tl.constexpr,
+    RUN: tl.constexpr,
     TILE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -47,6 +60,7 @@ def plan_parts(
         parts_ptr: int32 [num_parts, PART_FIELDS], written.
         arrived_ptr: int32 [num_rows, KV_HEADS], zeroed.
         lengths_ptr: int32 [num_rows].
+        shared_ptr: int32 [runs], of ``find_shared``, if RUN is not 0.
         fewest: keys of a part, except that a row may have less.
         most: keys of a part while that makes no more than ``waves`` parts.
         one_wave: parts that run at the same time.
@@ -57,13 +71,14 @@ def plan_parts(
     total = 0
     for start in range(0, num_rows, ROWS):
         length = tl.load(lengths_ptr + start + each, mask=start + each < num_rows, other=0)
-        total += tl.sum(_seen(length, WINDOW))
+        total += tl.sum(_own(length, start + each, shared_ptr, WINDOW, RUN))
     share = tl.minimum(tl.maximum(tl.cdiv(total, one_wave), fewest), most)
     share = tl.cdiv(tl.maximum(share, tl.cdiv(total, waves)), TILE) * TILE
     first = 0
     for start in range(0, row, ROWS):
         length = tl.load(lengths_ptr + start + each, mask=start + each < row, other=0)
-        first += tl.sum(tl.cdiv(_seen(length, WINDOW), share))
+        own = _own(length, start + each, shared_ptr, WINDOW, RUN)
+        first += tl.sum(tl.cdiv(own, share))
     field = parts_ptr + tl.arange(0, TILE) * PART_FIELDS
     if row == num_rows:
         for part in range(first, num_parts, TILE):
@@ -71,28 +86,57 @@ def plan_parts(
             tl.store(field + part * PART_FIELDS, -1, mask=unused)
         return
     length = tl.load(lengths_ptr + row)
-    seen = _seen(length, WINDOW)
-    count = tl.cdiv(seen, share)
-    size = tl.cdiv(tl.cdiv(seen, count), TILE) * TILE
+    own = _own(length, row, shared_ptr, WINDOW, RUN)
+    count = tl.cdiv(own, share)
+    size = tl.cdiv(tl.cdiv(own, count), TILE) * TILE
     for start in range(0, count, TILE):
         number = start + tl.arange(0, TILE)
         mask = number < count
-        begin = length - seen + number * size
+        begin = length - own + number * size
         part_ptr = field + (first + start) * PART_FIELDS
         tl.store(part_ptr, row, mask=mask)
         tl.store(part_ptr + 1, begin, mask=mask)
         tl.store(part_ptr + 2, tl.minimum(begin + size, length), mask=mask)
         tl.store(part_ptr + 3, number, mask=mask)
         tl.store(part_ptr + 4, count, mask=mask)
+        tl.store(part_ptr + 5, _shared(length, row, shared_ptr, RUN), mask=mask)
     heads = tl.arange(0, triton.next_power_of_2(KV_HEADS))
     tl.store(arrived_ptr + row * KV_HEADS + heads, 0, mask=heads < KV_HEADS)
+
+
+@triton.jit
+def attend_keys(
+    q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale, soft_cap,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
+):  # fmt: skip
+    """Take keys [begin, end) of a block table into every query's softmax: (top, total, acc)."""
+    # Past the end the last key again, since what else stands there may be NaN.
+    position = tl.minimum(begin + tl.arange(0, TILE), end - 1)
+    block = tl.load(blocks_ptr + position // BLOCK_SIZE)
+    for start in range(begin, end, TILE):
+        slot = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK_SIZE + position % BLOCK_SIZE
+        # The next tile's blocks are there before its loads start, so that those run ahead.
+        position = tl.minimum(start + TILE + tl.arange(0, TILE), end - 1)
+        block = tl.load(blocks_ptr + position // BLOCK_SIZE)
+        offsets = slot[:, None] * D + d
+        k = load_heads(keys_ptr + offsets, d, D, WIDTH)
+        scores = tl.dot(q, tl.trans(k.to(COMPUTE)), input_precision="tf32x3")
+        if SOFT_CAP:
+            scores = soft_capped(scores, scale, soft_cap)
+        scores = tl.where((start + tl.arange(0, TILE) < end)[None, :], scores, float("-inf"))
+        weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, False)
+        v = load_heads(values_ptr + offsets, d, D, WIDTH)
+        acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
+    return top, total, acc
 
 
 @triton.jit(do_not_specialize=["blocks_stride"])
 def paged_decode(
     out_ptr, q_ptr, k_ptr, v_ptr, keys_ptr, values_ptr, slots_ptr, positions_ptr, table_ptr,
-    blocks_ptr, parts_ptr, arrived_ptr, found_ptr, found_lse_ptr, blocks_stride, q_stride,
-    k_stride, v_stride, scale, soft_cap, k_scale, v_scale, HEADS: tl.constexpr,
+    blocks_ptr, parts_ptr, arrived_ptr, found_ptr, found_lse_ptr, shared_found_ptr,
+    shared_lse_ptr, blocks_stride, q_stride, k_stride, v_stride, scale, soft_cap, k_scale,
+    v_scale, RUN: tl.constexpr, CUTS: tl.constexpr, HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
     TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
     ROTATE: tl.constexpr, PDL: tl.constexpr,
@@ -106,6 +150,7 @@ def paged_decode(
         keys_ptr, values_ptr: [blocks, KV_HEADS, BLOCK_SIZE, D].
         found_ptr: float32 [parts, HEADS, D], what parts found.
         found_lse_ptr: float32 [parts, HEADS], logarithms of the parts' sums of weights.
+        shared_found_ptr, shared_lse_ptr: what ``paged_shared`` found, if RUN is not 0.
         scale: from products to base-2 logarithms, or for ``soft_capped``; k_scale is in it.
     """
     if PDL:
@@ -136,52 +181,33 @@ def paged_decode(
     )  # fmt: skip
     acc = tl.broadcast_to(acc, (M, WIDTH))
     blocks_ptr += row * blocks_stride
-    # Past the end the last key again, since what else stands there may be NaN.
-    position = tl.minimum(begin + tl.arange(0, TILE), end - 1)
-    block = tl.load(blocks_ptr + position // BLOCK_SIZE)
-    for start in range(begin, end, TILE):
-        slot = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK_SIZE + position % BLOCK_SIZE
-        # The next tile's blocks are there before its loads start, so that those run ahead.
-        position = tl.minimum(start + TILE + tl.arange(0, TILE), end - 1)
-        block = tl.load(blocks_ptr + position // BLOCK_SIZE)
-        offsets = slot[:, None] * D + d
-        k = load_heads(keys_ptr + offsets, d, D, WIDTH)
-        scores = tl.dot(q, tl.trans(k.to(COMPUTE)), input_precision="tf32x3")
-        if SOFT_CAP:
-            scores = soft_capped(scores, scale, soft_cap)
-        scores = tl.where((start + tl.arange(0, TILE) < end)[None, :], scores, float("-inf"))
-        weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, False)
-        v = load_heads(values_ptr + offsets, d, D, WIDTH)
-        acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
+    top, total, acc = attend_keys(
+        q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale,
+        soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP,
+    )  # fmt: skip
     found = acc * (v_scale / total)[:, None]
     out_ptr += (row * HEADS + kv_head * group) * D
-    if count == 1:
+    shared = tl.load(part_ptr + 5)
+    if (count == 1) & (shared == 0):
         tl.store(out_ptr + m * D + d, found.to(out_ptr.dtype.element_ty), mask=mask)
-    else:
-        first_head = tl.program_id(1).to(tl.int64) * HEADS + kv_head * group
-        _leave(
-            found, top + tl.log2(total), found_ptr + first_head * D, found_lse_ptr + first_head,
-            out_ptr, arrived_ptr + row * KV_HEADS + kv_head, number, count, HEADS, D, WIDTH, group,
-        )  # fmt: skip
-
-
-@triton.jit
-def _leave(
-    found, lse, found_ptr, lse_ptr, out_ptr, arrived_ptr, number, count, HEADS: tl.constexpr,
-    D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
-    """Leave what a part found to be merged, and merge if the row's other parts have done so."""
-    m = tl.arange(0, found.shape[0])
-    d = tl.arange(0, WIDTH)[None, :]
-    tl.store(lse_ptr + m, lse, mask=m < GROUP)
-    tl.store(found_ptr + m[:, None] * D + d, found, mask=(m[:, None] < GROUP) & (d < D))
+        return
+    first_head = tl.program_id(1).to(tl.int64) * HEADS + kv_head * group
+    found_ptr += first_head * D
+    lse_ptr = found_lse_ptr + first_head
+    heads = tl.arange(0, M)
+    tl.store(lse_ptr + heads, top + tl.log2(total), mask=heads < group)
+    tl.store(found_ptr + m * D + d, found, mask=mask)
     # Every thread's stores come before the one thread's release.
     tl.debug_barrier()
+    arrived_ptr += row * KV_HEADS + kv_head
     arrived = tl.atomic_add(arrived_ptr, 1, sem="acq_rel")
     if arrived == count - 1:
         tl.store(arrived_ptr, 0)
-        found_ptr -= number * HEADS * D
-        _merge(out_ptr, found_ptr, lse_ptr - number * HEADS, count, HEADS, D, WIDTH, GROUP)
+        _merge(
+            out_ptr, found_ptr - number * HEADS * D, lse_ptr - number * HEADS, count,
+            shared_found_ptr, shared_lse_ptr, shared, row, kv_head * group, HEADS, D, WIDTH, group,
+            RUN, CUTS,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -210,29 +236,50 @@ def _new_token(
 
 @triton.jit
 def _merge(
-    out_ptr, found_ptr, lse_ptr, count, HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
-    GROUP: tl.constexpr,
+    out_ptr, found_ptr, lse_ptr, count, shared_found_ptr, shared_lse_ptr, shared, row, head,
+    HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
+    RUN: tl.constexpr, CUTS: tl.constexpr,
 ):  # fmt: skip
-    """Weigh what ``count`` parts found by their share of the softmax; pointers are the first's."""
-    PARTS: tl.constexpr = 8
+    """Weigh what a row's parts found by their share of the softmax; pointers are the first's."""
     ROWS: tl.constexpr = triton.next_power_of_2(GROUP)
-    head = tl.arange(0, ROWS)
+    heads = tl.arange(0, ROWS)[:, None]
     d = tl.arange(0, WIDTH)[None, :]
-    mask = (head[:, None] < GROUP) & (d < D)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, WIDTH), tl.float32)
+    top, total, acc = _merge_parts(
+        top, total, acc, found_ptr, lse_ptr, count, HEADS, D, WIDTH, GROUP
+    )
+    if RUN:
+        first = ((row // RUN) * (CUTS * RUN) + row % RUN) * HEADS + head
+        cuts = tl.cdiv(shared, cut_size(shared, CUTS))
+        top, total, acc = _merge_parts(
+            top, total, acc, shared_found_ptr + first * D, shared_lse_ptr + first, cuts,
+            RUN * HEADS, D, WIDTH, GROUP,
+        )  # fmt: skip
+    out = acc / total[:, None]
+    mask = (heads < GROUP) & (d < D)
+    tl.store(out_ptr + heads * D + d, out.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _merge_parts(
+    top, total, acc, found_ptr, lse_ptr, count, STRIDE: tl.constexpr, D: tl.constexpr,
+    WIDTH: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Take ``count`` parts in, which stand STRIDE heads apart."""
+    PARTS: tl.constexpr = 8
+    head = tl.arange(0, triton.next_power_of_2(GROUP))[None, :]
+    d = tl.arange(0, WIDTH)[None, None, :]
     for start in range(0, count, PARTS):
         part = start + tl.arange(0, PARTS)[:, None]
-        inside = (part < count) & (head < GROUP)[None, :]
+        inside = (part < count) & (head < GROUP)
+        at = part * STRIDE + head
         # Other processors wrote these: past this one's own cache.
-        lse = tl.load(
-            lse_ptr + part * HEADS + head[None, :], mask=inside, other=float("-inf"),
-            cache_modifier=".cg",
-        )  # fmt: skip
+        lse = tl.load(lse_ptr + at, mask=inside, other=float("-inf"), cache_modifier=".cg")
         found = tl.load(
-            found_ptr + (part * HEADS + head[None, :])[:, :, None] * D + d[None],
-            mask=inside[:, :, None] & (d < D)[None], other=0.0, cache_modifier=".cg",
+            found_ptr + at[:, :, None] * D + d, mask=inside[:, :, None] & (d < D), other=0.0,
+            cache_modifier=".cg",
         )  # fmt: skip
         new = tl.maximum(top, tl.max(lse, 0))
         base = tl.where(new == float("-inf"), 0.0, new)
@@ -240,5 +287,10 @@ def _merge(
         acc = acc * fade[:, None] + tl.sum(found * weights[:, :, None], 0)
         total = total * fade + tl.sum(weights, 0)
         top = new
-    out = acc / total[:, None]
-    tl.store(out_ptr + head[:, None] * D + d, out.to(out_ptr.dtype.element_ty), mask=mask)
+    return top, total, acc
+
+
+@triton.jit
+def cut_size(shared, CUTS: tl.constexpr):
+    """Keys of each of at most CUTS pieces of a run's shared keys."""
+    return tl.cdiv(tl.cdiv(shared, CUTS), 64) * 64

@@ -59,6 +59,8 @@ class AttentionBatch:
         num_decodes: leading rows with a single query.
         query_lengths: host copy of each row's number of queries.
         host_lengths: host copy of lengths.
+        shares_prefixes: whether rows that stand together are likely to begin with the same blocks;
+            a hint, which a backend may use to read those once.
     """
 
     query_start: torch.Tensor
@@ -68,6 +70,7 @@ class AttentionBatch:
     num_decodes: int
     query_lengths: list[int]
     host_lengths: list[int]
+    shares_prefixes: bool = False
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ class AttentionBackend(ABC):
     def prepare(self, batch: AttentionBatch) -> Any:
         """Whatever ``attend`` needs once a step; handed to each layer's ``attend``."""
 
-    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+    def graph_key(self, num_rows: int, longest: int, *, shares_prefixes: bool = False) -> Hashable:
         """What a captured decode step depends on beside its number of rows.
 
         Asked only of a backend with the feature ``graphs``. Its ``prepare`` and ``attend`` on a
@@ -152,6 +155,7 @@ class AttentionBackend(ABC):
         Args:
             num_rows: rows of the step.
             longest: tokens of its longest row.
+            shares_prefixes: as of the batch.
         """
         return None
 

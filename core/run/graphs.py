@@ -29,6 +29,15 @@ _OWN_PRODUCTS = 64
 _Ending = Literal["drawn", "filtered", "hidden"]
 
 
+class _Shape(NamedTuple):
+    """What a step is captured for: rows, the longest one's tokens, its end, a hint to attention."""
+
+    rows: int
+    longest: int = 1
+    ending: _Ending = "drawn"
+    shares: bool = False
+
+
 class _Graph(NamedTuple):
     """A captured step, and its hidden states where it ends with them."""
 
@@ -104,26 +113,28 @@ class DecodeGraphs:
 
     def run(self, plan: Plan) -> Decoded:
         """Launch a step; what it gives is valid until the next one is launched."""
-        slots = [row.slot for row in plan.rows]
-        starts = [row.start for row in plan.rows]
-        count = len(slots)
+        rows, shares = self._table.by_prefix([row.slot for row in plan.rows])
+        slots = [plan.rows[index].slot for index in rows]
+        starts = [plan.rows[index].start for index in rows]
+        count = len(rows)
         size = graph_rows(count)
         self._fill(slots, starts, size)
         ending: _Ending = "hidden"
         if self._sampler.graphable(slots):
             ending = "filtered" if self._sampler.filters(slots) else "drawn"
-        graph = self._graph(size, max(starts) + 1, ending)
+        graph = self._graph(_Shape(size, max(starts) + 1, ending, shares))
         graph.replay()
-        draws = Draws(list(range(count)), slots, self._inputs[:count], self._lengths[:count])
+        draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
         hidden = None if graph.hidden is None else graph.hidden[:count]
         return Decoded(draws, self._drawn[:count], hidden)
 
     def capture_ahead(self) -> bool:
         """Capture one more size for short contexts; False when all are there."""
         for size in self._sizes():
-            if self._key(size, 1, "drawn") not in self._graphs:
+            shape = _Shape(size)
+            if self._key(shape) not in self._graphs:
                 self._fill([], [], size)
-                self._graph(size, 1, "drawn")
+                self._graph(shape)
                 return True
         return False
 
@@ -132,13 +143,14 @@ class DecodeGraphs:
         for size in self._sizes():
             if size <= _OWN_PRODUCTS or size == self._max_rows:
                 self._fill([], [], size)
-                self._step(size, 1, "drawn")
-                self._step(size, 1, "filtered")
+                for shares in (False, True):
+                    self._step(_Shape(size, shares=shares))
+                self._step(_Shape(size, ending="filtered"))
 
     def capture_largest(self) -> None:
         """Capture the step that takes most memory."""
         self._fill([], [], self._max_rows)
-        self._graph(self._max_rows, 1, "filtered")
+        self._graph(_Shape(self._max_rows, ending="filtered"))
 
     def forget(self) -> None:
         """Drop every graph: the cache they were captured with is gone."""
@@ -148,14 +160,15 @@ class DecodeGraphs:
     def _sizes(self) -> list[int]:
         return sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)})
 
-    def _key(self, size: int, longest: int, ending: _Ending) -> Hashable:
-        return size, ending, self._attention.graph_key(size, longest)
+    def _key(self, shape: _Shape) -> Hashable:
+        key = self._attention.graph_key(shape.rows, shape.longest, shares_prefixes=shape.shares)
+        return shape.rows, shape.ending, key
 
-    def _graph(self, size: int, longest: int, ending: _Ending) -> _Graph:
-        key = self._key(size, longest, ending)
+    def _graph(self, shape: _Shape) -> _Graph:
+        key = self._key(shape)
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[key] = self._capture(size, longest, ending)
+            graph = self._graphs[key] = self._capture(shape)
         return graph
 
     def _fill(self, slots: list[int], starts: list[int], size: int) -> None:
@@ -165,16 +178,16 @@ class DecodeGraphs:
         values[size : size + len(starts)] = starts
         self._table.staging.refill(self._inputs, values)
 
-    def _capture(self, size: int, longest: int, ending: _Ending) -> _Graph:
+    def _capture(self, shape: _Shape) -> _Graph:
         stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream):
             # Once outside the capture, which must not load or compile a kernel.
-            self._step(size, longest, ending)
+            self._step(shape)
             graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
             try:
-                hidden = self._step(size, longest, ending)
+                hidden = self._step(shape)
             finally:
                 graph.capture_end()
         if self._pool is None:
@@ -182,9 +195,9 @@ class DecodeGraphs:
         torch.cuda.current_stream().wait_stream(stream)
         return _Graph(graph.replay, hidden)
 
-    def _step(self, size: int, longest: int, ending: _Ending) -> torch.Tensor | None:
+    def _step(self, shape: _Shape) -> torch.Tensor | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
-        table = self._table
+        table, size = self._table, shape.rows
         slots, starts = self._inputs[:size], self._inputs[size : 2 * size]
         lengths = torch.add(starts, 1, out=self._lengths[:size])
         blocks = table.blocks[slots, starts // table.block_size].long()
@@ -195,11 +208,12 @@ class DecodeGraphs:
             write_slots=blocks * table.block_size + starts % table.block_size,
             num_decodes=size,
             query_lengths=[1] * size,
-            host_lengths=[longest] * size,
+            host_lengths=[shape.longest] * size,
+            shares_prefixes=shape.shares,
         )
         token_ids = table.tokens[slots, starts].long()
         hidden = forward(self._model, self._attention, token_ids, starts, batch)
-        if ending == "hidden":
+        if shape.ending == "hidden":
             return hidden
         self._sampler.draw_static(
             self._model.logits(hidden),
@@ -207,6 +221,6 @@ class DecodeGraphs:
             lengths,
             self._drawn[:size],
             tokens=table.tokens,
-            filters=ending == "filtered",
+            filters=shape.ending == "filtered",
         )
         return None

@@ -75,6 +75,26 @@ def test_contract(dtype: torch.dtype, window: int | None) -> None:
         check_attention(TritonPaged, scenario, "cuda")
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float32, FLOAT8])
+def test_shared_prefixes(kv_dtype: torch.dtype) -> None:
+    if kv_dtype is FLOAT8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("float8 needs compute capability 8.9")
+    dtype = torch.float32 if kv_dtype is torch.float32 else torch.bfloat16
+    rng = random.Random(3)
+    for heads, kv_heads, width, block_size in ((8, 2, 128, 16), (5, 1, 64, 32), (6, 6, 80, 16)):
+        shared = 1024 // block_size
+        rows = tuple((1, rng.choice((1, rng.randint(1030, 2000)))) for _ in range(50))
+        case = AttentionCase(
+            _spec(heads, kv_heads, width),
+            ((1, 1100), *rows, (9, 1100)),
+            block_size=block_size,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            shared=shared,
+        )
+        check_step(case, "cuda")
+
+
 def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_dense, "DENSE_STEP", 100)
     for width in (64, 128):

@@ -35,6 +35,7 @@ class AttentionCase:
         kv_dtype: of the cache.
         rotate: whether the backend rotates.
         scales: of keys and values.
+        shared: blocks that all tables begin with; each row must have more.
     """
 
     spec: AttentionSpec
@@ -45,6 +46,7 @@ class AttentionCase:
     kv_dtype: torch.dtype = torch.float32
     rotate: bool = True
     scales: tuple[float, float] = (1.0, 1.0)
+    shared: int = 0
 
 
 @contextmanager
@@ -84,6 +86,10 @@ class _Step:
         blocks = list(range(1, sum(used) + 3))
         rng.shuffle(blocks)
         self.tables = [[blocks.pop() for _ in range(count)] for count in used]
+        self.tables = [
+            self.tables[0][: case.shared] + table[case.shared :] if length > 1 else table
+            for table, (_, length) in zip(self.tables, case.rows, strict=True)
+        ]
         self.backend = TritonPaged([spec], block_size=size, kv_dtype=case.kv_dtype, device=device)
         self.backend.allocate(sum(used) + 3)
         self.backend.set_scales(0, *case.scales)
@@ -96,6 +102,9 @@ class _Step:
             torch.randn(2, length, spec.num_kv_heads, spec.head_dim, generator=generator)
             for _, length in case.rows
         ]
+        for cached, (_, length) in zip(self.cached, case.rows, strict=True):
+            if length > 1:
+                cached[:, : case.shared * size] = self.cached[0][:, : case.shared * size]
         positions = torch.cat([torch.arange(end - n, end) for n, end in case.rows])
         longest = max(length for _, length in case.rows)
         angles = torch.rand(longest, spec.head_dim // 2, generator=generator) * 7
@@ -209,4 +218,5 @@ def _batch(case: AttentionCase, tables: list[list[int]], device: torch.device) -
         num_decodes=sum(count == 1 for count, _ in case.rows),
         query_lengths=[count for count, _ in case.rows],
         host_lengths=lengths,
+        shares_prefixes=case.shared > 0,
     )

@@ -46,6 +46,7 @@ def _compile(
         num_decodes=sum(count == 1 for count in counts),
         query_lengths=list(counts),
         host_lengths=[600] * rows,
+        shares_prefixes=rows > 2,
     )
     q, k, v = torch.empty(tokens, 48, head_dim, dtype=dtype, device=meta).split([32, 8, 8], 1)
     table = torch.empty(1000, 2, head_dim, dtype=dtype, device=meta)
@@ -89,3 +90,10 @@ def test_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     for count, wide in ((4, False), (10, True)):
         *_, prefill = _compile(monkeypatch, 90, 128, torch.bfloat16, (count,))
         assert prefill.has_wgmma == wide and prefill.stack == 0
+
+
+def test_shared_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kv_dtype in (torch.bfloat16, FLOAT8):
+        kernels = _compile(monkeypatch, 90, 128, kv_dtype, (1,) * 20)
+        (shared,) = (kernel for kernel in kernels if kernel.name == "paged_shared")
+        assert shared.has_wgmma and shared.stack == 0 and shared.shared <= SHARED_LIMIT[90]

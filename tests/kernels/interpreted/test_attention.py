@@ -80,6 +80,57 @@ def test_many_parts() -> None:
         check_step(case)
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, FLOAT8])
+@pytest.mark.parametrize("rotate", [True, False])
+def test_shared_prefixes(
+    monkeypatch: pytest.MonkeyPatch, kv_dtype: torch.dtype, rotate: bool
+) -> None:
+    """Runs of several lengths, one with a row that pads, the last not full."""
+    monkeypatch.setattr(triton_plan, "_FEWEST_SHARED", 32)
+    monkeypatch.setattr(triton_plan, "SHARED_ROWS", 16)
+    monkeypatch.setattr(triton_paged, "SHARED_ROWS", 16)
+    spec = _spec(12, 2, 16, soft_cap=None if rotate else 5.0)
+    rows = ((1, 150), (1, 97), (1, 300), (1, 1), (1, 113), (1, 120), (1, 98), (4, 104))
+    dtype = torch.float32 if kv_dtype is torch.float32 else torch.bfloat16
+    case = AttentionCase(spec, rows, rotate=rotate, dtype=dtype, kv_dtype=kv_dtype, shared=6)
+    check_step(case)
+
+
+def test_shared_prefixes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many whole blocks as a run has in common, none of them a row's newest token's."""
+    size, rng = 4, random.Random(5)
+    layout = triton_plan.Layout(16, 2, 16, 0, False)
+    for _ in range(20):
+        monkeypatch.setattr(triton_plan, "_FEWEST_SHARED", rng.choice((1, 200)))
+        common = rng.choice((0, 3, 64, 100))
+        tables, lengths = torch.randint(1000, 2000, (11, 130), dtype=torch.int32), []
+        for table in tables:
+            table[:common] = torch.arange(common)
+            lengths.append(rng.choice((1, rng.randint(max(2, common * size - 6), 500))))
+        batch = triton_plan.AttentionBatch(
+            query_start=torch.arange(12, dtype=torch.int32),
+            lengths=torch.tensor(lengths, dtype=torch.int32),
+            block_tables=tables,
+            write_slots=torch.zeros(11, dtype=torch.int64),
+            num_decodes=11,
+            query_lengths=[1] * 11,
+            host_lengths=lengths,
+            shares_prefixes=True,
+        )
+        plan = triton_plan.plan_decode(batch, layout, 4, torch.bfloat16, size)
+        assert plan.shared is not None and plan.shared.run == 8
+        for run, found in enumerate(plan.shared.keys.tolist()):
+            taking = [n for n in lengths[run * 8 : run * 8 + 8] if n > 1]
+            expected = 0
+            if len(taking) > 1:
+                expected = min(common, *((n - 1) // size for n in taking)) * size
+            assert found == (expected if expected >= triton_plan._FEWEST_SHARED else 0)
+        for row, begin, end, _, _, shared in plan.parts.tolist():
+            if row >= 0:
+                assert shared in (0, plan.shared.keys[row // 8])
+                assert begin >= shared and end <= lengths[row]
+
+
 def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole prompts, and chunks behind a prefix that ends within a block, among tiled rows."""
 
@@ -132,13 +183,13 @@ def test_parts_cover_every_row(seed: int) -> None:
         query_lengths=[1] * rows,
         host_lengths=planned,
     )
-    plan = triton_plan.plan_decode(batch, layout, processors)
+    plan = triton_plan.plan_decode(batch, layout, processors, torch.float32, 16)
     assert not plan.arrived.any()
     parts = [part for part in plan.parts.tolist() if part[0] >= 0]
     assert parts == plan.parts.tolist()[: len(parts)]
     for row, length in enumerate(lengths):
         mine = [part for part in parts if part[0] == row]
-        assert [part[3:] for part in mine] == [[n, len(mine)] for n in range(len(mine))]
+        assert [part[3:] for part in mine] == [[n, len(mine), 0] for n in range(len(mine))]
         first = max(0, length - layout.window) if layout.window else 0
         assert [part[1] for part in mine] == [first, *(part[2] for part in mine[:-1])]
         assert mine[-1][2] == length
