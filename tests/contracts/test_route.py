@@ -2,6 +2,7 @@
 
 import pytest
 from litestar import get, post
+from litestar.params import FromPath, JSONBody
 
 from quire.core.contracts.route import RouteGroup
 from quire.core.registry import Registry
@@ -16,7 +17,7 @@ def test_every_registered_group_conforms(name: str) -> None:
 class Echo(RouteGroup):
     def handlers(self):
         @get("/echo/{word:str}", sync_to_thread=False)
-        def echo(word: str) -> str:
+        def echo(word: FromPath[str]) -> str:
             return word
 
         return [echo]
@@ -38,7 +39,7 @@ class Misspelt(Echo):
 class Fragile(Echo):
     def handlers(self):
         @post("/first", sync_to_thread=False)
-        def first(data: dict[str, list[int]]) -> int:
+        def first(data: JSONBody[dict[str, list[int]]]) -> int:
             return data["prompt"][0]
 
         return [first]

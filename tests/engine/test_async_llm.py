@@ -55,7 +55,8 @@ async def test_streams_aborts_and_errors() -> None:
     phases: list[str] = []
     llm = await AsyncLLM.start(Config(), on_phase=lambda name, seconds: phases.append(name))
     try:
-        assert phases == ["process", "resolve", "device", "weights", "cache"]
+        assert phases[:2] == ["process", "resolve"]
+        assert phases.index("weights") < phases.index("cache")
         assert llm.config.schedule.max_num_seqs is not None
         alone = await tokens_of(llm, "def f(", SHORT)
         together = await asyncio.gather(*(tokens_of(llm, "def f(", SHORT) for _ in range(20)))
