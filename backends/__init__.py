@@ -20,5 +20,8 @@ def quire_manifest() -> Manifest:
             Provision(
                 "attention", "triton_paged", "quire.backends.attention.triton_paged:TritonPaged"
             ),
+            Provision(
+                "attention", "triton_alike", "quire.backends.attention.triton_alike:TritonAlike"
+            ),
         ),
     )

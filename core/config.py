@@ -42,6 +42,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         load_format: ``dummy`` makes weights up.
         trust_remote_code: allow code from the model's repository, for every file of it.
         chat_template: a template file to use in place of the tokenizer's.
+        deterministic: the same request gives the same numbers, bit by bit, whatever runs beside it,
+            however its prompt is cut into steps, cached or not; slower on a GPU.
         seed: of made-up weights and of requests without a seed of their own.
     """
 
@@ -54,6 +56,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     load_format: Literal["safetensors", "dummy"] = "safetensors"
     trust_remote_code: bool = False
     chat_template: str | None = None
+    deterministic: bool = False
     seed: int = 0
 
 

@@ -162,6 +162,7 @@ def _choose_attention(
         "dtype": dtype,
         "kv_dtype": kv_dtype,
         "head_size": source.head_size(),
+        "features": ("deterministic",) if config.model.deterministic else (),
     }
     refused: list[str] = []
     auto = config.attention.backend == "auto"

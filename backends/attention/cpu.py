@@ -44,7 +44,9 @@ class CPUAttention(AttentionBackend):
         devices=frozenset({"cpu"}),
         dtypes=frozenset({"float32", "bfloat16"}),
         kv_dtypes=frozenset({"float32", "bfloat16"}),
-        features=frozenset({"sliding_window", "soft_cap", "overlap", "speculation"}),
+        features=frozenset(
+            {"sliding_window", "soft_cap", "overlap", "speculation", "deterministic"}
+        ),
     )
 
     def __init__(

@@ -220,11 +220,24 @@ def _plan_shared(
 
 
 def plan_prefill(
-    batch: AttentionBatch, layout: Layout, kv_dtype: torch.dtype, block_size: int
+    batch: AttentionBatch,
+    layout: Layout,
+    kv_dtype: torch.dtype,
+    block_size: int,
+    *,
+    alike: bool = False,
 ) -> PrefillPlan:
-    """Cut the rows with several queries into tiles, in one copy to the device."""
+    """Cut the rows with several queries into tiles, in one copy to the device.
+
+    Args:
+        batch: of the step.
+        layout: of the layers.
+        kv_dtype: of the cache.
+        block_size: tokens a block.
+        alike: every row in tiles of one kind, so that its bits do not depend on the others.
+    """
     dense: dict[int, DenseRow] = {}
-    if not layout.capped:
+    if not layout.capped and not alike:
         dense = dense_rows(
             batch,
             window=layout.window,
@@ -241,7 +254,8 @@ def plan_prefill(
     group = layout.num_heads // layout.num_kv_heads
     # Tiles that the queries fill; larger than the dtype's only for a larger group.
     longest = int(counts.max(initial=0))
-    needed = max(group, min(longest * group, most_tile_rows(kv_dtype)))
+    most = most_tile_rows(kv_dtype)
+    needed = max(group, most if alike else min(longest * group, most))
     rows_per_tile = next(size for size in TILE_ROWS if size >= needed)
     queries = rows_per_tile // group
     tiles = -(-counts // queries)

@@ -7,11 +7,13 @@ import torch.nn.functional as F
 
 from .activation import gated
 from .norm import rms_norm
-from .small_product import dot_product, vector_product
+from .small_product import Config, dot_product, vector_product
 from .stream_product import stream_product
 from .tuned import choose
 
 __all__ = ("linear",)
+
+_ALIKE = Config("dot", rows=64, depth=64, warps=4, stages=4)
 
 
 def linear(
@@ -23,6 +25,7 @@ def linear(
     act: str | None = None,
     add: torch.Tensor | None = None,
     pdl: bool = False,
+    alike: bool = False,
 ) -> torch.Tensor:
     """add + gate(norm(x) @ weight.T + bias); what is None is left out.
 
@@ -37,6 +40,7 @@ def linear(
             is x and still read.
         pdl: let launches overlap the kernel before them (compute capability 9.0 on); the weights
             must have been written long before.
+        alike: every row by the same kernel, so that its bits do not depend on the others.
 
     Returns:
         [M, N] or [M, N / 2], in x's dtype.
@@ -45,7 +49,7 @@ def linear(
     n, k = weight.shape
     if act is not None:
         n //= 2
-    config = choose(count, n, k, gated=act is not None, x=x)
+    config = _ALIKE if alike else choose(count, n, k, gated=act is not None, x=x)
     if norm is not None:
         # Inside the product every program would add up the squares: measured slower.
         x = rms_norm(x, norm[0], norm[1], pdl=pdl)

@@ -44,11 +44,14 @@ class TritonGate:
 
 
 class TritonProduct:
-    """See ``platform.Product``."""
+    """See ``platform.Product``; ``alike`` as in ``linear``."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, *, alike: bool = False
+    ) -> None:
         self._weight = weight
         self._bias = bias
+        self._alike = alike
         self._pdl = _overlaps(weight.device)
 
     def __call__(
@@ -67,4 +70,5 @@ class TritonProduct:
             act=None if gate is None else gate.act,
             add=add,
             pdl=self._pdl,
+            alike=self._alike,
         )

@@ -18,7 +18,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         kv_dtypes: names of KV cache dtypes.
         head_sizes: widths of a head; None for any.
         features: of ``sliding_window``, ``soft_cap``, ``graphs``, ``overlap``,
-            ``tensor_parallel``, ``speculation``, ``adapters``.
+            ``tensor_parallel``, ``speculation``, ``adapters``, ``deterministic``.
     """
 
     devices: frozenset[str] = ANY

@@ -111,8 +111,13 @@ class Platform(ABC):
         """Whether this machine has such a device, and torch can use it."""
 
     @abstractmethod
-    def setup(self) -> torch.device:
-        """Prepare this process (threads, allocator) and return the device to compute on."""
+    def setup(self, *, deterministic: bool = False) -> torch.device:
+        """Prepare this process (threads, allocator) and return the device to compute on.
+
+        Args:
+            deterministic: products, norms and gates give a row the same bits whichever rows stand
+                beside it.
+        """
 
     @abstractmethod
     def defaults(self) -> PlatformDefaults:

@@ -46,7 +46,7 @@ def build_runner(
     source = locate(config.model, registry)
     platform: Platform = registry.get("platform", config.parallel.platform)()
     with phase("device"):
-        device = platform.setup()
+        device = platform.setup(deterministic=config.model.deterministic)
     _check_fits(config, source, platform)
     before = platform.memory().free
     with phase("weights"), _out_of_memory(config, platform):

@@ -35,7 +35,7 @@ class CPU(Platform):
     def available(self) -> bool:
         return True
 
-    def setup(self) -> torch.device:
+    def setup(self, *, deterministic: bool = False) -> torch.device:
         # With OMP_NUM_THREADS set, torch has already taken it.
         if not os.environ.get("OMP_NUM_THREADS"):
             torch.set_num_threads(physical_cores())

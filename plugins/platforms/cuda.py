@@ -9,6 +9,7 @@ from types import ModuleType
 import torch
 
 from ...core.contracts.platform import Gate, Memory, Norm, Platform, PlatformDefaults, Product
+from ...core.errors import ConfigError
 from ...core.run.sample_table import Draw
 
 __all__ = ("CUDA",)
@@ -23,7 +24,11 @@ class CUDA(Platform):
     def available(self) -> bool:
         return torch.cuda.is_available()
 
-    def setup(self) -> torch.device:
+    def __init__(self) -> None:
+        self._deterministic = False
+
+    def setup(self, *, deterministic: bool = False) -> torch.device:
+        self._deterministic = deterministic
         device = torch.device("cuda", torch.cuda.current_device())
         torch.cuda.set_device(device)
         return device
@@ -31,7 +36,7 @@ class CUDA(Platform):
     def defaults(self) -> PlatformDefaults:
         return PlatformDefaults(
             dtypes=("bfloat16", "float16", "float32"),
-            attention=("triton_paged", "reference"),
+            attention=("triton_paged", "triton_alike", "reference"),
             overlap=True,
             max_num_seqs=512,
             max_num_batched_tokens=8192,
@@ -50,7 +55,12 @@ class CUDA(Platform):
         return gate
 
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-        product: Product = _operations().TritonProduct(weight, bias)
+        if self._deterministic and weight.dtype.itemsize != 2:
+            raise ConfigError(
+                f"model.deterministic works with bfloat16 and float16 on a GPU, and model.dtype is "
+                f"{str(weight.dtype).removeprefix('torch.')}; set model.dtype"
+            )
+        product: Product = _operations().TritonProduct(weight, bias, alike=self._deterministic)
         return product
 
     def draw(self, max_rows: int, vocab_size: int, device: torch.device) -> Draw | None:

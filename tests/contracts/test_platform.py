@@ -24,7 +24,7 @@ class Boasting(CPU):
 
 
 class Astray(CPU):
-    def setup(self):
+    def setup(self, *, deterministic=False):
         return torch.device("meta")
 
 
