@@ -157,14 +157,7 @@ def settle(
                     tl.store(tallies + row * TALLIES + tl.arange(0, TALLIES), zeros)
             if draws_freely:
                 token = _draw(
-                    logits,
-                    chunks,
-                    chunk_tops,
-                    weights,
-                    number,
-                    temperature,
-                    num_columns,
-                    CHUNK,
+                    logits, chunks, chunk_tops, weights, number, temperature, num_columns, CHUNK
                 )
     if settled:
         tl.store(out + row, token.to(tl.int64))
