@@ -1,11 +1,14 @@
 """Which Config multiplies what: measured choices that ship as data, defaults elsewhere.
 
-``tuned/<device>.json`` holds what was measured on a device of that name; ``quire tune`` writes such
-files. A shape or a device that is in none gets a choice computed from its numbers.
+``tuned/<device>.json`` holds what was measured on a device of that name; ``quire tune`` writes
+another such file into the user's cache folder, which goes before it. A shape or a device that is in
+neither gets a choice computed from its numbers.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +16,21 @@ import msgspec
 import torch
 from triton.runtime import driver
 
+from ...core.errors import ConfigError
 from .small_product import Config
 
-__all__ = ("BUCKETS", "Entry", "Table", "bucket", "choose", "default", "read", "use", "write")
+__all__ = (
+    "BUCKETS",
+    "Entry",
+    "Table",
+    "bucket",
+    "choose",
+    "default",
+    "own_path",
+    "read",
+    "use",
+    "write",
+)
 
 BUCKETS = (1, 16, 32, 64)
 """Numbers of tokens that are measured; one in between is served by the next larger's choice."""
@@ -42,6 +57,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     config: Config
     gated: bool = False
     microseconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[int, int, bool, int]:
+        """What it is the choice for."""
+        return self.n, self.k, self.gated, self.m
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +93,7 @@ def choose(tokens: int, n: int, k: int, *, gated: bool, x: torch.Tensor) -> Conf
 
 @cache
 def _choose(m: int, n: int, k: int, gated: bool, device: torch.device) -> Config:
-    table = _shipped(device) if _used is None else _used
+    table = _tables(device) if _used is None else _used
     config = table.get((n, k, gated, m))
     if config is not None:
         return config
@@ -102,8 +122,9 @@ def default(m: int, n: int, k: int, *, gated: bool, multiprocessors: int, shared
         shared: bytes of shared memory that one program may have.
     """
     if m == 1:
-        depth = next((size for size in (2048, 1024, 512) if k % size == 0), 1024)
-        return Config("vector", rows=1 if gated else 2, depth=depth, warps=max(depth // 1024, 1))
+        depth = next((size for size in (4096, 2048, 1024, 512) if k % size == 0), 1024)
+        rows = 1 if gated or depth == 4096 else 2
+        return Config("vector", rows=rows, depth=depth, warps=max(depth // 1024, 1))
     rows, depth = 64, 128
     tile = 2 * depth * (rows * (2 if gated else 1) + m)
     # Two programs a multiprocessor hide each other's beginnings and ends.
@@ -117,13 +138,14 @@ def read(path: Path) -> Table:
     """Read a table.
 
     Raises:
-        ValueError: for a file that is none, naming what is wrong in it.
-        OSError: for a file that cannot be read.
+        ConfigError: for a file that is none, naming what is wrong in it.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Table)
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{path} holds no table of tuned products: {error}") from None
+    except (msgspec.MsgspecError, OSError) as error:
+        raise ConfigError(
+            f"{path} holds no table of tuned products ({error}); remove it or run quire tune again"
+        ) from None
 
 
 def write(table: Table, path: Path) -> None:
@@ -134,19 +156,34 @@ def write(table: Table, path: Path) -> None:
 
 
 def use(table: Table | None) -> None:
-    """Choose from this table from now on; None for those that ship."""
+    """Choose from this table alone from now on; None for those in files."""
     global _used
     _used = None if table is None else _by_shape(table)
     _choose.cache_clear()
 
 
 def _by_shape(table: Table) -> dict[tuple[int, int, bool, int], Config]:
-    return {(e.n, e.k, e.gated, e.m): e.config for e in table.products}
+    return {entry.key: entry.config for entry in table.products}
 
 
 @cache
-def _shipped(device: torch.device) -> dict[tuple[int, int, bool, int], Config]:
+def _tables(device: torch.device) -> dict[tuple[int, int, bool, int], Config]:
+    """What ships for a device, and above it what was measured here."""
     if device.type != "cuda":
         return {}
-    path = _FOLDER / (torch.cuda.get_device_name(device).replace(" ", "_") + ".json")
-    return _by_shape(read(path)) if path.exists() else {}
+    name = torch.cuda.get_device_name(device)
+    choices: dict[tuple[int, int, bool, int], Config] = {}
+    for path in (_FOLDER / _file_name(name), own_path(name)):
+        if path.exists():
+            choices |= _by_shape(read(path))
+    return choices
+
+
+def own_path(device_name: str) -> Path:
+    """Where ``quire tune`` writes what it measured on a device of this name."""
+    folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(folder).expanduser() / "quire" / "tuned" / _file_name(device_name)
+
+
+def _file_name(device_name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", device_name) + ".json"

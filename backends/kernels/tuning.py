@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from triton.runtime.errors import OutOfResources
 
+from ...core.contracts.platform import ProductShape
+from ...core.errors import ConfigError
 from .activation import gated
 from .small_product import Config, dot_product, vector_product
 from .stream_product import stream_product
-from .tuned import BUCKETS, Entry
+from .tuned import BUCKETS, Entry, Table, own_path, read, write
 
-__all__ = ("Arena", "Shape", "candidates", "measure", "multiply", "seconds")
+__all__ = ("Arena", "candidates", "measure", "multiply", "seconds", "tune")
 
 _ARENA_BYTES = 2**31 + 2**28
 _SHARED = 220 * 1024
 """Bytes of shared memory of a multiprocessor; a candidate that takes too much is passed over."""
 _MARGIN = 0.99
 """A kernel of ours must take at most this part of the library's time to be chosen."""
-
-
-class Shape(NamedTuple):
-    """A product: n outputs (of one half behind a gate), k inputs."""
-
-    n: int
-    k: int
-    gated: bool = False
 
 
 class Arena:
@@ -43,32 +37,35 @@ class Arena:
         self._data = torch.empty(_ARENA_BYTES // 2, dtype=dtype, device=device)
         self._data.normal_(std=0.02)
 
-    def weights(self, shape: Shape) -> list[torch.Tensor]:
+    def weights(self, shape: ProductShape) -> list[torch.Tensor]:
         """Distinct [n, k], or [2 * n, k] behind a gate.
 
         Raises:
-            ValueError: for a shape of which not even two fit.
+            ConfigError: for a shape of which not even two fit.
         """
-        rows = 2 * shape.n if shape.gated else shape.n
-        size = rows * shape.k
+        rows = 2 * shape.out_features if shape.gated else shape.out_features
+        size = rows * shape.in_features
         count = self._data.numel() // size
         if count < 2:
-            raise ValueError(f"weights of {rows} x {shape.k} are too large to measure")
-        return [self._data[i * size : (i + 1) * size].view(rows, shape.k) for i in range(count)]
+            raise ConfigError(f"weights of {rows} x {shape.in_features} are too large to measure")
+        return [
+            self._data[i * size : (i + 1) * size].view(rows, shape.in_features)
+            for i in range(count)
+        ]
 
     def inputs(self, tokens: int, width: int) -> torch.Tensor:
         """[tokens, width]."""
         return torch.randn(tokens, width, device=self._data.device).to(self._data.dtype)
 
 
-def candidates(tokens: int, shape: Shape, multiprocessors: int) -> list[Config]:
+def candidates(tokens: int, shape: ProductShape, multiprocessors: int) -> list[Config]:
     """What is worth trying for a number of tokens."""
     if tokens == 1:
         rows = (1, 2, 4) if shape.gated else (1, 2, 4, 8)
         cuts = [(r, depth, w) for r in rows for depth, w in ((1024, 1), (1024, 2), (2048, 2))]
         cuts += [(1, 4096, 4), (2, 2048, 4), (4, 512, 1), (2, 4096, 4)]
         return [Config("vector", rows=r, depth=depth, warps=w) for r, depth, w in cuts]
-    tiles = -(-shape.n // 64)
+    tiles = -(-shape.out_features // 64)
     splits = [split for split in (1, 2, 3, 4, 6, 8) if split == 1 or tiles * split <= 600]
     splits = [split for split in splits if tiles * split >= 120] or splits[-1:]
     tilings = [(128, 3), (128, 4), (128, 5), (256, 2), (256, 3), (64, 4), (64, 6)]
@@ -80,7 +77,7 @@ def candidates(tokens: int, shape: Shape, multiprocessors: int) -> list[Config]:
     return shared + _streams(tokens, shape, multiprocessors)
 
 
-def _streams(tokens: int, shape: Shape, multiprocessors: int) -> list[Config]:
+def _streams(tokens: int, shape: ProductShape, multiprocessors: int) -> list[Config]:
     """One to three programs a multiprocessor, with as many tiles in flight as then fit."""
     found = []
     for rows, depth in ((64, 64), (64, 128), (64, 256), (128, 64), (128, 128)):
@@ -133,7 +130,7 @@ def seconds(run: Callable[[int], object], count: int) -> float:
     return sorted(times[1:])[3]
 
 
-def measure(shapes: list[Shape], device: torch.device, *, pdl: bool) -> Iterator[Entry]:
+def measure(shapes: list[ProductShape], device: torch.device, *, pdl: bool) -> Iterator[Entry]:
     """The fastest Config of each shape and bucket, as they are found.
 
     Args:
@@ -142,14 +139,14 @@ def measure(shapes: list[Shape], device: torch.device, *, pdl: bool) -> Iterator
         pdl: whether launches overlap, as they will where the choices are used.
 
     Raises:
-        ValueError: for a shape too large to measure.
+        ConfigError: for a shape too large to measure.
     """
     arena = Arena(device)
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     for shape in dict.fromkeys(shapes):
         weights = arena.weights(shape)
         for tokens in BUCKETS:
-            x = arena.inputs(tokens, shape.k)
+            x = arena.inputs(tokens, shape.in_features)
             times = {}
             for config in [Config("library"), *candidates(tokens, shape, processors)]:
                 try:
@@ -161,8 +158,8 @@ def measure(shapes: list[Shape], device: torch.device, *, pdl: bool) -> Iterator
             if times.get(best, library) > _MARGIN * library:
                 best = Config("library")
             yield Entry(
-                n=shape.n,
-                k=shape.k,
+                n=shape.out_features,
+                k=shape.in_features,
                 gated=shape.gated,
                 m=tokens,
                 config=best,
@@ -171,10 +168,46 @@ def measure(shapes: list[Shape], device: torch.device, *, pdl: bool) -> Iterator
 
 
 def _time(
-    config: Config, x: torch.Tensor, weights: list[torch.Tensor], shape: Shape, pdl: bool
+    config: Config, x: torch.Tensor, weights: list[torch.Tensor], shape: ProductShape, pdl: bool
 ) -> float:
     def run(index: int) -> torch.Tensor:
         weight = weights[index % len(weights)]
         return multiply(config, x, weight, gate=shape.gated, pdl=pdl)
 
     return seconds(run, max(len(weights), 8))
+
+
+def tune(shapes: list[ProductShape], out: Path | None, device: torch.device) -> Iterator[str]:
+    """Measure, and write the choices among those that are already in the file.
+
+    Args:
+        shapes: to measure.
+        out: the file; None for the one that later starts read.
+        device: a CUDA device.
+
+    Yields:
+        A line for each choice, and one for the file.
+
+    Raises:
+        ConfigError: for a shape too large to measure, a file of another device, or no table.
+    """
+    name = torch.cuda.get_device_name(device)
+    path = own_path(name) if out is None else out
+    entries = {}
+    if path.exists():
+        table = read(path)
+        if table.device != name:
+            raise ConfigError(f"{path} is of {table.device}, and this is {name}; use another file")
+        entries = {entry.key: entry for entry in table.products}
+    # As the kernels will be launched, see operations.
+    pdl = torch.cuda.get_device_capability(device) >= (9, 0)
+    for entry in measure(shapes, device, pdl=pdl):
+        entries[entry.key] = entry
+        gate = " x 2" if entry.gated else ""
+        yield (
+            f"{entry.m:3} x {entry.k} by {entry.n}{gate}: {entry.microseconds:8.2f} us, "
+            f"{entry.config.form}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(Table(device=name, products=list(entries.values())), path)
+    yield f"written to {path}"

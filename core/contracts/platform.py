@@ -11,12 +11,26 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     import torch
 
     from ..run.sample_table import Draw
 
-__all__ = ("CONTRACT_VERSION", "Gate", "Memory", "Norm", "Platform", "PlatformDefaults", "Product")
+__all__ = (
+    "CONTRACT_VERSION",
+    "Gate",
+    "Memory",
+    "Norm",
+    "Platform",
+    "PlatformDefaults",
+    "Product",
+    "ProductShape",
+)
 
 CONTRACT_VERSION = 1
 
@@ -99,6 +113,20 @@ class Product(Protocol):
         ...
 
 
+class ProductShape(msgspec.Struct, frozen=True):
+    """What a product multiplies.
+
+    Attributes:
+        out_features: width of the result; behind a gate, of one half.
+        in_features: width of the input.
+        gated: whether a gate follows.
+    """
+
+    out_features: int
+    in_features: int
+    gated: bool = False
+
+
 class Platform(ABC):
     """One kind of device."""
 
@@ -157,6 +185,21 @@ class Platform(ABC):
     def compiling(self) -> AbstractContextManager[None]:
         """Inside, kernels are compiled, many at a time, and need not run; results mean nothing."""
         return nullcontext()
+
+    def tune(self, shapes: list[ProductShape], out: Path | None) -> Iterator[str]:
+        """Measure what multiplies fastest here, and write it down for later starts.
+
+        Args:
+            shapes: of products, distinct.
+            out: where to; None for where later starts look.
+
+        Yields:
+            What was chosen, a line each.
+
+        Raises:
+            ConfigError: where there is nothing to choose from.
+        """
+        raise ConfigError(f"there is nothing to tune on the platform {self.device_type}")
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from ...core.contracts.platform import Gate, Memory, Norm, Platform, PlatformDefaults, Product
+from ...core.contracts.platform import (
+    Gate,
+    Memory,
+    Norm,
+    Platform,
+    PlatformDefaults,
+    Product,
+    ProductShape,
+)
 from ...core.errors import ConfigError
 from ...core.run.sample_table import Draw
 
@@ -73,6 +83,14 @@ class CUDA(Platform):
     def compiling(self) -> AbstractContextManager[None]:
         compiling: AbstractContextManager[None] = _operations().compiling_only()
         return compiling
+
+    def tune(self, shapes: list[ProductShape], out: Path | None) -> Iterator[str]:
+        if find_spec("triton") is None:
+            raise ConfigError("there is nothing to tune without Triton: pip install quire[gpu]")
+        from ...backends.kernels import tuning
+
+        lines: Iterator[str] = tuning.tune(shapes, out, self.setup())
+        return lines
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()

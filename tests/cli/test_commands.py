@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "transformers", "litestar", "matplotlib", "numpy", "tokenizers")
-COMMANDS = ("serve", "generate", "chat", "plan", "eval", "bench", "plugins", "config")
+COMMANDS = ("serve", "generate", "chat", "plan", "tune", "eval", "bench", "plugins", "config")
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():
@@ -41,6 +41,7 @@ def test_every_command_has_help(quire, command):
         (["plan", "--max-model-len", "long"], "--max-model-len"),
         (["plan", "--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
+        (["tune", "demo", "--set", "parallel.platform=cpu"], "nothing to tune on the platform cpu"),
         (["bench", "offline", "--goodput", "speed:3"], "--goodput"),
         (["bench", "offline", "--workload", "mixed"], "mixed-64"),
         (["bench", "serve", "--url", "ftp://x"], "--url"),

@@ -1,8 +1,11 @@
 """The kernels at real sizes on a GPU, against float64."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from quire.backends.kernels import tuned, tuning
 from quire.backends.kernels.activation import gated
 from quire.backends.kernels.linear import linear
 from quire.backends.kernels.norm import add_rms_norm, head_rms_norms, rms_norm
@@ -10,6 +13,7 @@ from quire.backends.kernels.small_product import Config, dot_product, vector_pro
 from quire.backends.kernels.step_inputs import step_inputs
 from quire.backends.kernels.stream_product import stream_product
 from quire.backends.kernels.tuned import BUCKETS
+from quire.core.contracts.platform import ProductShape
 from tests.kernels import oracles
 from tests.kernels.oracles import assert_close, random
 
@@ -170,3 +174,30 @@ def test_a_graph_of_dependent_layers(pdl: bool, m: int) -> None:
         graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(result, step(fresh, pdl=False))
+
+
+def test_tuning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was measured is written, kept beside what is measured later, and used."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tuning, "candidates", lambda *_: [Config("dot", 64, 128, 4, 3, 2)])
+    device = torch.device("cuda", torch.cuda.current_device())
+    for shape in (ProductShape(1024, 2048), ProductShape(2048, 1024, gated=True)):
+        *lines, written = tuning.tune([shape], None, device)
+        assert len(lines) == len(BUCKETS)
+    path = tuned.own_path(torch.cuda.get_device_name(device))
+    assert written == f"written to {path}"
+    entries = tuned.read(path).products
+    assert {entry.key for entry in entries} == {
+        *((1024, 2048, False, m) for m in BUCKETS),
+        *((2048, 1024, True, m) for m in BUCKETS),
+    }
+    tuned._tables.cache_clear()
+    tuned._choose.cache_clear()
+    try:
+        for entry in entries:
+            x = torch.empty(1, dtype=BF16, device=device)
+            chosen = tuned.choose(entry.m, entry.n, entry.k, gated=entry.gated, x=x)
+            assert chosen == entry.config
+    finally:
+        tuned._tables.cache_clear()
+        tuned._choose.cache_clear()

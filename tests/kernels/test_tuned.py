@@ -17,7 +17,9 @@ from quire.backends.kernels.tuned import (
     use,
     write,
 )
-from quire.backends.kernels.tuning import Shape, candidates
+from quire.backends.kernels.tuning import candidates
+from quire.core.contracts.platform import ProductShape
+from quire.core.errors import ConfigError
 from tests.kernels.compiling import SHARED_LIMIT
 
 X = torch.empty(1, dtype=torch.bfloat16)
@@ -51,7 +53,7 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
 def test_a_file_that_is_no_table(text: str, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="holds no table of tuned products"):
+    with pytest.raises(ConfigError, match="holds no table of tuned products"):
         read(path)
 
 
@@ -86,6 +88,10 @@ def test_defaults_fit(n: int, k: int, gated: bool, m: int, capability: int) -> N
 
 def test_there_is_something_to_try() -> None:
     for m in BUCKETS:
-        for shape in (Shape(4096, 4096), Shape(14336, 4096, True), Shape(128256, 4096)):
+        for shape in (
+            ProductShape(4096, 4096),
+            ProductShape(14336, 4096, True),
+            ProductShape(128256, 4096),
+        ):
             tried = candidates(m, shape, 132)
             assert len(set(tried)) == len(tried) > 4
