@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -45,7 +46,6 @@ ENGINES = {
         "transformers float32 sdpa",
         "transformers float32 eager",
         "transformers bfloat16 sdpa",
-        "transformers bfloat16 eager",
     ),
 }
 BATCHES = (8, 16, 32, 64)
@@ -69,11 +69,14 @@ def main() -> None:
     if args.vllm:
         engines[f"vllm {args.vllm_dtype}"] = args.vllm
     workers = {name: _Worker(python, name, folder) for name, python in engines.items()}
+    for worker in workers.values():
+        worker.wait()
     seconds: dict[str, list[float]] = {}
     counts: dict[str, int] = {}
     for repetition in range(args.repeat + 1):
         for case, name, works in _cases(args.model, list(workers)):
             spent = sum(workers[name].run(work) for work in works)
+            print(f"{repetition}, {case}, {name}: {spent:.2f} s", file=sys.stderr, flush=True)
             # The first turn warms caches and allocators up.
             if repetition:
                 seconds.setdefault(f"{case}, {name}", []).append(spent)
@@ -123,20 +126,32 @@ class _Worker:
     def __init__(self, python: str, name: str, folder: str) -> None:
         command = [python, __file__, "worker", "--worker", name, folder]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self._name = name
+
+    def wait(self) -> None:
+        """Until it has loaded the model; then it stands still, since some engines poll."""
         self._read()
+        os.killpg(self._process.pid, signal.SIGSTOP)
 
     def run(self, work: Work) -> float:
         """Seconds that the engine took for it."""
         if self._process.stdin is None:
             raise RuntimeError("a worker without a pipe")
+        os.killpg(self._process.pid, signal.SIGCONT)
         print(json.dumps(work), file=self._process.stdin, flush=True)
-        return float(self._read())
+        seconds = float(self._read())
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return seconds
 
     def stop(self) -> None:
         """End it."""
+        os.killpg(self._process.pid, signal.SIGCONT)
         self._process.communicate()
 
     def _read(self) -> str:

@@ -49,7 +49,7 @@ def _found(llm: LLM, prompts: list[str], params: list[SamplingParams]) -> list[l
 def test_alone_and_in_any_batch(llm: LLM) -> None:
     rng = random.Random(5)
     shared = _text(rng, 60)
-    for trial in range(4):
+    for trial in range(2):
         prompts = [shared + _text(rng, 3), _text(rng, rng.randint(1, 120))]
         params = [
             SamplingParams(
@@ -59,7 +59,7 @@ def test_alone_and_in_any_batch(llm: LLM) -> None:
         ]
         alone = [_found(llm, [p], [s])[0] for p, s in zip(prompts, params, strict=True)]
         assert [_found(llm, [p], [s])[0] for p, s in zip(prompts, params, strict=True)] == alone
-        for size in (1, 5, 15):
+        for size in (2, 13):
             noise = [shared + _text(rng, rng.randint(0, 40)) for _ in range(size)]
             other = SamplingParams(max_tokens=30, ignore_eos=True, logprobs=0)
             at = rng.randint(0, size)
