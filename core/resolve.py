@@ -106,8 +106,8 @@ def _choose_model(
         else:
             reason = f"the device's fastest; it does not run the checkpoint's {stored} well"
             draft.set("model.dtype", defaults.dtypes[0], reason)
-    elif config.model.dtype not in defaults.dtypes:
-        offered = ", ".join(defaults.dtypes)
+    elif config.model.dtype not in (offers := defaults.dtypes + defaults.dtypes_on_request):
+        offered = ", ".join(offers)
         raise ConfigError(f"model.dtype {config.model.dtype} does not run here; use {offered}")
     longest = source.context_length()
     if config.model.max_model_len is None:

@@ -1,11 +1,17 @@
 """Attention on a CPU, with torch alone.
 
 The cache is head-major, so that a decode step gathers whole blocks straight into the batched
-layout that products want, or reads a row in place when its blocks stand in a line. Prompts go
-through torch's fused attention, over the step's own keys where nothing was cached before.
+layout that products want, or reads a row in place when its blocks stand in a line.
+
+A query's result does not depend on the queries beside it, on how its prompt was cut, or on what
+was cached: everything is float32; keys come in whole blocks, queries in multiples of a tile for
+which the products add in one order whatever their number; values are summed in segments at fixed
+positions. Keys beyond a query's own add exact zeros.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +23,13 @@ from ...core.contracts.attention import (
     Rotation,
 )
 from ...core.contracts.capabilities import Capabilities
-from .cpu_geometry import DecodeGroup, Geometry, Layout, PromptRow, Step, plan_step
+from .cpu_geometry import SEGMENT, DecodeGroup, Geometry, Layout, PromptRow, Step, plan_step
 
 __all__ = ("CPUAttention",)
 
-_MASK_SIZE = 2**22
-"""Most elements of a prompt's mask; queries are taken in pieces that keep to it."""
+_ROWS = 128
+"""Most queries, times the heads that share a key, in one product of a prompt."""
+_TILES = (1, 2, 4, 8, 16)
 
 
 class _Cache:
@@ -63,9 +70,6 @@ class CPUAttention(AttentionBackend):
         self._num_blocks = 0
         # What blocks are gathered into: memory that is already there costs no page faults.
         self._workspace = torch.empty(0, dtype=kv_dtype)
-        # Measured: torch's fused attention wins a decode step only with AMX and bfloat16; without
-        # AMX it is several times slower than two products.
-        self._fused = kv_dtype is torch.bfloat16 and _has_amx()
 
     def bytes_per_block(self) -> int:
         widths = sum(spec.num_kv_heads * spec.head_dim for spec in self.layers)
@@ -84,7 +88,7 @@ class CPUAttention(AttentionBackend):
             list(dict.fromkeys(self._layouts)),
             block_size=self.block_size,
             num_blocks=self._num_blocks,
-            kv_dtype=self.kv_dtype,
+            kv_bytes=self.kv_dtype.itemsize,
         )
 
     def attend(
@@ -98,58 +102,55 @@ class CPUAttention(AttentionBackend):
     ) -> torch.Tensor:
         if rotation is not None:
             rotation.apply(q, k)
-        if q.dtype != self.kv_dtype:
-            k, v, dtype = k.to(self.kv_dtype), v.to(self.kv_dtype), q.dtype
-            return self.attend(layer, q.to(self.kv_dtype), k, v, prepared).to(dtype)
         cache = self._caches[layer]
         if prepared.fresh is not None:
             cache.whole.index_fill_(2, prepared.fresh, 0)
-        cache.keys.index_copy_(1, prepared.write_slots, k.transpose(0, 1))
-        cache.values.index_copy_(1, prepared.write_slots, v.transpose(0, 1))
+        cache.keys.index_copy_(1, prepared.write_slots, k.to(self.kv_dtype).transpose(0, 1))
+        cache.values.index_copy_(1, prepared.write_slots, v.to(self.kv_dtype).transpose(0, 1))
         spec = self.layers[layer]
         geometry = prepared.geometries[self._layouts[layer]]
+        scaled = q.float() * spec.scale
         if geometry.alone:
-            return self._decode(q, cache, geometry.groups[0], spec)
-        return self._mixed(q, k, v, cache, geometry, spec)
+            out = self._decode(scaled, cache, geometry.groups[0], spec)
+        else:
+            out = self._mixed(scaled, cache, geometry, spec)
+        return out.to(q.dtype)
 
     def _mixed(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        cache: _Cache,
-        geometry: Geometry,
-        spec: AttentionSpec,
+        self, q: torch.Tensor, cache: _Cache, geometry: Geometry, spec: AttentionSpec
     ) -> torch.Tensor:
         """Several groups, prompts, or both: [T, heads * head_dim]."""
-        out = torch.empty(q.shape, dtype=q.dtype)
+        out = torch.empty(q.shape)
         for group in geometry.groups:
             found = self._decode(q[group.rows], cache, group, spec)
             out[group.rows] = found.view(-1, spec.num_heads, spec.head_dim)
         for prompt in geometry.prompts:
-            self._prompt(q, k, v, cache, prompt, spec, out)
+            self._prompt(q, cache, prompt, spec, out)
         return out.flatten(1)
 
     def _decode(
         self, q: torch.Tensor, cache: _Cache, group: DecodeGroup, spec: AttentionSpec
     ) -> torch.Tensor:
         """One query a row, [B, heads, head_dim] -> [B, heads * head_dim]."""
-        count, heads = group.count, spec.num_kv_heads
-        if group.span is not None:
-            keys = cache.keys.narrow(1, *group.span).unsqueeze(0)
-            values = cache.values.narrow(1, *group.span).unsqueeze(0)
+        keys, values = self._read(cache, group.span, group.index, group.count, spec)
+        q = q.view(group.count, spec.num_kv_heads, -1, spec.head_dim)
+        out = _attend(_padded(q), keys, values, group.mask, 0, spec)[:, :, : q.shape[2]]
+        return out.reshape(group.count, spec.num_heads * spec.head_dim)
+
+    def _read(
+        self,
+        cache: _Cache,
+        span: tuple[int, int] | None,
+        index: torch.Tensor | None,
+        count: int,
+        spec: AttentionSpec,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, float32 [count, kv heads, positions, head_dim], till the next call."""
+        if span is not None:
+            keys, values = cache.keys.narrow(1, *span)[None], cache.values.narrow(1, *span)[None]
         else:
-            keys, values = self._gather(cache, group.index, count, spec)
-            if group.keep is not None:
-                keys, values = keys[:, :, group.keep], values[:, :, group.keep]
-        q = q.view(count, heads, -1, spec.head_dim)
-        if self._fused and spec.soft_cap is None:
-            out = F.scaled_dot_product_attention(
-                q, keys, values, attn_mask=group.mask, scale=spec.scale
-            )
-        else:
-            out = _products(q, keys, values, group.mask, spec)
-        return out.reshape(count, spec.num_heads * spec.head_dim)
+            keys, values = self._gather(cache, index, count, spec)
+        return keys.float(), values.float()
 
     def _gather(
         self, cache: _Cache, index: torch.Tensor | None, count: int, spec: AttentionSpec
@@ -169,94 +170,109 @@ class CPUAttention(AttentionBackend):
     def _prompt(
         self,
         q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
         cache: _Cache,
         prompt: PromptRow,
         spec: AttentionSpec,
         out: torch.Tensor,
     ) -> None:
         """Several queries of one row, into their place in out [T, heads, head_dim]."""
-        begin, end = prompt.begin, prompt.end
-        if prompt.span is not None:
-            keys, values = cache.keys.narrow(1, *prompt.span), cache.values.narrow(1, *prompt.span)
-        elif prompt.index is not None:
-            gathered = self._gather(cache, prompt.index, 1, spec)
-            keys, values = gathered[0][0], gathered[1][0]
-        else:
-            keys, values = k[begin:end].transpose(0, 1), v[begin:end].transpose(0, 1)
+        keys, values = self._read(cache, prompt.span, prompt.index, 1, spec)
         # [T, heads, d] -> [kv heads, heads of each, T, d]
         grouped = (len(q), spec.num_kv_heads, -1, spec.head_dim)
         q, out = q.view(grouped).permute(1, 2, 0, 3), out.view(grouped).permute(1, 2, 0, 3)
-        keys, values = keys.unsqueeze(1), values.unsqueeze(1)
-        window = spec.window
-        if (
-            prompt.first == 0
-            and spec.soft_cap is None
-            and (window is None or end - begin <= window)
-        ):
-            out[:, :, begin:end] = _fused(q[:, :, begin:end], keys, values, None, spec)
-            return
-        pieces = max(1, _MASK_SIZE // keys.shape[2])
-        for start in range(begin, end, pieces):
-            stop = min(start + pieces, end)
-            first, last = prompt.first + start - begin, prompt.first + stop - 1 - begin
-            low = prompt.base if window is None else max(prompt.base, first + 1 - window)
-            seen = slice(low - prompt.base, last + 1 - prompt.base)
-            mask = _mask(first, last, low, window, self.kv_dtype)
-            attend = _fused if spec.soft_cap is None else _products
-            out[:, :, start:stop] = attend(
-                q[:, :, start:stop], keys[:, :, seen], values[:, :, seen], mask, spec
+        shared, tile = q.shape[1], _tile()
+        step = max(tile, _ROWS // shared // tile * tile)
+        for begin in range(prompt.begin, prompt.end, step):
+            end = min(begin + step, prompt.end)
+            first = prompt.first + begin - prompt.begin
+            start, stop = self._seen(first, first + end - begin, prompt.base, spec)
+            seen = slice(start - prompt.base, stop - prompt.base)
+            piece = _padded(q[:, :, begin:end])
+            mask = _mask(first, piece.shape[2], start, stop, spec.window)
+            rows = piece.shape[2]
+            found = _attend(
+                piece.reshape(1, len(piece), shared * rows, -1),
+                keys[:, :, seen],
+                values[:, :, seen],
+                mask.repeat(shared, 1),
+                start,
+                spec,
             )
+            out[:, :, begin:end] = found.view(*piece.shape)[:, :, : end - begin]
+
+    def _seen(self, first: int, end: int, base: int, spec: AttentionSpec) -> tuple[int, int]:
+        """Positions [start, stop) that queries first..end - 1 see: whole segments, whole blocks."""
+        low = 0 if spec.window is None else max(0, first + 1 - spec.window)
+        return max(base, low // SEGMENT * SEGMENT), -(-end // self.block_size) * self.block_size
 
 
-def _mask(first: int, last: int, low: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """[queries, keys] of 0 and -inf: queries first..last over keys low..last."""
-    at = torch.arange(first, last + 1)[:, None]
-    seen = torch.arange(low, last + 1)
+def _mask(first: int, count: int, start: int, stop: int, window: int | None) -> torch.Tensor:
+    """[count, keys] of 0 and -inf: queries from first on over keys start..stop - 1."""
+    at = torch.arange(first, first + count)[:, None]
+    seen = torch.arange(start, stop)
     hidden = seen > at
     if window is not None:
         hidden |= seen <= at - window
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
-def _fused(
+def _padded(q: torch.Tensor) -> torch.Tensor:
+    """[a, b, n, d] with n filled up to whole tiles."""
+    missing = -q.shape[2] % _tile()
+    return F.pad(q, (0, 0, 0, missing)) if missing else q
+
+
+def _attend(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     mask: torch.Tensor | None,
+    start: int,
     spec: AttentionSpec,
 ) -> torch.Tensor:
-    """Torch's attention, [heads, group, queries, d] over [heads, 1, keys, d]; no mask is causal."""
-    k, v = k.expand(-1, q.shape[1], -1, -1), v.expand(-1, q.shape[1], -1, -1)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=spec.scale
-    )
+    """The definition, by batched products, over scaled q [a, b, n, d].
 
-
-def _products(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: torch.Tensor | None,
-    spec: AttentionSpec,
-) -> torch.Tensor:
-    """The definition, by batched products, over q [a, b, n, d].
-
-    Keys and values are [a, b, keys, d], or [a, 1, keys, d] shared by b.
+    Keys and values are [a, b, keys, d] from position start on, the same for all n.
     """
     shape = q.shape
-    batch = k.shape[0] * k.shape[1]
-    keys, values = k.reshape(batch, *k.shape[2:]), v.reshape(batch, *v.shape[2:])
-    scores = torch.bmm(q.reshape(batch, -1, shape[-1]), keys.transpose(1, 2)).mul_(spec.scale)
+    keys, values = k.flatten(0, 1), v.flatten(0, 1)
+    scores = torch.bmm(q.reshape(-1, *shape[2:]), keys.transpose(1, 2))
     if spec.soft_cap is not None:
         scores.div_(spec.soft_cap).tanh_().mul_(spec.soft_cap)
     if mask is not None:
         scores.view(*shape[:-1], -1).add_(mask)
-    return torch.bmm(scores.softmax(-1), values).view(shape)
+    return _weighted(scores.softmax(-1), values, start).view(shape)
 
 
-def _has_amx() -> bool:
-    """Whether torch uses Intel's matrix tiles here."""
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe is not None and probe())
+def _weighted(weights: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
+    """weights @ values, a segment of positions after the other."""
+    size = SEGMENT - start % SEGMENT
+    out = torch.bmm(weights[:, :, :size], values[:, :size])
+    for at in range(size, values.shape[1], SEGMENT):
+        out.baddbmm_(weights[:, :, at : at + SEGMENT], values[:, at : at + SEGMENT])
+    return out
+
+
+@cache
+def _tile() -> int:
+    """Queries at a time, the fewest whose products give them the bits that more queries get."""
+    steps = torch.linspace(-3, 5, 2 * SEGMENT * 64).sin()
+    keys = steps.view(2, SEGMENT, 64)
+    row = steps[:64] * 3
+    weights = keys[0, :, 0].exp()
+
+    def steady(tile: int) -> bool:
+        for count in (tile, 2 * tile, 5 * tile, _ROWS):
+            for batch in (1, 2):
+                queries = row.expand(batch, count, -1).contiguous()
+                shares = weights.expand(batch, count, -1).contiguous()
+                scores = torch.bmm(queries, keys[:batch].transpose(1, 2))
+                sums = torch.bmm(shares, keys[:batch])
+                if not bool((scores == expected).all() & (sums == summed).all()):
+                    return False
+        return True
+
+    with torch.inference_mode():
+        expected = torch.bmm(row.expand(1, _ROWS, -1).contiguous(), keys[:1].transpose(1, 2))[0, 0]
+        summed = torch.bmm(weights.expand(1, _ROWS, -1).contiguous(), keys[:1])[0, 0]
+        return next((tile for tile in _TILES if steady(tile)), _TILES[-1])

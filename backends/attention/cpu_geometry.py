@@ -9,8 +9,10 @@ import torch
 
 from ...core.contracts.attention import AttentionBatch
 
-__all__ = ("DecodeGroup", "Geometry", "Layout", "PromptRow", "Step", "plan_step")
+__all__ = ("SEGMENT", "DecodeGroup", "Geometry", "Layout", "PromptRow", "Step", "plan_step")
 
+SEGMENT = 128
+"""Positions whose values are summed together; a row's first key stands at a multiple of it."""
 _GROUP_BYTES = 32 * 2**20
 """Keys and values gathered at once; larger groups of rows are split."""
 _SMALL_LENGTH = 256
@@ -41,15 +43,13 @@ class DecodeGroup:
         count: B.
         span: (first slot, positions) when one row's blocks stand in a line: nothing is gathered.
         index: int64 [2 * B * kv heads * blocks], block rows of keys and then values to gather.
-        keep: positions [start, stop) of what was gathered that every row sees; None with a mask.
-        mask: [B, 1, 1, gathered positions], 0 or -inf; None when all rows see the same.
+        mask: float32 [B, 1, 1, positions], 0 or -inf; None when all rows see all of them.
     """
 
     rows: torch.Tensor
     count: int
     span: tuple[int, int] | None = None
     index: torch.Tensor | None = None
-    keep: slice | None = None
     mask: torch.Tensor | None = None
 
 
@@ -63,7 +63,7 @@ class PromptRow:
         first: position of the first query.
         base: position of the first key that is read.
         span: (first slot, positions) of the keys when their blocks stand in a line.
-        index: int64 [2 * kv heads * blocks] otherwise; both None when the keys are the step's own.
+        index: int64 [2 * kv heads * blocks] otherwise.
     """
 
     begin: int
@@ -110,7 +110,7 @@ def plan_step(
     *,
     block_size: int,
     num_blocks: int,
-    kv_dtype: torch.dtype,
+    kv_bytes: int,
 ) -> Step:
     """Work out a step once for every layout.
 
@@ -119,10 +119,10 @@ def plan_step(
         layouts: of the layers, each once.
         block_size: tokens a block.
         num_blocks: of the cache.
-        kv_dtype: of the cache, and so of masks.
+        kv_bytes: of one element of the cache.
     """
     geometries = {
-        layout: _Planner(batch, layout, block_size, num_blocks, kv_dtype).plan()
+        layout: _Planner(batch, layout, block_size, num_blocks, kv_bytes).plan()
         for layout in layouts
     }
     return Step(batch.write_slots, _fresh_blocks(batch, block_size), geometries)
@@ -151,13 +151,13 @@ class _Planner:
         layout: Layout,
         block_size: int,
         num_blocks: int,
-        kv_dtype: torch.dtype,
+        kv_bytes: int,
     ) -> None:
         self.batch = batch
         self.layout = layout
         self.block_size = block_size
         self.num_blocks = num_blocks
-        self.kv_dtype = kv_dtype
+        self.kv_bytes = kv_bytes
         # Block b of head h of the keys is row h * num_blocks + b; the values follow all the keys.
         self.heads = torch.arange(2 * layout.num_kv_heads)[:, None] * num_blocks
 
@@ -173,9 +173,10 @@ class _Planner:
         return Geometry(groups, prompts, alone=len(groups) == 1 and not prompts)
 
     def _first_block(self, position: int) -> int:
-        """The block of the first key that a query at this position sees."""
+        """The block where the segment of the first key begins that a query here sees."""
         window = self.layout.window
-        return 0 if window is None else max(0, position + 1 - window) // self.block_size
+        low = 0 if window is None else max(0, position + 1 - window)
+        return low // SEGMENT * SEGMENT // self.block_size
 
     def _blocks(self, row: int, first: int) -> list[int]:
         last = -(-self.batch.host_lengths[row] // self.block_size)
@@ -201,7 +202,7 @@ class _Planner:
         ]
         layout = self.layout
         block_bytes = 2 * layout.num_kv_heads * layout.head_dim * self.block_size
-        most = _GROUP_BYTES // (block_bytes * self.kv_dtype.itemsize)
+        most = _GROUP_BYTES // (block_bytes * self.kv_bytes)
         small = _SMALL_LENGTH // self.block_size
         if max(needs) <= max(small, 2 * min(needs)) and max(needs) * decodes <= most:
             yield list(range(decodes))
@@ -225,47 +226,49 @@ class _Planner:
         tables = self.batch.block_tables[chosen]
         # Without a window every row starts at 0, as with one of its own length.
         starts = (lengths - (self.layout.window or lengths)).clamp_(min=0)
-        first = starts // self.block_size
+        first = starts // SEGMENT * SEGMENT // self.block_size
         used = (lengths + (self.block_size - 1)) // self.block_size
         columns = first + torch.arange(int((used - first).max()))
         padding = columns >= used
         blocks = tables.gather(1, columns.clamp(max=tables.shape[1] - 1)).long()
         blocks.masked_fill_(padding, 0)
         index = (self.heads.view(2, 1, -1, 1) + blocks[:, None]).flatten()
-        group = DecodeGroup(chosen, len(rows), index=index)
-        low, high = starts - first * self.block_size, lengths - first * self.block_size
-        if bool((low == low[0]).all() and (high == high[0]).all()):
-            group.keep = slice(int(low[0]), int(high[0]))
-            return group
-        at = torch.arange(columns.shape[1] * self.block_size)
-        mask = torch.zeros(len(rows), len(at), dtype=self.kv_dtype)
-        mask.masked_fill_((at < low) | (at >= high), float("-inf"))
-        group.mask = mask[:, None, None]
-        return group
+        offset = first * self.block_size
+        mask = self._mask(starts - offset, lengths - offset, columns.shape[1])
+        return DecodeGroup(chosen, len(rows), index=index, mask=mask)
+
+    def _mask(self, low: torch.Tensor, high: torch.Tensor, blocks: int) -> torch.Tensor | None:
+        """Of rows that see positions [low, high) of so many blocks."""
+        at = torch.arange(blocks * self.block_size)
+        hidden = (at < low) | (at >= high)
+        if not bool(hidden.any()):
+            return None
+        mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        return mask[:, None, None]
 
     def _single(self, row: int, chosen: torch.Tensor) -> DecodeGroup:
         length = self.batch.host_lengths[row]
         first = self._first_block(length - 1)
         blocks = self._blocks(row, first)
+        offset = first * self.block_size
         start = 0 if self.layout.window is None else max(0, length - self.layout.window)
-        keep = slice(start - first * self.block_size, length - first * self.block_size)
+        bounds = torch.tensor([[start - offset], [length - offset]])
+        mask = self._mask(bounds[:1], bounds[1:], len(blocks))
         slot = self._first_slot(blocks)
         if slot is not None:
-            return DecodeGroup(chosen, 1, span=(slot + keep.start, keep.stop - keep.start))
+            return DecodeGroup(chosen, 1, span=(slot, len(blocks) * self.block_size), mask=mask)
         index = (self.heads + torch.tensor(blocks)).flatten()
-        return DecodeGroup(chosen, 1, index=index, keep=keep)
+        return DecodeGroup(chosen, 1, index=index, mask=mask)
 
     def _prompt(self, row: int, begin: int, end: int) -> PromptRow:
         length = self.batch.host_lengths[row]
         position = length - (end - begin)
-        if position == 0:
-            return PromptRow(begin, end, 0, 0)
         first = self._first_block(position)
         blocks = self._blocks(row, first)
         prompt = PromptRow(begin, end, position, first * self.block_size)
         slot = self._first_slot(blocks)
         if slot is not None:
-            prompt.span = (slot, length - prompt.base)
+            prompt.span = (slot, len(blocks) * self.block_size)
         else:
             prompt.index = (self.heads + torch.tensor(blocks)).flatten()
         return prompt

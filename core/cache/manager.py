@@ -52,15 +52,12 @@ class CacheManager:
         if not self.prefix_caching or seq.request.params.prompt_logprobs is not None:
             return
         size = self.block_size
-        content = root_hash(seq.request.cache_salt)
-        for start in range(0, (len(seq.token_ids) - 1) // size * size, size):
-            content = chain_hash(content, seq.token_ids[start : start + size])
-            block = self.pool.find(content)
+        for index in range((len(seq.token_ids) - 1) // size):
+            block = self.pool.find(self._hash(seq, index))
             if block is None:
                 break
             self.pool.share(block)
             seq.blocks.append(block)
-            seq.block_hashes.append(content)
         seq.num_committed = len(seq.blocks)
         seq.num_computed = len(seq.blocks) * size
 
@@ -93,21 +90,25 @@ class CacheManager:
             return
         size = self.block_size
         full = min(seq.num_computed, len(seq.token_ids)) // size
-        hashes = seq.block_hashes
         for index in range(seq.num_committed, full):
-            parent = hashes[-1] if hashes else root_hash(seq.request.cache_salt)
-            content = chain_hash(parent, seq.token_ids[index * size : (index + 1) * size])
-            hashes.append(content)
-            self.pool.publish(seq.blocks[index], content)
+            self.pool.publish(seq.blocks[index], self._hash(seq, index))
         seq.num_committed = max(full, seq.num_committed)
 
     def release(self, seq: Sequence) -> None:
         """Take every block from the sequence; it holds nothing computed afterwards."""
         self.pool.give_back(seq.blocks)
         seq.blocks = []
-        seq.block_hashes = []
         seq.num_committed = 0
         seq.num_computed = 0
+
+    def _hash(self, seq: Sequence, index: int) -> bytes:
+        """Of a block full of known tokens; each is computed once, since known tokens stay."""
+        hashes, size = seq.block_hashes, self.block_size
+        while len(hashes) <= index:
+            parent = hashes[-1] if hashes else root_hash(seq.request.cache_salt)
+            start = len(hashes) * size
+            hashes.append(chain_hash(parent, seq.token_ids[start : start + size]))
+        return hashes[index]
 
     def check(self, sequences: Iterable[Sequence]) -> None:
         """Every block has exactly the owners it should have; RuntimeError otherwise."""

@@ -35,7 +35,7 @@ def check_platform(factory: Callable[[], Platform]) -> None:
     require(named, "defaults name no dtype or no attention backend")
     least = min(defaults.max_num_seqs, defaults.max_num_batched_tokens)
     require(least >= 1, "defaults allow no sequence or no token")
-    for dtype in defaults.dtypes:
+    for dtype in defaults.dtypes + defaults.dtypes_on_request:
         _check_product(platform, device, getattr(torch, dtype))
     platform.synchronize()
 

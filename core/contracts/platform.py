@@ -51,6 +51,7 @@ class PlatformDefaults(msgspec.Struct, frozen=True, kw_only=True):
         overlap: whether the overlapped loop pays.
         max_num_seqs: sequences at once.
         max_num_batched_tokens: tokens a step.
+        dtypes_on_request: that run as well, but that "auto" does not choose.
     """
 
     dtypes: tuple[str, ...]
@@ -58,6 +59,7 @@ class PlatformDefaults(msgspec.Struct, frozen=True, kw_only=True):
     overlap: bool
     max_num_seqs: int
     max_num_batched_tokens: int
+    dtypes_on_request: tuple[str, ...] = ()
 
 
 class Norm(Protocol):

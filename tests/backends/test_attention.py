@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 from quire.backends.attention import cpu_geometry
 from quire.backends.attention.cpu import CPUAttention
 from quire.backends.attention.reference import Reference
-from quire.core.contracts.attention import AttentionBackend, AttentionSpec
+from quire.core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
 from quire.testing import Scenario, check_attention, check_cache
 
 BACKENDS = [Reference, CPUAttention]
@@ -62,19 +66,11 @@ def test_prompts_about_as_long_as_the_window(backend: type[AttentionBackend]) ->
         check_attention(backend, Scenario(seed=seed, layers=(spec,), rows=6, steps=2, longest=7))
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_both_ways_to_decode(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quire.backends.attention.cpu._has_amx", lambda: fused)
-    spec = AttentionSpec(num_heads=6, num_kv_heads=2, head_dim=16, scale=0.25)
-    scenario = Scenario(seed=2, layers=(spec,), dtype=torch.bfloat16, rows=6, steps=12, longest=3)
-    check_attention(CPUAttention, scenario)
-
-
 def test_long_rows_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups and query pieces so small that every limit is met."""
     monkeypatch.setattr(cpu_geometry, "_GROUP_BYTES", 4096)
     monkeypatch.setattr(cpu_geometry, "_SMALL_LENGTH", 8)
-    monkeypatch.setattr("quire.backends.attention.cpu._MASK_SIZE", 64)
+    monkeypatch.setattr("quire.backends.attention.cpu._ROWS", 16)
     spec = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=8, scale=0.3)
     windowed = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=8, scale=0.3, window=21)
     for seed in range(4):
@@ -85,3 +81,74 @@ def test_long_rows_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cache_sizes(backend: type[AttentionBackend]) -> None:
     check_cache(backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "window"), [(2, None), (8, None), (2, 40), (8, 150)])
+def test_bits_do_not_depend_on_the_step(dtype: torch.dtype, heads: int, window: int | None) -> None:
+    """A sequence cut in any way, beside any others, gets the bits that it gets token by token."""
+    length, width, kv_heads = 301, 32, 2
+    spec = AttentionSpec(
+        num_heads=heads, num_kv_heads=kv_heads, head_dim=width, scale=width**-0.5, window=window
+    )
+    generator = torch.Generator().manual_seed(3)
+    sequences = [
+        torch.randn(length, heads + 2 * kv_heads, width, generator=generator).to(dtype)
+        for _ in range(5)
+    ]
+    rng = random.Random(4)
+    single = _run(spec, dtype, sequences[:1], lambda _: 1)
+    assert torch.equal(single[0], _run(spec, dtype, sequences[:1], lambda _: length)[0])
+    for most in (2, 60, 200):
+        found = _run(
+            spec, dtype, sequences, lambda left, most=most: min(left, rng.choice((1, most)))
+        )
+        assert torch.equal(found[0], single[0])
+
+
+def _run(
+    spec: AttentionSpec,
+    dtype: torch.dtype,
+    sequences: list[torch.Tensor],
+    cut: Callable[[int], int],
+) -> list[torch.Tensor]:
+    """Outputs of sequences that are run together; ``cut`` says how much of what is left."""
+    size, width = 16, -(-len(sequences[0]) // 16)
+    attention = CPUAttention([spec], block_size=size, kv_dtype=dtype, device=torch.device("cpu"))
+    attention.allocate(1 + width * len(sequences))
+    # Block tables that interleave, so that blocks stand in a line only for a sequence alone.
+    tables = [list(range(1 + i, 1 + width * len(sequences), len(sequences))) for i in range(5)]
+    done = [0] * len(sequences)
+    outputs = [torch.empty(0, spec.num_heads * spec.head_dim, dtype=dtype) for _ in sequences]
+    while any(at < len(sequence) for at, sequence in zip(done, sequences, strict=True)):
+        counts = {
+            row: cut(len(sequence) - done[row])
+            for row, sequence in enumerate(sequences)
+            if done[row] < len(sequence)
+        }
+        rows = sorted(counts, key=lambda row: counts[row] > 1)
+        spans = [range(done[row], done[row] + counts[row]) for row in rows]
+        starts = [0, *itertools.accumulate(len(span) for span in spans)]
+        slots = [
+            tables[row][position // size] * size + position % size
+            for row, span in zip(rows, spans, strict=True)
+            for position in span
+        ]
+        batch = AttentionBatch(
+            query_start=torch.tensor(starts, dtype=torch.int32),
+            lengths=torch.tensor([span.stop for span in spans], dtype=torch.int32),
+            block_tables=torch.tensor([tables[row] for row in rows], dtype=torch.int32),
+            write_slots=torch.tensor(slots),
+            num_decodes=sum(len(span) == 1 for span in spans),
+            query_lengths=[len(span) for span in spans],
+            host_lengths=[span.stop for span in spans],
+        )
+        x = torch.cat(
+            [sequences[row][span.start : span.stop] for row, span in zip(rows, spans, strict=True)]
+        )
+        q, k, v = torch.split(x, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], 1)
+        out = attention.attend(0, q, k, v, attention.prepare(batch))
+        for row, span, part in zip(rows, spans, out.split([len(s) for s in spans]), strict=True):
+            outputs[row] = torch.cat((outputs[row], part))
+            done[row] = span.stop
+    return outputs

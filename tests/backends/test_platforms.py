@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.plugins.platforms import cpu, host
+from quire.plugins.platforms import cpu, cpu_product, host
 from quire.plugins.platforms.cpu import CPU
 from quire.plugins.platforms.cuda import CUDA
 from quire.testing import check_platform
@@ -18,8 +18,16 @@ def test_cpu() -> None:
     check_platform(CPU)
 
 
-def test_cpu_without_packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_packing_works", lambda dtype: False)
+@pytest.mark.parametrize("missing", [{"_packing_works"}, {"_half_works"}, {"both"}])
+@pytest.mark.parametrize("fast", [True, False])
+def test_cpu_without_packing(
+    missing: set[str], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing != {"_half_works"}:
+        monkeypatch.setattr(cpu_product, "_packing_works", lambda dtype: False)
+    if missing != {"_packing_works"}:
+        monkeypatch.setattr(cpu_product, "_half_works", lambda: False)
+    monkeypatch.setattr(cpu, "_fast_bfloat16", lambda: fast)
     check_platform(CPU)
 
 
@@ -30,16 +38,82 @@ def test_cuda() -> None:
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_weights_are_packed(dtype: torch.dtype) -> None:
+def test_weights_are_packed() -> None:
     """The slow way would be right as well, and nobody would notice."""
-    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("this processor has no instructions for packed bfloat16")
-    weight = torch.randn(64, 32).to(dtype)
-    multiply = CPU().product(weight, None)
+    operator = "mkldnn::_linear_pointwise"
+    assert operator in _operators(torch.randn(64, 32), fast_bfloat16=False)
+    if cpu_product._packing_works(torch.bfloat16):
+        assert operator in _operators(torch.randn(64, 32).bfloat16(), fast_bfloat16=True)
+
+
+@pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="no FBGEMM")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_weights_that_fit_are_held_as_float16(dtype: torch.dtype) -> None:
+    weight = torch.randn(64, 32).bfloat16().to(dtype)
+    operator = "quantized::linear_dynamic_fp16"
+    assert operator in _operators(weight, fast_bfloat16=False)
+    for value in (1e6, 1 + 2.0**-12):
+        weight = torch.ones(64, 32) * value
+        assert operator not in _operators(weight, fast_bfloat16=False)
+        multiply = cpu_product.make_product(weight, None, fast_bfloat16=False)
+        assert multiply(torch.ones(1, 32))[0, 0].item() == pytest.approx(32 * value, rel=2e-7)
+
+
+def _operators(weight: torch.Tensor, *, fast_bfloat16: bool) -> set[str]:
+    multiply = cpu_product.make_product(weight, None, fast_bfloat16=fast_bfloat16)
     with torch.profiler.profile() as profile:
-        multiply(torch.randn(4, 32).to(dtype))
-    assert "mkldnn::_linear_pointwise" in {event.key for event in profile.key_averages()}
+        multiply(torch.randn(4, 32).to(weight.dtype))
+    return {event.key for event in profile.key_averages()}
+
+
+ROWS = [*range(1, 42), 61, 62, 119, 120, 121, 122, 150, 241, 257, 500]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(96, 64), (200, 700)])
+@torch.inference_mode()
+def test_a_row_of_a_product_does_not_depend_on_the_others(
+    dtype: torch.dtype, fast: bool, shape: tuple[int, int]
+) -> None:
+    bias = torch.randn(shape[0]).to(dtype)
+    for weight in (torch.randn(shape).to(dtype), torch.randn(shape).bfloat16().to(dtype)):
+        multiply = cpu_product.make_product(weight, bias, fast_bfloat16=fast)
+        x = torch.randn(ROWS[-1], shape[1]).to(dtype)
+        alone = torch.cat([multiply(row[None]) for row in x])
+        for rows in ROWS:
+            assert torch.equal(multiply(x[:rows]), alone[:rows])
+
+
+@torch.inference_mode()
+def test_a_kernel_that_varies_is_run_with_steady_numbers_of_rows() -> None:
+    """A stand-in that adds otherwise for few rows and for odd numbers of them."""
+
+    def kernel(x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + 2.0**-20 * (len(x) % 2 or len(x) < 6))
+
+    weight = torch.randn(8, 8)
+    multiply = cpu_product._in_proven_pieces(kernel, weight)
+    x = torch.randn(700, 8)
+    for rows in ROWS:
+        assert torch.equal(multiply(x[:rows]), x[:rows])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@torch.inference_mode()
+def test_norms_and_gates_of_a_row_do_not_depend_on_the_others(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for width in (72, 704):
+            norm, gate = CPU().norm(torch.randn(2 * width), 1e-6), CPU().gate("silu")
+            for operation in (norm, gate):
+                x = torch.randn(ROWS[-1], 2 * width)
+                alone = torch.cat([operation(row[None]) for row in x])
+                for rows in ROWS:
+                    assert torch.equal(operation(x[:rows]), alone[:rows])
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("broken", [RuntimeError("gone"), torch.zeros(5, 48)])
@@ -51,8 +125,8 @@ def test_packing_that_does_not_work_is_noticed(
             raise broken
         return lambda x: broken
 
-    monkeypatch.setattr(cpu, "_packed_product", product)
-    assert not cpu._packing_works.__wrapped__(torch.float32)
+    monkeypatch.setattr(cpu_product, "_packed", product)
+    assert not cpu_product._packing_works.__wrapped__(torch.float32)
 
 
 def _tree(root: Path, files: dict[str, str]) -> None:

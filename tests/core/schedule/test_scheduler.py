@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.core.cache import manager
+from quire.core.cache.pool import chain_hash
 from quire.core.conformance.device import FakeDevice, FakePending, expected
 from quire.core.contracts.scheduler import SchedulerSettings
 from quire.core.errors import InvalidRequest, Overloaded
@@ -229,6 +231,24 @@ def test_rows_of_one_step_share_a_prefix_computed_in_it() -> None:
     assert plan is not None
     assert sorted(row.count for row in plan.rows) == [1, 17]
     FakeDevice(4).execute(plan)
+
+
+def test_a_prompt_that_waits_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[object] = []
+
+    def count(parent: bytes, tokens: list[int]) -> bytes:
+        hashed.append(tokens)
+        return chain_hash(parent, tokens)
+
+    monkeypatch.setattr(manager, "chain_hash", count)
+    scheduler = DefaultScheduler(make_settings(num_blocks=12), FirstComeFirstServed())
+    loop = Loop(scheduler, FakeDevice(4), overlap=False)
+    scheduler.add(make_request("first", list(range(17)), 20))
+    scheduler.add(make_request("waits", list(range(17, 40)), 1))
+    loop.drain()
+    assert loop.tokens["waits"] == expected(list(range(17, 40)), 1)
+    # Full blocks of either request's known tokens, each once.
+    assert len(hashed) <= (17 + 20) // 4 + (23 + 1) // 4
 
 
 def test_priority_runs_first_and_is_preempted_last() -> None:

@@ -1,0 +1,189 @@
+"""Products on a CPU: packed weights, and rows whose bits do not depend on their neighbours.
+
+A kernel that meets another number of rows may add in another order, and then a request's logits
+differ in their last bits between batches. The kernels here are therefore run only with numbers of
+rows that were seen to give every row the same bits; a batch in between is filled up with zeros.
+
+Measured on a Xeon with AMX and on a Zen 5: weights in oneDNN's order multiply 1.1 to 2 times as
+fast as ``F.linear`` for 1 to 64 rows, in bfloat16 and float32, and about the same from 256 rows on.
+On a Zen 3, which has no bfloat16, weights held as float16 multiply twice as fast as those for one
+row, 1.2 to 1.8 times as fast for 16, and about the same from 64 rows on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ("make_product",)
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+_BLOCK = 120
+"""Rows that FBGEMM takes at a time; how it divides them depends on their number modulo this."""
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Numbers of rows tried with oneDNN; more rows are taken in pieces."""
+
+
+def make_product(
+    weight: torch.Tensor, bias: torch.Tensor | None, *, fast_bfloat16: bool
+) -> Product:
+    """The fastest x -> x @ weight.T + bias.
+
+    Args:
+        weight: [out, in], float32 or bfloat16 for a packed product.
+        bias: [out] or None.
+        fast_bfloat16: whether the processor multiplies bfloat16 natively.
+    """
+    if weight.dtype is torch.bfloat16 and fast_bfloat16 and _packing_works(torch.bfloat16):
+        return _in_proven_pieces(_packed(weight, bias), weight)
+    if weight.dtype not in (torch.float32, torch.bfloat16):
+        return _plain(weight, bias)
+    whole = weight.float()
+    if not fast_bfloat16 and _half_works() and _fits_half(whole):
+        product = _half(whole, bias)
+    elif _packing_works(torch.float32):
+        product = _packed(whole, bias if bias is None else bias.float())
+    else:
+        return _plain(weight, bias)
+    return product if weight.dtype is torch.float32 else _through_float32(product, weight.dtype)
+
+
+def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _through_float32(product: Product, dtype: torch.dtype) -> Product:
+    return lambda x: product(x.float()).to(dtype)
+
+
+def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """By oneDNN, on weights in its own order."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    run = torch.ops.mkldnn._linear_pointwise.default
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = run(x, packed, bias, "none", [], "")
+        return product
+
+    return multiply
+
+
+def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    packed = torch.ops.quantized.linear_prepack_fp16(weight, None if bias is None else bias.float())
+    run = torch.ops.quantized.linear_dynamic_fp16.default
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = run(x, packed)
+        return product
+
+    return multiply
+
+
+def _half(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """By FBGEMM, on weights held as float16 and multiplied as float32: half the bytes to read."""
+    kernel = _half_kernel(weight, bias)
+    sizes = _half_sizes()
+    zeros = weight.new_zeros(_BLOCK, weight.shape[1])
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        rows = len(x)
+        missing = sizes[rows % _BLOCK] - rows % _BLOCK
+        if missing == 0:
+            return kernel(x)
+        return kernel(torch.cat((x, zeros[:missing])))[:rows]
+
+    return multiply
+
+
+def _in_proven_pieces(kernel: Product, weight: torch.Tensor) -> Product:
+    """The kernel, run with the numbers of rows that it was seen to be steady for."""
+    steady = _steady_sizes(kernel, weight, _SIZES)
+    if not steady:
+        return kernel
+    table = _next_sizes(steady, _SIZES[-1])
+    zeros = weight.new_zeros(_SIZES[-1], weight.shape[1])
+
+    def piece(x: torch.Tensor) -> torch.Tensor:
+        rows = len(x)
+        missing = table[rows] - rows
+        return kernel(torch.cat((x, zeros[:missing])))[:rows] if missing else kernel(x)
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if len(x) <= _SIZES[-1]:
+            return piece(x)
+        return torch.cat([piece(part) for part in torch.split(x, _SIZES[-1])])
+
+    return multiply
+
+
+def _steady_sizes(kernel: Product, weight: torch.Tensor, sizes: Iterable[int]) -> list[int]:
+    """The numbers of rows that give each row the bits that the last of them gives every row."""
+    row = torch.linspace(-3, 5, weight.shape[1]).sin().to(weight.dtype)
+    tried = list(sizes)
+    with torch.inference_mode():
+        expected = kernel(row.expand(tried[-1], -1).contiguous())[-1]
+        return [
+            size
+            for size in tried
+            if bool((kernel(row.expand(size, -1).contiguous()) == expected).all())
+        ]
+
+
+def _next_sizes(steady: list[int], largest: int) -> list[int]:
+    """For each number of rows, the least steady one that holds it."""
+    return [min(size for size in steady if size >= rows) for rows in range(largest + 1)]
+
+
+def _fits_half(weight: torch.Tensor) -> bool:
+    """Whether float16 changes the weights by no more than float32 arithmetic does.
+
+    It holds bfloat16 values exactly from 2**-17 up, and float16's largest is 65504.
+    """
+    error = (weight.half().float() - weight).norm()
+    return bool(error <= 2.0**-24 * weight.norm())
+
+
+@cache
+def _half_sizes() -> list[int]:
+    """For each number of rows modulo a block, with how many to run them; empty when unsteady."""
+    weight = torch.linspace(-1, 1, 64 * 96).view(64, 96).sin()
+    kernel = _half_kernel(weight, None)
+    steady = _steady_sizes(kernel, weight, range(1, _BLOCK + 1))
+    if steady[-1:] != [_BLOCK]:
+        return []
+    sizes = [0, *_next_sizes(steady, _BLOCK)[1:_BLOCK]]
+    several = [2 * _BLOCK + size for size in {*sizes}]
+    return sizes if _steady_sizes(kernel, weight, [*several, _BLOCK]) == [*several, _BLOCK] else []
+
+
+@cache
+def _half_works() -> bool:
+    """Whether FBGEMM is here, right, and steady."""
+    return _is_right(_half_kernel, torch.float32) and bool(_half_sizes())
+
+
+@cache
+def _packing_works(dtype: torch.dtype) -> bool:
+    """Whether torch's private operators are here, and right: they may change with any release."""
+    return _is_right(_packed, dtype)
+
+
+def _is_right(
+    make: Callable[[torch.Tensor, torch.Tensor | None], Product], dtype: torch.dtype
+) -> bool:
+    weight = torch.linspace(-1, 1, 48 * 32).view(48, 32).sin().to(dtype)
+    bias = torch.linspace(-1, 1, 48).to(dtype)
+    x = torch.linspace(-1, 1, 5 * 32).view(5, 32).cos().to(dtype)
+    tolerance = 0.02 if dtype is torch.bfloat16 else 1e-3
+    try:
+        with torch.inference_mode():
+            found = make(weight, bias)(x)
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    error = (found.double() - expected).norm() / expected.norm()
+    return found.dtype == dtype and bool(error < tolerance)
