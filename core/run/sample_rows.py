@@ -252,12 +252,18 @@ class SamplingRows:
     def _column(
         self, name: str, slots: list[int], dtype: torch.dtype | None = None
     ) -> torch.Tensor:
-        values = torch.from_numpy(self._values[name][slots])
-        return values.to(device=self.device, dtype=dtype, non_blocking=True)
+        column = self._send(self._values[name][slots])
+        return column if dtype is None else column.to(dtype)
 
     def _tensor(self, values: Any, dtype: Any = np.int64) -> torch.Tensor:
-        array = np.array(values, dtype=dtype)
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return self._send(np.array(values, dtype=dtype))
+
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        """To the device; from ordinary memory the host would wait for what runs there."""
+        values = torch.from_numpy(array)
+        if self.device.type == "cuda" and len(array):
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
 
 
 def _mark(members: set[int], slot: int, belongs: bool) -> None:
