@@ -174,7 +174,7 @@ class DecodeGraphs:
     def _fill(self, slots: list[int], starts: list[int], size: int) -> None:
         values = np.zeros(2 * size, dtype=np.int64)
         values[: len(slots)] = slots
-        values[len(slots) : size] = -1
+        values[len(slots) : size] = self._table.padding
         values[size : size + len(starts)] = starts
         self._table.staging.refill(self._inputs, values)
 

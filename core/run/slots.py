@@ -14,15 +14,13 @@ __all__ = ("SlotTable",)
 class SlotTable:
     """Tokens and block tables, one row a slot, on the device; the last row is nobody's.
 
-    Index -1 finds that row: rows of it fill up a captured step, read token 0 and write the null
-    block.
-
     Drawn tokens are written here by the step that draws them, and the next step gathers its input
     from here, so a token need not visit the host in between.
 
     Attributes:
         tokens: int32 [max_slots + 1, max_model_len]; a row is valid up to what the slot knows.
         blocks: int32 [max_slots + 1, max_blocks]; 0, the null block, beyond the table's end.
+        padding: the last row, which rows that fill up a captured step read and write.
 
     Args:
         max_slots: sequences that may run at once.
@@ -36,6 +34,7 @@ class SlotTable:
     ) -> None:
         self.block_size = block_size
         self.device = device
+        self.padding = max_slots
         self.staging = Staging(device)
         self.tokens = torch.zeros(max_slots + 1, max_model_len, dtype=torch.int32, device=device)
         max_blocks = -(-max_model_len // block_size)
