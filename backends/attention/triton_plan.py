@@ -28,8 +28,8 @@ __all__ = (
     "rows_of_run",
 )
 
-_FEWEST_KEYS = 256
-"""Of a part: four tiles, of which all loads are under way at once; less only adds merging."""
+_FEWEST_KEYS = 64
+"""Of a part, one tile: where programs would idle, merging costs less than another tile's wait."""
 _MOST_KEYS = 2048
 """Of a part, while parts do not get many: longer ones leave processors idle at the end."""
 _RESIDENT = 2

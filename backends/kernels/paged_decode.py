@@ -131,13 +131,13 @@ def attend_keys(
     return top, total, acc
 
 
-@triton.jit(do_not_specialize=["blocks_stride"])
+@triton.jit(do_not_specialize=["blocks_stride", "cuts"])
 def paged_decode(
     out_ptr, q_ptr, k_ptr, v_ptr, keys_ptr, values_ptr, slots_ptr, positions_ptr, table_ptr,
     blocks_ptr, parts_ptr, arrived_ptr, found_ptr, found_lse_ptr, shared_found_ptr,
-    shared_lse_ptr, blocks_stride, q_stride, k_stride, v_stride, scale, soft_cap, k_scale,
-    v_scale, RUN: tl.constexpr, CUTS: tl.constexpr, HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
+    shared_lse_ptr, blocks_stride, cuts, q_stride, k_stride, v_stride, scale, soft_cap, k_scale,
+    v_scale, RUN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
     TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
     ROTATE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -205,8 +205,8 @@ def paged_decode(
         tl.store(arrived_ptr, 0)
         _merge(
             out_ptr, found_ptr - number * HEADS * D, lse_ptr - number * HEADS, count,
-            shared_found_ptr, shared_lse_ptr, shared, row, kv_head * group, HEADS, D, WIDTH, group,
-            RUN, CUTS,
+            shared_found_ptr, shared_lse_ptr, shared, cuts, row, kv_head * group, HEADS, D, WIDTH,
+            group, RUN,
         )  # fmt: skip
 
 
@@ -236,9 +236,9 @@ def _new_token(
 
 @triton.jit
 def _merge(
-    out_ptr, found_ptr, lse_ptr, count, shared_found_ptr, shared_lse_ptr, shared, row, head,
+    out_ptr, found_ptr, lse_ptr, count, shared_found_ptr, shared_lse_ptr, shared, cuts, row, head,
     HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr,
-    RUN: tl.constexpr, CUTS: tl.constexpr,
+    RUN: tl.constexpr,
 ):  # fmt: skip
     """Weigh what a row's parts found by their share of the softmax; pointers are the first's."""
     ROWS: tl.constexpr = triton.next_power_of_2(GROUP)
@@ -251,10 +251,10 @@ def _merge(
         top, total, acc, found_ptr, lse_ptr, count, HEADS, D, WIDTH, GROUP
     )
     if RUN:
-        first = ((row // RUN) * (CUTS * RUN) + row % RUN) * HEADS + head
-        cuts = tl.cdiv(shared, cut_size(shared, CUTS))
+        first = ((row // RUN) * (cuts * RUN) + row % RUN) * HEADS + head
+        count = tl.cdiv(shared, cut_size(shared, cuts))
         top, total, acc = _merge_parts(
-            top, total, acc, shared_found_ptr + first * D, shared_lse_ptr + first, cuts,
+            top, total, acc, shared_found_ptr + first * D, shared_lse_ptr + first, count,
             RUN * HEADS, D, WIDTH, GROUP,
         )  # fmt: skip
     out = acc / total[:, None]
@@ -291,6 +291,6 @@ def _merge_parts(
 
 
 @triton.jit
-def cut_size(shared, CUTS: tl.constexpr):
-    """Keys of each of at most CUTS pieces of a run's shared keys."""
-    return tl.cdiv(tl.cdiv(shared, CUTS), 64) * 64
+def cut_size(shared, cuts):
+    """Keys of each of at most ``cuts`` pieces of a run's shared keys."""
+    return tl.cdiv(tl.cdiv(shared, cuts), 64) * 64

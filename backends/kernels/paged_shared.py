@@ -59,19 +59,19 @@ def find_shared(
     tl.store(shared_ptr + tl.program_id(0), tl.where(keys < fewest, 0, keys))
 
 
-@triton.jit(do_not_specialize=["num_rows", "blocks_stride"])
+@triton.jit(do_not_specialize=["num_rows", "blocks_stride", "cuts"])
 def paged_shared(
     found_ptr, lse_ptr, q_ptr, keys_ptr, values_ptr, positions_ptr, table_ptr, blocks_ptr,
-    lengths_ptr, shared_ptr, num_rows, blocks_stride, q_stride, scale, soft_cap, v_scale,
-    RUN: tl.constexpr, CUTS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    lengths_ptr, shared_ptr, num_rows, blocks_stride, cuts, q_stride, scale, soft_cap, v_scale,
+    RUN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
     ROTATE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Grid (KV_HEADS, runs, CUTS): the query heads of one key head of RUN rows.
+    """Grid (KV_HEADS, runs, cuts): the query heads of one key head of RUN rows.
 
     Args:
-        found_ptr: float32 [runs, CUTS, RUN, HEADS, D], and lse_ptr as much of sums' logarithms.
+        found_ptr: float32 [runs, cuts, RUN, HEADS, D], and lse_ptr as much of sums' logarithms.
         shared_ptr: int32 [runs], of ``find_shared``.
         scale: as for ``paged_decode``.
     """
@@ -80,7 +80,7 @@ def paged_shared(
         tl.extra.cuda.gdc_wait()
     kv_head, run, cut = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     shared = tl.load(shared_ptr + run)
-    size = cut_size(shared, CUTS)
+    size = cut_size(shared, cuts)
     begin, end = cut * size, tl.minimum(cut * size + size, shared)
     if begin >= end:
         return
@@ -107,6 +107,6 @@ def paged_shared(
         q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr + leader * blocks_stride,
         kv_head, d, scale, soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP,
     )  # fmt: skip
-    at = ((run * CUTS + cut) * RUN + m // group) * HEADS + head
+    at = ((run * cuts + cut) * RUN + m // group) * HEADS + head
     tl.store(lse_ptr + at, top + tl.log2(total), mask=inside)
     tl.store(found_ptr + at[:, None] * D + d, acc * (v_scale / total)[:, None], mask=mask)

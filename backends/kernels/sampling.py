@@ -177,7 +177,7 @@ class TritonDraw:
             BLOCK_CHUNKS=triton.next_power_of_2(self._num_chunks),
             BLOCK_GROUPS=triton.next_power_of_2(self._num_groups),
             CHOSEN=shape.chosen,
-            TALLIES=triton.next_power_of_2(self._tallies.shape[1]),
+            TALLIES=self._tallies.shape[1],
             num_warps=16 if filters else 8,
         )
 

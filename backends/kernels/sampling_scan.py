@@ -152,9 +152,7 @@ def settle(
                         BLOCK_GROUPS,
                         CHOSEN,
                     )
-                    tl.store(counts + row, 0)
-                    zeros = tl.zeros((TALLIES,), tl.int64)
-                    tl.store(tallies + row * TALLIES + tl.arange(0, TALLIES), zeros)
+                    _clear(counts + row, tallies + row * TALLIES, TALLIES)
             if draws_freely:
                 token = _draw(
                     logits, chunks, chunk_tops, weights, number, temperature, num_columns, CHUNK
@@ -164,6 +162,14 @@ def settle(
         if REMEMBER:  # noqa: SIM102
             if token >= 0:
                 tl.store(tokens + slot * tokens_stride + position, token)
+
+
+@triton.jit
+def _clear(count, tallies, TALLIES: tl.constexpr):
+    """What ``sampling_narrow`` adds to."""
+    tl.store(count, 0)
+    at = tl.arange(0, triton.next_power_of_2(TALLIES))
+    tl.store(tallies + at, tl.zeros_like(at).to(tl.int64), mask=at < TALLIES)
 
 
 @triton.jit

@@ -31,8 +31,10 @@ def warm_up(runner: Runner, platform: Platform) -> None:
 
 def _small_steps(runner: Runner) -> None:
     longest = runner.slots.tokens.shape[1] - 1
-    params = SamplingParams(top_p=0.9, top_k=50)
-    for count in _PROMPTS:
+    plain = SamplingParams(top_p=0.9, top_k=50)
+    penalised = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
+    for index, count in enumerate(_PROMPTS):
+        params = plain if index else penalised
         count = min(count, longest)
         newcomer = Newcomer(0, [0] * count, count, 0, params)
         blocks = [0] * -(-count // runner.attention.block_size)

@@ -12,7 +12,7 @@ from tests.kernels.drawing import MIXES, check_draw
 
 CPU = torch.device("cpu")
 # Rows of a few hundred tokens take every path: several chunks, few groups in sight, short lists.
-SMALL = Shape(chunk=64, group=4, chosen=8, pivots=4, passes=2, listed=32)
+SMALL = Shape(chunk=64, group=4, chosen=8, pivots=4, passes=3, listed=32)
 
 
 def table_of(settings: list[dict[str, float]], vocab: int) -> ParameterTable:
