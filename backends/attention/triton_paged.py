@@ -112,9 +112,7 @@ class TritonPaged(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
-        self._processors, capability = _device(device, kv_dtype)
-        # From Hopper on a kernel may be launched into the end of the one before.
-        self._pdl = capability >= (9, 0)
+        self._processors = _processors(device, kv_dtype)
         layouts = [Layout.of(spec) for spec in layers]
         self._layouts = list(dict.fromkeys(layouts))
         self._layers = [
@@ -176,7 +174,7 @@ class TritonPaged(AttentionBackend):
         batch = prepared.batch
         if prepared.decode is not None:
             plan = prepared.decode[at.layout]
-            _decode(at, out, q, k, v, batch, plan, rotation, self._pdl)
+            _decode(at, out, q, k, v, batch, plan, rotation)
         if prepared.prefill is not None:
             _prefill(at, out, q, k, v, batch, prepared.prefill[at.layout], rotation)
         return out
@@ -191,7 +189,6 @@ def _decode(
     batch: AttentionBatch,
     plan: DecodePlan,
     rotation: Rotation | None,
-    pdl: bool,
 ) -> None:
     """The single-query rows, which lead."""
     scale, soft_cap = layer.scales()
@@ -221,8 +218,6 @@ def _decode(
             layer.v_scale,
             RUN=shared.run,
             ROTATE=rotation is not None,
-            PDL=pdl,
-            launch_pdl=pdl,
             **layer.shared,
         )
     launch(
@@ -255,8 +250,6 @@ def _decode(
         layer.v_scale,
         RUN=0 if shared is None else shared.run,
         ROTATE=rotation is not None,
-        PDL=pdl,
-        launch_pdl=pdl,
         **layer.decode,
     )
 
@@ -325,8 +318,8 @@ def _options(tile: Tile) -> dict[str, Any]:
     return {"TILE": tile.keys, "num_warps": tile.warps, "num_stages": tile.stages}
 
 
-def _device(device: torch.device, kv_dtype: torch.dtype) -> tuple[int, tuple[int, int]]:
-    """Multiprocessors and compute capability of the GPU, which must be new enough."""
+def _processors(device: torch.device, kv_dtype: torch.dtype) -> int:
+    """Multiprocessors of the GPU, which must be new enough."""
     capability = torch.cuda.get_device_capability(device)
     needed = (8, 9) if kv_dtype is torch.float8_e4m3fn else (8, 0)
     if capability < needed:
@@ -335,4 +328,4 @@ def _device(device: torch.device, kv_dtype: torch.dtype) -> tuple[int, tuple[int
             f"capability {needed[0]}.{needed[1]}, and {torch.cuda.get_device_name(device)} has "
             f"{capability[0]}.{capability[1]}; use another kv_dtype or backend"
         )
-    return torch.cuda.get_device_properties(device).multi_processor_count, capability
+    return torch.cuda.get_device_properties(device).multi_processor_count

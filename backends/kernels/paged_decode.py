@@ -139,7 +139,7 @@ def paged_decode(
     v_scale, RUN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
     TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
-    ROTATE: tl.constexpr, PDL: tl.constexpr,
+    ROTATE: tl.constexpr,
 ):  # fmt: skip
     """Grid (KV_HEADS, parts): the query heads of one key head over one part of one row.
 
@@ -153,9 +153,6 @@ def paged_decode(
         shared_found_ptr, shared_lse_ptr: what ``paged_shared`` found, if RUN is not 0.
         scale: from products to base-2 logarithms, or for ``soft_capped``; k_scale is in it.
     """
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     kv_head = tl.program_id(0)
     part_ptr = parts_ptr + tl.program_id(1) * PART_FIELDS
     row = tl.load(part_ptr).to(tl.int64)

@@ -66,7 +66,7 @@ def paged_shared(
     RUN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
-    ROTATE: tl.constexpr, PDL: tl.constexpr,
+    ROTATE: tl.constexpr,
 ):  # fmt: skip
     """Grid (KV_HEADS, runs, cuts): the query heads of one key head of RUN rows.
 
@@ -75,9 +75,6 @@ def paged_shared(
         shared_ptr: int32 [runs], of ``find_shared``.
         scale: as for ``paged_decode``.
     """
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     kv_head, run, cut = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     shared = tl.load(shared_ptr + run)
     size = cut_size(shared, cuts)

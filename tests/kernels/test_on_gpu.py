@@ -99,7 +99,8 @@ def test_linear(n: int, k: int, dtype: torch.dtype, m: int, act: str | None, pdl
     add = _random(m, n, dtype=dtype)
     expected = oracles.product(x, weight, act=act, add=add)
     got = linear(x, weight, act=act, add=add, pdl=pdl)
-    assert_close(got, expected, steps=2, accumulated=1e-2)
+    # The library rounds both halves before the gate.
+    assert_close(got, expected, steps=2 if act is None else 5, accumulated=1e-2)
 
 
 @pytest.mark.parametrize("pdl", PDL)
@@ -122,7 +123,8 @@ def test_streams(config: Config, m: int, act: str | None, pdl: bool) -> None:
     add = _random(m, 8192 if act is None else 4096)
     expected = oracles.product(x, weight, act=act, add=add)
     got = stream_product(x, weight, config, act=act, add=add, pdl=pdl)
-    assert_close(got, expected, steps=2, accumulated=1e-2)
+    # The library rounds both halves before the gate.
+    assert_close(got, expected, steps=2 if act is None else 5, accumulated=1e-2)
 
 
 @pytest.mark.parametrize("pdl", PDL)

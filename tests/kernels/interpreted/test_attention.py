@@ -19,7 +19,7 @@ FLOAT8 = torch.float8_e4m3fn
 @pytest.fixture(autouse=True)
 def small_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two multiprocessors, and parts from one tile on, so that short rows are split."""
-    monkeypatch.setattr(triton_paged, "_device", lambda device, kv_dtype: (2, (8, 0)))
+    monkeypatch.setattr(triton_paged, "_processors", lambda device, kv_dtype: 2)
     monkeypatch.setattr(triton_plan, "_FEWEST_KEYS", 64)
     monkeypatch.setattr(triton_plan, "_MOST_KEYS", 128)
 
@@ -76,7 +76,7 @@ def test_many_parts() -> None:
     case = AttentionCase(_spec(3, 1, 16), ((1, 700), (1, 5)), dtype=torch.bfloat16,
                          kv_dtype=torch.bfloat16)  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_paged, "_device", lambda device, kv_dtype: (8, (8, 0)))
+        patch.setattr(triton_paged, "_processors", lambda device, kv_dtype: 8)
         check_step(case)
 
 
