@@ -24,8 +24,8 @@ from .slots import SlotTable
 __all__ = ("DecodeGraphs", "Decoded", "graph_rows")
 
 
-# Rows up to which a platform may have kernels of its own for products.
-_OWN_PRODUCTS = 64
+# Rows at which a platform's products may change their kernels.
+_PRODUCT_ROWS = (1, 16, 32, 64)
 _Ending = Literal["drawn", "filtered", "hidden"]
 
 
@@ -139,13 +139,12 @@ class DecodeGraphs:
         return False
 
     def run_sizes(self) -> None:
-        """Run, without a graph, a step of each size up to where products are the library's."""
-        for size in self._sizes():
-            if size <= _OWN_PRODUCTS or size == self._max_rows:
-                self._fill([], [], size)
-                for shares in (False, True):
-                    self._step(_Shape(size, shares=shares))
-                self._step(_Shape(size, ending="filtered"))
+        """Run, without a graph, steps in which every kernel of such steps occurs."""
+        sizes = [size for size in _PRODUCT_ROWS if size < self._max_rows]
+        shapes = [_Shape(size) for size in (*sizes, self._max_rows)]
+        for shape in (*shapes, shapes[-1]._replace(shares=True, ending="filtered")):
+            self._fill([], [], shape.rows)
+            self._step(shape)
 
     def capture_largest(self) -> None:
         """Capture the step that takes most memory."""

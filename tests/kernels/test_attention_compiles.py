@@ -30,7 +30,6 @@ def _compile(
     counts: tuple[int, ...],
 ) -> list[Compiled]:
     """The kernels of one step, of a model with eight key heads and groups of four."""
-    version = divmod(capability, 10)
     monkeypatch.setattr(triton_paged, "_processors", lambda device, kv_dtype: 132)
     spec = AttentionSpec(num_heads=32, num_kv_heads=8, head_dim=head_dim, scale=0.1)
     meta = torch.device("meta")
