@@ -160,9 +160,7 @@ class AsyncLLM:
         self._link.send(Submit(requests))
         try:
             while True:
-                news = await queue.get()
-                if isinstance(news, Exception):
-                    raise news
+                news = await _next(queue)
                 yield news
                 if news.finished:
                     return
@@ -294,6 +292,20 @@ class AsyncLLM:
 
 
 _News = StreamDelta | Exception
+
+
+async def _next(queue: asyncio.Queue[_News]) -> StreamDelta:
+    """All that has come, in one piece: a reader that is behind catches up by fewer, larger ones."""
+    news = await queue.get()
+    if isinstance(news, Exception):
+        raise news
+    while not queue.empty():
+        later = queue.get_nowait()
+        if isinstance(later, Exception):
+            queue.put_nowait(later)
+            break
+        news.append(later)
+    return news
 
 
 class _Link:

@@ -52,7 +52,8 @@ class StreamDelta:
     Attributes:
         request_id: of the whole request.
         prompt_token_ids: in every delta, the same list.
-        completions: those with news.
+        completions: those with news, in the order it came; one may come twice where the reader was
+            behind the engine.
         finished: whether this is the last delta.
         num_cached_tokens: prompt tokens taken from the prefix cache.
         prompt_logprobs: in the delta that completes them: None for the first token, then a dict
@@ -65,6 +66,12 @@ class StreamDelta:
     finished: bool
     num_cached_tokens: int = 0
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+
+    def append(self, later: "StreamDelta") -> None:
+        """Take in what came next."""
+        self.completions += later.completions
+        self.finished = later.finished
+        self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
 
 
 @dataclass(slots=True)

@@ -241,3 +241,18 @@ async def test_a_request_is_recorded_once_however_it_ends() -> None:
         assert watching.rejections == ["invalid", "invalid", "queue_full"]
         assert len(watching.records) == 2
         await idle(llm)
+
+
+async def test_a_reader_that_is_behind_catches_up_in_one_piece() -> None:
+    async with running() as llm:
+        params = SamplingParams(max_tokens=40, ignore_eos=True, temperature=0)
+        expected = await tokens_of(llm, [5, 6], params)
+        stream = llm.stream([5, 6], params)
+        first = await anext(stream)
+        await idle(llm)
+        rest = await anext(stream)
+        assert rest.finished
+        pieces = [*first.completions, *rest.completions]
+        assert [token for piece in pieces for token in piece.token_ids] == expected
+        assert [piece.finish_reason for piece in pieces][-1] == "length"
+        assert len(pieces) > 2
