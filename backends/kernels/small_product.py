@@ -75,26 +75,14 @@ def finish(
 
 
 @triton.jit
-def _pairs(ptr, columns, SIZE: tl.constexpr, EDGE: tl.constexpr, POLICY: tl.constexpr):
-    """Pairs of 16-bit numbers as int32: a thread unpacks each with one instruction."""
-    at = ptr.to(tl.pointer_type(tl.int32)) + columns
+def _stream(w_ptr, rows, columns, K: tl.constexpr, EDGE: tl.constexpr):
+    """A tile of the weights, read once and not kept."""
+    at = w_ptr + rows * K + columns
     if EDGE:
-        pairs = tl.load(at, mask=columns < SIZE, other=0, eviction_policy=POLICY)
+        w = tl.load(at, mask=columns < K, other=0, eviction_policy="evict_first")
     else:
-        pairs = tl.load(at, eviction_policy=POLICY)
-    return pairs
-
-
-@triton.jit
-def _unpack(pairs, BFLOAT16: tl.constexpr):
-    """The lower and the upper halves, in float32."""
-    if BFLOAT16:
-        low = (pairs << 16).to(tl.float32, bitcast=True)
-        high = (pairs & -65536).to(tl.float32, bitcast=True)
-    else:
-        low = pairs.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-        high = (pairs >> 16).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
-    return low, high
+        w = tl.load(at, eviction_policy="evict_first")
+    return w
 
 
 @triton.jit
@@ -103,45 +91,43 @@ def _vector(
     K: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, ACT: tl.constexpr,
     BIAS: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    BFLOAT16: tl.constexpr = w_ptr.dtype.element_ty == tl.bfloat16
-    SIZE: tl.constexpr = K // 2
-    STEP: tl.constexpr = DEPTH // 2
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = tl.minimum(rows, N - 1).to(tl.int64)
-    w_ptr += inside[:, None, None] * K
-    up_ptr = w_ptr + N * K
+    w_rows = inside[:, None, None]
     # The last axis is what a thread reads at once, so that sums along it cross no threads.
-    columns = tl.arange(0, STEP // 4)[None, :, None] * 4 + tl.arange(0, 4)[None, None, :]
+    columns = tl.arange(0, DEPTH // 8)[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-    w_next = _pairs(w_ptr, columns, SIZE, STEP > SIZE, "evict_first")
+    w_next = _stream(w_ptr, w_rows, columns, K, DEPTH > K)
     up_next = w_next
     if ACT is not None:
-        up_next = _pairs(up_ptr, columns, SIZE, STEP > SIZE, "evict_first")
+        up_next = _stream(w_ptr, w_rows + N, columns, K, DEPTH > K)
     if PDL:
         # Weights do not depend on the kernel before; everything below may.
         tl.extra.cuda.gdc_wait()
-    total = tl.zeros((ROWS, STEP // 4), tl.float32)
+    total = tl.zeros((ROWS, DEPTH // 8), tl.float32)
     up_total = total
-    squares = tl.zeros((1, STEP // 4), tl.float32)
-    for k in tl.static_range(0, SIZE, STEP):
+    squares = tl.zeros((1, DEPTH // 8), tl.float32)
+    for k in tl.static_range(0, K, DEPTH):
         w, up = w_next, up_next
-        if k + STEP < SIZE:
-            after = k + STEP + columns
-            w_next = _pairs(w_ptr, after, SIZE, k + 2 * STEP > SIZE, "evict_first")
+        at = k + columns
+        if k + DEPTH < K:
+            w_next = _stream(w_ptr, w_rows, at + DEPTH, K, k + 2 * DEPTH > K)
             if ACT is not None:
-                up_next = _pairs(up_ptr, after, SIZE, k + 2 * STEP > SIZE, "evict_first")
-        x, x_high = _unpack(_pairs(x_ptr, k + columns, SIZE, k + STEP > SIZE, ""), BFLOAT16)
+                up_next = _stream(w_ptr, w_rows + N, at + DEPTH, K, k + 2 * DEPTH > K)
+        if k + DEPTH > K:
+            x = tl.load(x_ptr + at, mask=at < K, other=0).to(tl.float32)
+        else:
+            x = tl.load(x_ptr + at).to(tl.float32)
         if NORM:
-            squares += tl.sum(x * x, 2) + tl.sum(x_high * x_high, 2)
-            g, g_high = _unpack(_pairs(norm_ptr, k + columns, SIZE, k + STEP > SIZE, ""), BFLOAT16)
-            x *= g
-            x_high *= g_high
-        low, high = _unpack(w, BFLOAT16)
-        total += tl.sum(low * x, 2) + tl.sum(high * x_high, 2)
+            squares += tl.sum(x * x, 2)
+            if k + DEPTH > K:
+                x *= tl.load(norm_ptr + at, mask=at < K, other=0).to(tl.float32)
+            else:
+                x *= tl.load(norm_ptr + at).to(tl.float32)
+        total += tl.sum(w.to(tl.float32) * x, 2)
         if ACT is not None:
-            low, high = _unpack(up, BFLOAT16)
-            up_total += tl.sum(low * x, 2) + tl.sum(high * x_high, 2)
+            up_total += tl.sum(up.to(tl.float32) * x, 2)
     y = tl.sum(total, 1)
     gate = y
     if ACT is not None:

@@ -38,6 +38,7 @@ def check_platform(factory: Callable[[], Platform]) -> None:
     for dtype in defaults.dtypes + defaults.dtypes_on_request:
         _check_product(platform, device, getattr(torch, dtype))
     platform.synchronize()
+    platform.release()
 
 
 def _check_product(platform: Platform, device: torch.device, dtype: torch.dtype) -> None:

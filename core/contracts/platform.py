@@ -204,5 +204,9 @@ class Platform(ABC):
         raise ConfigError(f"there is nothing to tune on the platform {self.device_type}")
 
     @abstractmethod
+    def release(self) -> None:
+        """Give memory that nothing refers to any more back to the device."""
+
+    @abstractmethod
     def synchronize(self) -> None:
         """Wait until the device is idle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,10 @@ class InlineExecutor(Executor):
 
     def shutdown(self) -> None:
         self._runner = None
+        if self._platform is not None:
+            # What refers to itself holds memory of the device until it is collected.
+            gc.collect()
+            self._platform.release()
 
     def _check_device(self, error: Exception) -> None:
         """A device that answers nothing any more is no single request's fault.

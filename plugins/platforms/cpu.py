@@ -61,6 +61,9 @@ class CPU(Platform):
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> ComposedProduct:
         return ComposedProduct(make_product(weight, bias, fast_bfloat16=_fast_bfloat16()))
 
+    def release(self) -> None:
+        """The host's allocator does so by itself."""
+
     def synchronize(self) -> None:
         """Nothing runs behind the caller's back."""
 

@@ -92,6 +92,9 @@ class CUDA(Platform):
         lines: Iterator[str] = tuning.tune(shapes, out, self.setup())
         return lines
 
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
     def synchronize(self) -> None:
         torch.cuda.synchronize()
 
