@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from .activation import gated
 from .norm import rms_norm
 from .small_product import Config, dot_product, vector_product
-from .stream_product import stream_product
 from .tuned import choose
 
 __all__ = ("linear",)
@@ -57,8 +56,6 @@ def linear(
         return vector_product(x, weight, config, bias=bias, act=act, add=add, pdl=pdl)
     if config.form == "dot":
         return dot_product(x, weight, config, bias=bias, act=act, add=add, pdl=pdl)
-    if config.form == "stream":
-        return stream_product(x, weight, config, bias=bias, act=act, add=add, pdl=pdl)
     if add is not None and act is None and bias is None:
         # cuBLAS reads and adds while it writes, in float32.
         return torch.addmm(add, x, weight.t(), out=None if add is x else add)

@@ -22,15 +22,7 @@ import triton.language as tl
 from .activation import ACTIVATIONS, activate
 from .launch import launch
 
-__all__ = (
-    "Config",
-    "counters",
-    "dot_product",
-    "finish",
-    "output",
-    "prefetch",
-    "vector_product",
-)
+__all__ = ("Config", "dot_product", "vector_product")
 
 _COUNTERS = 4096
 """Tiles of an output whose depth is shared."""
@@ -40,12 +32,12 @@ class Config(NamedTuple):
     """How a product is cut.
 
     Attributes:
-        form: "vector" (one token), "dot", "stream" (up to 64), or "library" for torch's own.
+        form: "vector" (one token), "dot", or "library" for torch's own.
         rows: of the weights, a tile; behind a gate that many of either half.
         depth: of a tile.
         warps: a program.
-        stages: tiles in flight; of the dot and stream forms.
-        split: of the dot form, programs that share the depth; of the stream form, all programs.
+        stages: tiles in flight; of the dot form.
+        split: programs that share the depth; of the dot form.
     """
 
     form: str
@@ -57,7 +49,7 @@ class Config(NamedTuple):
 
 
 @triton.jit
-def finish(
+def _finish(
     total, gate, rows, mask, bias_ptr, add_at, out_at, N,
     ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
@@ -87,9 +79,9 @@ def _stream(w_ptr, rows, columns, K: tl.constexpr, EDGE: tl.constexpr):
 
 @triton.jit
 def _vector(
-    x_ptr, w_ptr, bias_ptr, norm_ptr, add_ptr, out_ptr, eps, N: tl.constexpr,
-    K: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, ACT: tl.constexpr,
-    BIAS: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
+    x_ptr, w_ptr, bias_ptr, add_ptr, out_ptr, N: tl.constexpr, K: tl.constexpr,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = tl.minimum(rows, N - 1).to(tl.int64)
@@ -107,7 +99,6 @@ def _vector(
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, DEPTH // 8), tl.float32)
     up_total = total
-    squares = tl.zeros((1, DEPTH // 8), tl.float32)
     for k in tl.static_range(0, K, DEPTH):
         w, up = w_next, up_next
         at = k + columns
@@ -119,12 +110,6 @@ def _vector(
             x = tl.load(x_ptr + at, mask=at < K, other=0).to(tl.float32)
         else:
             x = tl.load(x_ptr + at).to(tl.float32)
-        if NORM:
-            squares += tl.sum(x * x, 2)
-            if k + DEPTH > K:
-                x *= tl.load(norm_ptr + at, mask=at < K, other=0).to(tl.float32)
-            else:
-                x *= tl.load(norm_ptr + at).to(tl.float32)
         total += tl.sum(w.to(tl.float32) * x, 2)
         if ACT is not None:
             up_total += tl.sum(up.to(tl.float32) * x, 2)
@@ -132,19 +117,15 @@ def _vector(
     gate = y
     if ACT is not None:
         y = tl.sum(up_total, 1)
-    if NORM:
-        scale = tl.rsqrt(tl.sum(tl.sum(squares, 1), 0) / K + eps)
-        y *= scale
-        gate *= scale
     out_at = out_ptr + rows
     add_at = out_at
     if ADD:
         add_at = add_ptr + rows
-    finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+    _finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
 
 
 @triton.jit
-def prefetch(at):
+def _prefetch(at):
     """Bring the lines of these addresses into the L2 cache."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1
@@ -175,9 +156,9 @@ def _dot(
         tl.extra.cuda.gdc_launch_dependents()
         lines = first + tl.arange(0, AHEAD * DEPTH // 64) * 64
         w_lines = w_ptr + inside[:, None] * K + tl.minimum(lines, K - 1)[None, :]
-        prefetch(w_lines)
+        _prefetch(w_lines)
         if ACT is not None:
-            prefetch(w_lines + up_offset)
+            _prefetch(w_lines + up_offset)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
@@ -207,7 +188,7 @@ def _dot(
     mask = (tokens < M)[None, :] & (rows < N)[:, None]
     inside = inside[:, None]
     if SPLIT == 1:
-        finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+        _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
     else:
         HALVES: tl.constexpr = 1 if ACT is None else 2
         SIZE: tl.constexpr = ROWS * TOKENS
@@ -228,7 +209,7 @@ def _dot(
                 total += tl.load(theirs, cache_modifier=".cg")
                 if ACT is not None:
                     gate += tl.load(theirs + SIZE, cache_modifier=".cg")
-            finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+            _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
 
 
 def vector_product(
@@ -237,19 +218,17 @@ def vector_product(
     config: Config,
     *,
     bias: torch.Tensor | None = None,
-    norm: tuple[torch.Tensor, float] | None = None,
     act: str | None = None,
     add: torch.Tensor | None = None,
     pdl: bool = False,
 ) -> torch.Tensor:
-    """add + gate(norm(x) @ weight.T + bias) for one token; what is None is left out.
+    """add + gate(x @ weight.T + bias) for one token; what is None is left out.
 
     Args:
         x: [1, K], bfloat16 or float16, as all else; K is a multiple of 8.
         weight: [N, K] contiguous; behind a gate the gate's rows, then the other half's.
         config: of the form "vector".
         bias: [N].
-        norm: weight [K] and eps of an RMS norm of x.
         act: a key of ACTIVATIONS; the product's first half goes through it and gates the second.
         add: [1, N], or [1, N / 2] behind a gate; the result is written into it, unless it
             is x and still read.
@@ -262,7 +241,7 @@ def vector_product(
     width, depth = weight.shape
     if act is not None:
         width //= 2
-    out = output(x, width, add)
+    out = _output(x, width, add)
     rows = config.rows
     launch(
         _vector,
@@ -270,17 +249,14 @@ def vector_product(
         x,
         weight,
         bias,
-        None if norm is None else norm[0],
         add,
         out,
-        0.0 if norm is None else norm[1],
         width,
         depth,
         rows,
         config.depth,
         None if act is None else ACTIVATIONS[act],
         bias is not None,
-        norm is not None,
         add is not None,
         pdl,
         num_warps=config.warps,
@@ -323,7 +299,7 @@ def dot_product(
     width, depth = weight.shape
     if act is not None:
         width //= 2
-    out = output(x, width, add)
+    out = _output(x, width, add)
     if not count:
         return out
     tokens = 16 if count <= 16 else 32 if count <= 32 else 64
@@ -334,7 +310,7 @@ def dot_product(
         tiles = grid[0] * grid[2]
         size = tiles * split * rows * tokens * (1 if act is None else 2)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
-        arrived = counters(x.device, tiles)
+        arrived = _counters(x.device, tiles)
     launch(
         _dot,
         grid,
@@ -368,7 +344,7 @@ def dot_product(
     return out
 
 
-def output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:
+def _output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:
     """Where a result goes: other programs may still read x."""
     if add is None or add.data_ptr() == x.data_ptr():
         return torch.empty((x.shape[0], width), dtype=x.dtype, device=x.device)
@@ -378,7 +354,7 @@ def output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tenso
 _counters_of: dict[torch.device, torch.Tensor] = {}
 
 
-def counters(device: torch.device, tiles: int) -> torch.Tensor:
+def _counters(device: torch.device, tiles: int) -> torch.Tensor:
     """int32 of at least so many, zero between launches.
 
     Raises:

@@ -13,14 +13,11 @@ from ...core.contracts.platform import ProductShape
 from ...core.errors import ConfigError
 from .activation import gated
 from .small_product import Config, dot_product, vector_product
-from .stream_product import stream_product
 from .tuned import BUCKETS, Entry, Table, own_path, read, write
 
 __all__ = ("Arena", "candidates", "measure", "multiply", "seconds", "tune")
 
 _ARENA_BYTES = 2**31 + 2**28
-_SHARED = 220 * 1024
-"""Bytes of shared memory of a multiprocessor; a candidate that takes too much is passed over."""
 _MARGIN = 0.99
 """A kernel of ours must take at most this part of the library's time to be chosen."""
 
@@ -58,7 +55,7 @@ class Arena:
         return torch.randn(tokens, width, device=self._data.device).to(self._data.dtype)
 
 
-def candidates(tokens: int, shape: ProductShape, multiprocessors: int) -> list[Config]:
+def candidates(tokens: int, shape: ProductShape) -> list[Config]:
     """What is worth trying for a number of tokens."""
     if tokens == 1:
         rows = (1, 2, 4) if shape.gated else (1, 2, 4, 8)
@@ -69,26 +66,12 @@ def candidates(tokens: int, shape: ProductShape, multiprocessors: int) -> list[C
     splits = [split for split in (1, 2, 3, 4, 6, 8) if split == 1 or tiles * split <= 600]
     splits = [split for split in splits if tiles * split >= 120] or splits[-1:]
     tilings = [(128, 3), (128, 4), (128, 5), (256, 2), (256, 3), (64, 4), (64, 6)]
-    shared = [
-        Config("dot", rows=64, depth=depth, warps=4, stages=stages, split=split)
+    return [
+        Config("dot", rows=rows, depth=depth, warps=4, stages=stages, split=split)
+        for rows in ((64,) if shape.gated else (64, 128))
         for depth, stages in tilings
         for split in splits[:4]
     ]
-    return shared + _streams(tokens, shape, multiprocessors)
-
-
-def _streams(tokens: int, shape: ProductShape, multiprocessors: int) -> list[Config]:
-    """One to three programs a multiprocessor, with as many tiles in flight as then fit."""
-    found = []
-    for rows, depth in ((64, 64), (64, 128), (64, 256), (128, 64), (128, 128)):
-        tile = 2 * depth * (rows * (2 if shape.gated else 1) + max(tokens, 16))
-        for programs in (1, 2, 3):
-            stages = min(_SHARED // programs // tile, 8)
-            if stages > 1 and not (shape.gated and rows > 64):
-                warps = rows // 16
-                split = programs * multiprocessors
-                found.append(Config("stream", rows, depth, warps, stages, split))
-    return found
 
 
 def multiply(
@@ -100,8 +83,6 @@ def multiply(
         return vector_product(x, weight, config, act=act, pdl=pdl)
     if config.form == "dot":
         return dot_product(x, weight, config, act=act, pdl=pdl)
-    if config.form == "stream":
-        return stream_product(x, weight, config, act=act, pdl=pdl)
     y = F.linear(x, weight)
     return gated(y, "silu") if gate else y
 
@@ -142,13 +123,12 @@ def measure(shapes: list[ProductShape], device: torch.device, *, pdl: bool) -> I
         ConfigError: for a shape too large to measure.
     """
     arena = Arena(device)
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
     for shape in dict.fromkeys(shapes):
         weights = arena.weights(shape)
         for tokens in BUCKETS:
             x = arena.inputs(tokens, shape.in_features)
             times = {}
-            for config in [Config("library"), *candidates(tokens, shape, processors)]:
+            for config in [Config("library"), *candidates(tokens, shape)]:
                 try:
                     times[config] = _time(config, x, weights, shape, pdl) * 1e6
                 except OutOfResources:

@@ -12,7 +12,6 @@ from quire.backends.kernels.activation import gated
 from quire.backends.kernels.norm import add_rms_norm, head_rms_norms, rms_norm
 from quire.backends.kernels.small_product import Config, dot_product, vector_product
 from quire.backends.kernels.step_inputs import step_inputs
-from quire.backends.kernels.stream_product import stream_product
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling
 
 MULTIPROCESSORS = {80: 108, 90: 132}
@@ -36,21 +35,8 @@ def _compile(capability: int, launch: Callable[[], object]) -> Compiled:
 def _multiply(config: Config, m: int, n: int, k: int, *, gate: bool, pdl: bool) -> object:
     x, weight = _empty(m, k), _empty(2 * n if gate else n, k)
     act, add = ("silu", None) if gate else (None, _empty(m, n))
-    if config.form == "vector":
-        norm = (_empty(k), 1e-5)
-        return vector_product(x, weight, config, norm=norm, act=act, add=add, pdl=pdl)
-    multiply = dot_product if config.form == "dot" else stream_product
+    multiply = dot_product if config.form == "dot" else vector_product
     return multiply(x, weight, config, act=act, add=add, pdl=pdl)
-
-
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("gate", [False, True])
-def test_streams(gate: bool, capability: int) -> None:
-    config = Config("stream", 64, 128, 4, 3, 264)
-    pdl = capability >= 90
-    kernel = _compile(capability, lambda: _multiply(config, 64, 4096, 4096, gate=gate, pdl=pdl))
-    assert kernel.has_wgmma == pdl
-    assert "cp.async.cg" in kernel.ptx
 
 
 @pytest.mark.parametrize("capability", [80, 90])

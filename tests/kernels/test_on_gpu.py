@@ -9,9 +9,8 @@ from quire.backends.kernels import tuned, tuning
 from quire.backends.kernels.activation import gated
 from quire.backends.kernels.linear import linear
 from quire.backends.kernels.norm import add_rms_norm, head_rms_norms, rms_norm
-from quire.backends.kernels.small_product import Config, dot_product, vector_product
+from quire.backends.kernels.small_product import Config, dot_product
 from quire.backends.kernels.step_inputs import step_inputs
-from quire.backends.kernels.stream_product import stream_product
 from quire.backends.kernels.tuned import BUCKETS
 from quire.core.contracts.platform import ProductShape
 from tests.kernels import oracles
@@ -22,8 +21,6 @@ pytestmark = pytest.mark.gpu
 BF16, FP16 = torch.bfloat16, torch.float16
 SHAPES = [(6144, 4096), (4096, 14336), (1152, 896), (4096, 1544), (151936, 1024)]
 DOT = Config("dot", 64, 128, 4, 4, 4)
-STREAMS = [Config("stream", 64, 128, 4, 3, 264), Config("stream", 64, 64, 4, 4, 99)]
-FORMS = {"dot": dot_product, "stream": stream_product}
 # Hopper's launches may overlap; elsewhere the flag must stay off.
 OVERLAPS = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 PDL = [False, pytest.param(True, marks=pytest.mark.skipif(not OVERLAPS, reason="below 9.0"))]
@@ -104,48 +101,18 @@ def test_linear(n: int, k: int, dtype: torch.dtype, m: int, act: str | None, pdl
 
 
 @pytest.mark.parametrize("pdl", PDL)
-@pytest.mark.parametrize("depth", [512, 1024, 2048])
-def test_norm_in_front(depth: int, pdl: bool) -> None:
-    x, weight, g = _random(1, 4096), _random(6144, 4096, scale=0.02), _random(4096)
-    bias = _random(6144)
-    config = Config("vector", 2, depth, max(depth // 1024, 1))
-    got = vector_product(x, weight, config, bias=bias, norm=(g, 1e-5), pdl=pdl)
-    expected = oracles.product(x, weight, bias=bias, norm=(g, 1e-5))
-    assert_close(got, expected, accumulated=1e-4)
-
-
-@pytest.mark.parametrize("pdl", PDL)
-@pytest.mark.parametrize("act", [None, "silu"])
-@pytest.mark.parametrize("m", [5, 31, 64])
-@pytest.mark.parametrize("config", STREAMS, ids=str)
-def test_streams(config: Config, m: int, act: str | None, pdl: bool) -> None:
-    x, weight = _random(m, 4096), _random(8192, 4096, scale=0.02)
-    add = _random(m, 8192 if act is None else 4096)
-    expected = oracles.product(x, weight, act=act, add=add)
-    got = stream_product(x, weight, config, act=act, add=add, pdl=pdl)
-    # The library rounds both halves before the gate.
-    assert_close(got, expected, steps=2 if act is None else 5, accumulated=1e-2)
-
-
-@pytest.mark.parametrize("pdl", PDL)
-@pytest.mark.parametrize("config", [DOT, *STREAMS], ids=str)
-def test_a_shared_depth_gives_the_same_bits_every_time(config: Config, pdl: bool) -> None:
-    multiply = FORMS[config.form]
+def test_a_shared_depth_gives_the_same_bits_every_time(pdl: bool) -> None:
     x, weight = _random(64, 14336), _random(4096, 14336, scale=0.02)
-    first = multiply(x, weight, config, pdl=pdl)
-    assert all(torch.equal(multiply(x, weight, config, pdl=pdl), first) for _ in range(100))
+    first = dot_product(x, weight, DOT, pdl=pdl)
+    assert all(torch.equal(dot_product(x, weight, DOT, pdl=pdl), first) for _ in range(100))
 
 
-@pytest.mark.parametrize(
-    "config", [DOT, DOT._replace(split=1), DOT._replace(depth=64), *STREAMS], ids=str
-)
+@pytest.mark.parametrize("config", [DOT, DOT._replace(split=1), DOT._replace(depth=64)], ids=str)
 def test_a_token_does_not_depend_on_the_others(config: Config) -> None:
-    multiply = FORMS[config.form]
-    most = 200 if config.form == "dot" else 64
-    x, weight = _random(most, 4096), _random(4096, 4096, scale=0.02)
-    whole = multiply(x, weight, config)
-    for count in (1, 2, 16, 17, 33, most - 1):
-        assert torch.equal(multiply(x[:count], weight, config), whole[:count])
+    x, weight = _random(200, 4096), _random(4096, 4096, scale=0.02)
+    whole = dot_product(x, weight, config)
+    for count in (1, 2, 16, 17, 33, 199):
+        assert torch.equal(dot_product(x[:count], weight, config), whole[:count])
 
 
 @pytest.mark.parametrize("m", [1, 16])
