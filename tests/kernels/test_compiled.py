@@ -9,9 +9,8 @@ import torch
 from quire.backends import kernels
 from quire.backends.kernels import tuned
 from quire.backends.kernels.activation import gated
-from quire.backends.kernels.norm import add_rms_norm, head_rms_norms, rms_norm
+from quire.backends.kernels.norm import rms_norm
 from quire.backends.kernels.small_product import Config, dot_product, vector_product
-from quire.backends.kernels.step_inputs import step_inputs
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling
 
 MULTIPROCESSORS = {80: 108, 90: 132}
@@ -81,16 +80,9 @@ def test_products_that_ship(path: Path) -> None:
 def test_the_others(capability: int) -> None:
     pdl = capability >= 90
     x, weight = _empty(16, 4096), _empty(4096)
-    heads = _empty(16, 48, 128)
     for launch in (
         lambda: rms_norm(x, weight, 1e-5, pdl=pdl),
-        lambda: add_rms_norm(x, _empty(16, 4096), weight, 1e-5, pdl=pdl),
-        lambda: head_rms_norms(
-            heads[:, :32], heads[:, 32:40], weight[:128], weight[:128], 1e-5, pdl=pdl
-        ),
         lambda: gated(_empty(16, 28672), "gelu", pdl=pdl),
     ):
         kernel = _compile(capability, launch)
         assert "ld.global.v4.b32" in kernel.ptx or "LDG.E.128" in kernel.sass
-    slots, table = _empty(64, dtype=torch.int64), _empty(256, 512, dtype=torch.int32)
-    _compile(capability, lambda: step_inputs(slots, slots, table, table, 16))
