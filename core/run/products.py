@@ -102,6 +102,9 @@ class _Recorder(Platform):
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         return _Recorded(weight, self.shapes)
 
+    def release(self) -> None:
+        """Nothing is held."""
+
     def synchronize(self) -> None:
         pass
 
