@@ -217,7 +217,8 @@ print(*sizes)
         [sys.executable, "-c", program], env=os.environ, capture_output=True, text=True, check=True
     )
     sizes = [int(size) / 2**20 for size in done.stdout.split()]
-    assert max(sizes[4:]) - sizes[3] < 8, sizes
+    # Peaks, since what the allocator keeps moves up and down by a few MiB.
+    assert max(sizes[4:]) - max(sizes[:4]) < 8, sizes
 
 
 def test_settings_that_leave_no_token_end_the_request_and_no_other(llm) -> None:
