@@ -46,7 +46,8 @@ def serve(config: Config) -> None:
 def _curl(address: str, model: str, key: bool) -> str:
     """A request to copy, on one line."""
     header = " -H 'Authorization: Bearer YOUR-KEY'" if key else ""
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is 17 + 25?"}}]}}'
+    messages = '[{"role": "user", "content": "What is 17 + 25?"}]'
+    body = f'{{"model": "{model}", "messages": {messages}}}'
     return (
         f"curl {address}/v1/chat/completions{header} "
         f"-H 'Content-Type: application/json' -d '{body}'"
