@@ -23,7 +23,7 @@ def tune(
 ) -> None:
     """Measure the model's products on this GPU; later starts use what was fastest.
 
-    Loads no weights and takes about a minute. The choices go to the user's cache folder, where
+    Loads no weights and takes minutes. The choices go to the user's cache folder, where
     every later start finds them, unless --out names another file.
     """
     from ..core.resolve import resolve

@@ -2,7 +2,8 @@
 
 Triton looks closely at every argument of every launch to find the compiled variant it belongs to,
 which takes longer than most kernels of a step. Here a variant is found by dtypes and constants, for
-tensors that are all aligned. Measured beside an H200: 33 us by Triton's own way, 9 us by this one.
+tensors that are all aligned. Measured beside an H200: 33 us by Triton's own way, 5.6 us of them for
+the call of the loaded kernel.
 """
 
 from __future__ import annotations

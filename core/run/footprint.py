@@ -38,6 +38,7 @@ def measure_worst_step(
     platform.synchronize()
     captured = platform.memory()
     runner.forget_graphs()
+    platform.release()
     return Footprint(
         captured,
         weights=weights,

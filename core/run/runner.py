@@ -155,7 +155,6 @@ class Runner:
         """Drop what was captured with a cache that is about to be replaced."""
         if self.graphs is not None:
             self.graphs.forget()
-            torch.cuda.empty_cache()
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
         self.slots.enter(newcomers)

@@ -240,7 +240,9 @@ class DefaultScheduler(Scheduler):
         end = start + 1
         known = len(seq.token_ids) + seq.num_pending
         size = self.cache.block_size
-        if end != known or end >= seq.token_limit or end > len(seq.blocks) * size:
+        if end <= seq.num_prompt or end != known:
+            return False
+        if end >= seq.token_limit or end > len(seq.blocks) * size:
             return False
         rows.append((Row(seq.slot, start, 1, [], True), seq))
         seq.num_computed = end

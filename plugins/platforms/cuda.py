@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -31,11 +30,11 @@ class CUDA(Platform):
     device_type = "cuda"
     rank = 10
 
-    def available(self) -> bool:
-        return torch.cuda.is_available()
-
     def __init__(self) -> None:
         self._deterministic = False
+
+    def available(self) -> bool:
+        return torch.cuda.is_available()
 
     def setup(self, *, deterministic: bool = False) -> torch.device:
         self._deterministic = deterministic
@@ -74,8 +73,6 @@ class CUDA(Platform):
         return product
 
     def draw(self, max_rows: int, vocab_size: int, device: torch.device) -> Draw | None:
-        if find_spec("triton") is None:
-            return None
         from ...backends.kernels.sampling import TritonDraw
 
         return TritonDraw(max_rows=max_rows, vocab_size=vocab_size, device=device)
@@ -85,8 +82,6 @@ class CUDA(Platform):
         return compiling
 
     def tune(self, shapes: list[ProductShape], out: Path | None) -> Iterator[str]:
-        if find_spec("triton") is None:
-            raise ConfigError("there is nothing to tune without Triton: pip install quire[gpu]")
         from ...backends.kernels import tuning
 
         lines: Iterator[str] = tuning.tune(shapes, out, self.setup())

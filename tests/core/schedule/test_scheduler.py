@@ -319,3 +319,15 @@ def test_prompts_leave_most_of_a_step_to_those_who_decode() -> None:
         loop.take_in(plan, device.execute(plan))
     assert shares[:3] == [1025, 1025, 953]
     assert loop.reasons == {"long": "length", "late": "length"}
+
+
+def test_a_prompt_whose_last_token_is_left_alone_is_counted_whole() -> None:
+    limits = make_settings(max_num_batched_tokens=10)
+    loop = Loop(
+        DefaultScheduler(limits, FirstComeFirstServed()),
+        FakeDevice(limits.block_size),
+        overlap=False,
+    )
+    loop.scheduler.add(make_request("one", list(range(11)), 1))
+    loop.drain()
+    assert loop.scheduler.stats().prompt_tokens == 11
