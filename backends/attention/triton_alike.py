@@ -30,8 +30,5 @@ class TritonAlike(TritonPaged):
 
     def prepare(self, batch: AttentionBatch) -> Step:
         batch = replace(batch, num_decodes=0)
-        plans = [
-            plan_prefill(batch, layout, self.kv_dtype, self.block_size, alike=True)
-            for layout in self._layouts
-        ]
+        plans = [plan_prefill(batch, layout, self.kv_dtype, alike=True) for layout in self._layouts]
         return Step(batch, None, plans)

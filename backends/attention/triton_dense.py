@@ -7,30 +7,32 @@ from dataclasses import dataclass
 import torch
 
 from ...core.contracts.attention import AttentionBatch
+from ..kernels.gather import gather_tokens
 
 __all__ = ("DenseRow", "attend_dense", "dense_rows")
 
 DENSE_STEP = 1024
-"""Rows of a multiple of so many queries, behind a multiple of so many cached, are attended here.
+"""Lengths are rounded up to multiples of it: cuDNN plans anew for every length it meets.
 
 Measured on an H200, bf16, 32 heads of 128: 628 TFLOP/s on a prompt of 16,384 tokens and 653 on
-8,192 behind as many, where the paged kernel has 413 and 409. But cuDNN plans anew for every length
-it meets, so that only chunks of round lengths, as a scheduler cuts them, are worth it."""
+8,192 behind as many, where the paged kernel has 413 and 409."""
+_FEWEST_STEPS = 4
+"""Rows of fewer keys stay with the paged kernel: too much of them would be padding."""
 _WIDEST_HEAD = 128
 
 
 @dataclass(slots=True)
 class DenseRow:
-    """A row of queries: tokens [begin, end) of the step, behind ``cached`` tokens in ``blocks``."""
+    """A row of queries: tokens [begin, end) of the step, the last of ``length`` in ``blocks``."""
 
     begin: int
     end: int
-    cached: int
-    blocks: torch.Tensor | None
+    length: int
+    blocks: torch.Tensor
 
 
 def dense_rows(
-    batch: AttentionBatch, *, window: int, head_dim: int, kv_dtype: torch.dtype, block_size: int
+    batch: AttentionBatch, *, window: int, head_dim: int, kv_dtype: torch.dtype
 ) -> dict[int, DenseRow]:
     """Rows that are attended here, by their number in the batch.
 
@@ -43,10 +45,9 @@ def dense_rows(
     for row, (count, length) in enumerate(
         zip(batch.query_lengths, batch.host_lengths, strict=True)
     ):
-        cached = length - count
-        if count % DENSE_STEP == 0 and cached % DENSE_STEP == 0:
-            blocks = batch.block_tables[row, : -(-cached // block_size)] if cached else None
-            rows[row] = DenseRow(begin, begin + count, cached, blocks)
+        # With more padding than a quarter of the queries, the paged kernel is as fast.
+        if length >= _FEWEST_STEPS * DENSE_STEP and 4 * count >= 3 * _rounded(count):
+            rows[row] = DenseRow(begin, begin + count, length, batch.block_tables[row])
         begin += count
     return rows
 
@@ -55,42 +56,52 @@ def attend_dense(
     row: DenseRow,
     out: torch.Tensor,
     q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     scale: float,
 ) -> None:
     """Fill the row's part of out.
 
-    The row sees its cached tokens, all of them, and its own up to each query's: two attentions,
-    whose results are weighed by their sums of exponentials.
+    The keys are cut at the last multiple of DENSE_STEP that all queries see. Everything before is
+    seen by all of them; from there on queries and keys make a triangle, with room before the first
+    query for keys that are older. The two attentions are weighed by their sums of exponentials.
 
     Args:
         row: which.
         out: [T, heads * head_dim].
-        q: [T, heads, head_dim], rotated, as k is.
-        k: [T, kv heads, head_dim].
-        v: like k.
-        keys: the layer's cache, [blocks, kv heads, block size, head_dim].
+        q: [T, heads, head_dim], rotated.
+        keys: the layer's cache, [blocks, kv heads, block size, head_dim], with this step's tokens.
         values: like keys.
         scale: of products.
     """
-    to = out[row.begin : row.end].view(row.end - row.begin, *q.shape[1:])
-    q, k, v = (x[row.begin : row.end].transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    own, own_lse = _attention(q, k, v, scale, causal=True)
-    if row.blocks is None:
+    count = row.end - row.begin
+    cut = (row.length - count) // DENSE_STEP * DENSE_STEP
+    older = row.length - count - cut
+    size = _rounded(older + count)
+    dense = gather_tokens(keys, values, row.blocks, row.length, cut + size, q.dtype)
+    k, v = (x.transpose(0, 1).unsqueeze(0) for x in dense)
+    to = out[row.begin : row.end].view(count, *q.shape[1:])
+    q = q[row.begin : row.end]
+    triangle = _padded(q, older, size)
+    own, own_lse = _attention(triangle, k[:, :, cut:], v[:, :, cut:], scale, causal=True)
+    own, own_lse = own[older : older + count], own_lse[older : older + count]
+    if not cut:
         to.copy_(own)
         return
-    cached = row.blocks, row.cached
-    k, v = _gather(keys, *cached).to(q.dtype), _gather(values, *cached).to(q.dtype)
-    found, lse = _attention(q, k, v, scale, causal=False)
-    torch.lerp(own, found, torch.sigmoid(lse - own_lse).to(own.dtype), out=to)
+    whole = _padded(q, 0, _rounded(count))
+    found, lse = _attention(whole, k[:, :, :cut], v[:, :, :cut], scale, causal=False)
+    torch.lerp(own, found[:count], torch.sigmoid(lse[:count] - own_lse).to(own.dtype), out=to)
 
 
-def _gather(cache: torch.Tensor, blocks: torch.Tensor, count: int) -> torch.Tensor:
-    """The first ``count`` tokens of a block table: [1, kv heads, count, head_dim]."""
-    return cache[blocks].transpose(0, 1).flatten(1, 2)[None, :, :count]
+def _rounded(length: int) -> int:
+    return -(-length // DENSE_STEP) * DENSE_STEP
+
+
+def _padded(q: torch.Tensor, before: int, size: int) -> torch.Tensor:
+    """[n, heads, d] as the rows from ``before`` on of [1, heads, size, d], zeros around them."""
+    padded = q.new_zeros(size, *q.shape[1:])
+    padded[before : before + len(q)] = q
+    return padded.transpose(0, 1).unsqueeze(0)
 
 
 def _attention(

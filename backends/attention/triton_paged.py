@@ -154,10 +154,7 @@ class TritonPaged(AttentionBackend):
                 for layout in self._layouts
             ]
         if batch.num_decodes < len(batch.query_lengths):
-            prefill = [
-                plan_prefill(batch, layout, self.kv_dtype, self.block_size)
-                for layout in self._layouts
-            ]
+            prefill = [plan_prefill(batch, layout, self.kv_dtype) for layout in self._layouts]
         return Step(batch, decode, prefill)
 
     def attend(
@@ -291,7 +288,7 @@ def _prefill(
         **layer.write,
     )
     for row in plan.dense:
-        attend_dense(row, out, q, k, v, layer.keys, layer.values, spec.scale)
+        attend_dense(row, out, q, layer.keys, layer.values, spec.scale)
     if not plan.grid[1]:
         return
     launch(

@@ -223,7 +223,6 @@ def plan_prefill(
     batch: AttentionBatch,
     layout: Layout,
     kv_dtype: torch.dtype,
-    block_size: int,
     *,
     alike: bool = False,
 ) -> PrefillPlan:
@@ -233,7 +232,6 @@ def plan_prefill(
         batch: of the step.
         layout: of the layers.
         kv_dtype: of the cache.
-        block_size: tokens a block.
         alike: every row in tiles of one kind, so that its bits do not depend on the others.
     """
     dense: dict[int, DenseRow] = {}
@@ -243,7 +241,6 @@ def plan_prefill(
             window=layout.window,
             head_dim=layout.head_dim,
             kv_dtype=kv_dtype,
-            block_size=block_size,
         )
     rows = np.array(
         [row for row in range(batch.num_decodes, len(batch.query_lengths)) if row not in dense],

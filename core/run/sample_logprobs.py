@@ -8,6 +8,9 @@ from ..step import TokenLogprobs
 
 __all__ = ("PendingLogprobs", "prompt_logprobs")
 
+_ALIGNED = 8
+"""Elements; rows of a multiple of it begin at multiples of 32 bytes."""
+
 
 def prompt_logprobs(logits: torch.Tensor, targets: torch.Tensor, most: int) -> PendingLogprobs:
     """How likely the model found the tokens that did follow.
@@ -32,12 +35,14 @@ class PendingLogprobs:
     def __init__(self, logits: torch.Tensor, targets: torch.Tensor, most: list[int]) -> None:
         self._most = most
         logits = logits.float()
-        normaliser = logits.logsumexp(dim=-1, keepdim=True)
-        chosen = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1))
+        ids = targets.unsqueeze(-1)
+        chosen = logits.gather(-1, ids.clamp(min=0))
         ranks = (logits > chosen).sum(dim=-1, keepdim=True) + 1
         top = logits.topk(min(max(most, default=0), logits.shape[-1]), dim=-1)
-        self._ids = _to_host(torch.cat((targets.unsqueeze(-1), ranks, top.indices), dim=-1))
-        self._values = _to_host(torch.cat((chosen, top.values), dim=-1) - normaliser)
+        self._ids = _to_host(torch.cat((ids, ranks, top.indices), dim=-1))
+        scores = _log_softmax(logits)
+        reported = torch.cat((ids.clamp(min=0), top.indices), dim=-1)
+        self._values = _to_host(scores.gather(-1, reported))
 
     def read(self) -> list[TokenLogprobs | None]:
         """An entry a row, None where there was no token.
@@ -51,6 +56,18 @@ class PendingLogprobs:
             else None
             for (token, rank, *top_ids), (logprob, *top_logprobs), count in rows
         ]
+
+
+def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    """[K, V] -> [K, V or a little more], a row's bits the same in any batch.
+
+    On a GPU a sum, as in ``logsumexp``, is cut by how many rows there are; a softmax takes one row
+    at a time, in an order that depends on the row's alignment alone.
+    """
+    padding = -logits.shape[-1] % _ALIGNED
+    if padding:
+        logits = torch.nn.functional.pad(logits, (0, padding), value=float("-inf"))
+    return logits.log_softmax(-1)
 
 
 def _to_host(values: torch.Tensor) -> torch.Tensor:

@@ -27,11 +27,11 @@ __all__ = ("DefaultScheduler",)
 # Share of the pool kept free when admitting beside running sequences, so that they can grow a
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
-# Beside sequences that decode, prompts get this share of a step's tokens, or this many if that is
-# more: everybody who decodes waits for the whole step, and a quarter is long enough for the
-# device's arithmetic to be the limit.
-_BESIDE_DECODES = 4
-_BESIDE_DECODES_LEAST = 512
+# Beside sequences that decode, prompts fill a step up to a multiple of this part of the budget, and
+# are given no fewer tokens than this: everybody who decodes waits for the whole step, and the
+# device's products are at their best over round numbers of tokens.
+_PARTS_OF_BUDGET = 8
+_FEWEST_PROMPT_TOKENS = 512
 
 
 class DefaultScheduler(Scheduler):
@@ -225,10 +225,12 @@ class DefaultScheduler(Scheduler):
 
     def _prompt_budget(self, budget: int) -> int:
         """Tokens of a step that may be of prompts."""
-        decoding = any(seq.num_known - seq.num_computed == 1 for seq in self._roster.running)
+        running = self._roster.running
+        decoding = sum(seq.num_known - seq.num_computed == 1 for seq in running)
         if not decoding or not self.settings.chunked_prefill:
             return budget
-        return min(budget, max(budget // _BESIDE_DECODES, _BESIDE_DECODES_LEAST))
+        part = max(1, budget // _PARTS_OF_BUDGET)
+        return min(budget, -(-(decoding + _FEWEST_PROMPT_TOKENS) // part) * part - decoding)
 
     def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]]) -> bool:
         """Plan the next token of a sequence that lacks only that, in a block it has.

@@ -99,7 +99,7 @@ def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_dense, "DENSE_STEP", 100)
     for width in (64, 128):
         spec = _spec(8, 2, width)
-        rows = ((1, 900), (17, 700), (300, 300), (400, 1500), (1000, 1001))
+        rows = ((1, 900), (17, 700), (300, 400), (390, 1533), (1000, 1001), (85, 777))
         kinds = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16}
         check_step(AttentionCase(spec, rows, **kinds), "cuda")
 

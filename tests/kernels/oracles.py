@@ -60,7 +60,12 @@ def product(
 
 
 def assert_close(
-    got: torch.Tensor, expected: torch.Tensor, *, steps: float = 1.0, accumulated: float = 1e-5
+    got: torch.Tensor,
+    expected: torch.Tensor,
+    *,
+    steps: float = 1.0,
+    accumulated: float = 1e-5,
+    size: torch.Tensor | None = None,
 ) -> None:
     """Every element within ``steps`` rounding steps of its dtype, and an accumulation's error.
 
@@ -69,10 +74,12 @@ def assert_close(
         expected: float64.
         steps: of the dtype, relative to each element.
         accumulated: absolute error, relative to the root mean square of all.
+        size: of what was rounded on the way to each element; None for the elements' own.
     """
     assert got.shape == expected.shape
     scale = expected.square().mean().sqrt()
-    bound = steps * _STEP[got.dtype] * expected.abs() + accumulated * scale
+    size = expected.abs() if size is None else size
+    bound = steps * _STEP[got.dtype] * size + accumulated * scale
     error = (got.double() - expected).abs()
     worst = (error / bound).nan_to_num(nan=float("inf")).max()
     assert worst <= 1, f"{worst:.3g} times the allowed error"

@@ -7,6 +7,7 @@ import torch
 
 from quire.backends.attention import triton_paged
 from quire.backends.attention.triton_paged import TritonPaged
+from quire.backends.kernels.gather import gather_tokens
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling
 
@@ -82,6 +83,16 @@ def test_resources(
             assert "cp.async" in kernel.ptx
         if kernel.name == "paged_prefill" and kv_dtype is not torch.float32:
             assert kernel.has_wgmma == (capability == 90)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float16])
+def test_gathering(capability: int, kv_dtype: torch.dtype) -> None:
+    cache = torch.empty(2, 10, 8, 16, 80, dtype=kv_dtype, device="meta")
+    blocks = torch.empty(10, dtype=torch.int32, device="meta")
+    with compiling(capability) as kernels:
+        gather_tokens(*cache.unbind(0), blocks, 100, 128, torch.bfloat16)
+    assert [kernel.stack for kernel in kernels] == [0]
 
 
 def test_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
