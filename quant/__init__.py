@@ -14,5 +14,9 @@ def quire_manifest() -> Manifest:
         name="quant",
         version=__version__,
         contracts={"quant": VERSIONS["quant"]},
-        provides=(Provision("quant", "none", "quire.quant.unquantized:Unquantized"),),
+        provides=(
+            Provision("quant", "none", "quire.quant.unquantized:Unquantized"),
+            Provision("quant", "awq", "quire.quant.awq:AWQ"),
+            Provision("quant", "gptq", "quire.quant.gptq:GPTQ"),
+        ),
     )
