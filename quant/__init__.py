@@ -18,5 +18,12 @@ def quire_manifest() -> Manifest:
             Provision("quant", "none", "quire.quant.unquantized:Unquantized"),
             Provision("quant", "awq", "quire.quant.awq:AWQ"),
             Provision("quant", "gptq", "quire.quant.gptq:GPTQ"),
+            Provision("quant", "fp8", "quire.quant.fp8:Float8"),
+            Provision("quant", "int8", "quire.quant.int8:Int8"),
+            Provision(
+                "quant",
+                "compressed-tensors",
+                "quire.quant.compressed_tensors:CompressedTensors",
+            ),
         ),
     )

@@ -10,11 +10,11 @@ import torch
 from ..core.contracts.platform import Platform
 from ..core.errors import CheckpointError
 from ..core.layers.fields import Fields
-from .format import FLOATS, Field, Format, Held
-from .grouped import group_of, made_up, read_group_size, unless_middle
-from .method import StoredMethod
-from .names import is_listed
 from .packing import unpack
+from .stored.format import FLOATS, Field, Format, Held
+from .stored.grouped import group_of, made_up, read_group_size, unless_middle
+from .stored.method import StoredMethod
+from .stored.names import is_listed
 from .weights import GroupedWeight
 
 __all__ = ("AWQ", "GEMM_ORDER")

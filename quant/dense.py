@@ -29,7 +29,9 @@ def dense_float8(
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         values, scales = float8_rounded(x, block, scale)
-        return product(_scaled(values, scales, dtype))
+        if block is not None:
+            scales = scales.repeat_interleave(block, 1)[:, : x.shape[1]]
+        return product((values * scales).to(dtype))
 
     return ComposedProduct(multiply)
 
@@ -49,9 +51,3 @@ def dense_int8(
 
 def _dense(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
     return dequantize(weight, torch.float32).to(dtype)
-
-
-def _scaled(values: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    columns = values.shape[1]
-    width = -(-columns // scales.shape[1])
-    return (values * scales.repeat_interleave(width, 1)[:, :columns]).to(dtype)

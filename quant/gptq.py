@@ -12,11 +12,11 @@ import torch
 from ..core.contracts.platform import Platform
 from ..core.errors import CheckpointError
 from ..core.layers.fields import Fields
-from .format import FLOATS, Field, Format, Held
-from .grouped import group_of, made_up, order_of_groups, read_group_size, unless_middle
-from .method import StoredMethod
-from .names import compiled
 from .packing import WIDTHS, unpack, words_for
+from .stored.format import FLOATS, Field, Format, Held
+from .stored.grouped import group_of, made_up, order_of_groups, read_group_size, unless_middle
+from .stored.method import StoredMethod
+from .stored.names import compiled
 from .weights import GroupedWeight
 
 __all__ = ("GPTQ", "GPTQFormat")

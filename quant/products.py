@@ -12,7 +12,7 @@ from .cpu.float8 import float8_on_cpu
 from .cpu.grouped import grouped_on_cpu
 from .cpu.int8 import int8_on_cpu
 from .dense import dense_float8, dense_grouped, dense_int8
-from .format import Held
+from .stored.format import Held
 from .weights import Float8Weight, GroupedWeight, Int8Weight
 
 __all__ = ("float8_product", "grouped_product", "int8_product", "product_of")

@@ -90,7 +90,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def attention_layers(self) -> list[AttentionSpec]:
-        """One spec a layer that calls ``attend``, by layer index."""
+        """One spec a layer that calls ``attend``, by layer index; asked for once weights are in."""
 
     @abstractmethod
     def holders(self) -> list[TensorHolder]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..weights import Float8Weight, GroupedWeight, Int8Weight
 from .format import Held
-from .weights import Float8Weight, GroupedWeight, Int8Weight
 
 __all__ = ("neighbours",)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..core.errors import CheckpointError
-from ..core.layers.fields import Fields
-from ..core.layers.parameter import DUMMY_SCALE
-from .weights import GroupedWeight
+from ...core.errors import CheckpointError
+from ...core.layers.fields import Fields
+from ...core.layers.parameter import DUMMY_SCALE
+from ..weights import GroupedWeight
 
 __all__ = (
     "GROUP_SIZES",

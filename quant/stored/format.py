@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.errors import CheckpointError
-from ..core.layers.parameter import DUMMY_SCALE
-from .weights import Weight
+from ...core.errors import CheckpointError
+from ...core.layers.parameter import DUMMY_SCALE
+from ..weights import Weight
 
 __all__ = ("FLOATS", "Field", "Format", "Held", "Plain")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..core.errors import CheckpointError
+from ...core.errors import CheckpointError
 
 __all__ = ("compiled", "is_listed")
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from ..core.contracts.platform import Gate, Norm, Platform, Product
-from ..core.contracts.quant import LinearSpec, LinearWeights
-from ..core.layers.linear import ComposedProduct
+from ...core.contracts.platform import Gate, Norm, Platform, Product
+from ...core.contracts.quant import LinearSpec, LinearWeights
+from ...core.layers.linear import ComposedProduct
+from ..products import product_of
 from .format import FLOATS, Field, Format, Held
 from .joining import neighbours
-from .products import product_of
 
 __all__ = ("StoredLinear",)
 

@@ -7,20 +7,25 @@ from typing import Any
 
 import torch
 
-from ..core.contracts.capabilities import Capabilities
-from ..core.contracts.quant import LinearSpec, LinearWeights, QuantMethod
-from ..core.errors import CheckpointError
+from ...core.contracts.capabilities import Capabilities
+from ...core.contracts.quant import LinearSpec, LinearWeights, QuantMethod
+from ...core.errors import CheckpointError
+from ..unquantized import DenseLinear
 from .format import Format, Plain
 from .linear import StoredLinear
-from .unquantized import DenseLinear
 
-__all__ = ("StoredMethod",)
+__all__ = ("QUANTIZES", "READS", "StoredMethod")
+
+READS = Capabilities(features=frozenset({"graphs", "overlap", "speculation"}))
+"""Of a method that reads quantized checkpoints."""
+QUANTIZES = Capabilities(features=READS.features | {"quantizes"})
+"""Of one that takes plain checkpoints as well."""
 
 
 class StoredMethod(QuantMethod):
     """A method that knows each layer's format by its name."""
 
-    capabilities = Capabilities(features=frozenset({"graphs", "overlap", "speculation"}))
+    capabilities = READS
 
     @abstractmethod
     def format(self, name: str) -> Format | None:
