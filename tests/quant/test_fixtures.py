@@ -22,8 +22,8 @@ LENGTHS = (1, 7, 33, 80)
 TOLERANCE = {"float32": 2e-3, "bfloat16": 4e-2}
 """Of log-probabilities, by norm."""
 NEAR, NEAR_ROUNDED = 1e-3, 0.05
-"""Logits that close are equal. Where activations are rounded to eight bits, those at the edge between
-two values may fall to either side."""
+"""Logits that close are equal. Where activations are rounded to eight bits, those at the edge
+between two values may fall to either side."""
 
 
 def prompts() -> list[list[int]]:
