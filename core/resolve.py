@@ -131,7 +131,13 @@ def _choose_quantization(config: Config, registry: Registry, source: Source, dra
             f"model.quantization is {method!r} and the checkpoint was quantized by {stored!r}; "
             "leave the setting out"
         )
-    registry.get("quant", method)
+    chosen = registry.get("quant", method)
+    if stored is None and method != "none" and "quantizes" not in chosen.capabilities.features:
+        raise ConfigError(
+            f"model.quantization is {method!r}, which reads checkpoints that it was made for, and "
+            f"this one is not quantized; `quire quantize --method {method}` makes one, and "
+            "fp8 and int8 quantize while loading"
+        )
 
 
 def _choose_executor(config: Config, registry: Registry, draft: _Draft) -> None:
@@ -153,10 +159,18 @@ def _choose_attention(
 ) -> None:
     values = draft.values
     dtype = values["model"]["dtype"]
+    auto = config.attention.backend == "auto"
+    names = platform.defaults().attention if auto else (config.attention.backend,)
     kv_dtype = config.cache.kv_dtype
     if kv_dtype == "auto":
-        kv_dtype = dtype
-        draft.set("cache.kv_dtype", dtype, "the model's dtype")
+        kv_dtype, reason = dtype, "the model's dtype"
+        if source.quantizes_kv():
+            missing = registry.get("attention", names[0]).capabilities.missing(kv_dtype="fp8")
+            if missing is None:
+                kv_dtype, reason = "fp8", "what the checkpoint was made for"
+            else:
+                reason = f"the model's dtype; the checkpoint's fp8 needs more than {names[0]}"
+        draft.set("cache.kv_dtype", kv_dtype, reason)
     wanted = {
         "device": platform.device_type,
         "dtype": dtype,
@@ -165,8 +179,6 @@ def _choose_attention(
         "features": ("deterministic",) if config.model.deterministic else (),
     }
     refused: list[str] = []
-    auto = config.attention.backend == "auto"
-    names = platform.defaults().attention if auto else (config.attention.backend,)
     for name in names:
         backend = registry.get("attention", name)
         missing = backend.capabilities.missing(**wanted)

@@ -112,6 +112,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             )
         return method
 
+    def quantizes_kv(self) -> bool:
+        """Whether the weights were made for keys and values in 8-bit floats."""
+        described = self.config.get("quantization_config")
+        return isinstance(described, dict) and described.get("kv_cache_scheme") is not None
+
     def head_size(self) -> int:
         """Width of an attention head.
 

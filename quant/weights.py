@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ("Float8Weight", "GroupedWeight", "Int8Weight")
+__all__ = ("Float8Weight", "GroupedWeight", "Int8Weight", "Weight")
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,7 @@ class Int8Weight:
 
     values: torch.Tensor
     scales: torch.Tensor
+
+
+Weight = GroupedWeight | Float8Weight | Int8Weight
+"""Of any format."""

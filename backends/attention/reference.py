@@ -14,6 +14,7 @@ from ...core.contracts.capabilities import Capabilities
 
 __all__ = ("Reference",)
 
+_FLOAT8_MAX = 448.0
 _MAX_SCORES = 2**24
 """Most scores held at once, 64 MiB of float32; longer prompts are taken in pieces."""
 
@@ -39,7 +40,7 @@ class Reference(AttentionBackend):
 
     capabilities = Capabilities(
         dtypes=frozenset({"float32", "bfloat16", "float16"}),
-        kv_dtypes=frozenset({"float32", "bfloat16", "float16"}),
+        kv_dtypes=frozenset({"float32", "bfloat16", "float16", "fp8"}),
         features=frozenset({"sliding_window", "soft_cap", "overlap", "speculation"}),
     )
 
@@ -91,17 +92,29 @@ class Reference(AttentionBackend):
             rotation.apply(q, k)
         spec = self.layers[layer]
         keys, values = self._caches[layer]
-        keys[prepared.write_slots] = k.to(self.kv_dtype)
-        values[prepared.write_slots] = v.to(self.kv_dtype)
+        k_scale, v_scale = self._scales(spec)
+        keys[prepared.write_slots] = self._stored(k, k_scale)
+        values[prepared.write_slots] = self._stored(v, v_scale)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         for row in prepared.rows:
-            row_keys, row_values = keys[row.slots].float(), values[row.slots].float()
+            row_keys = keys[row.slots].float() * k_scale
+            row_values = values[row.slots].float() * v_scale
             step = max(1, _MAX_SCORES // (spec.num_heads * len(row.slots)))
             for begin in range(row.begin, row.end, step):
                 end = min(begin + step, row.end)
                 first = row.position + begin - row.begin
                 out[begin:end] = _attend(q[begin:end], row_keys, row_values, first, spec)
         return out.flatten(1)
+
+    def _scales(self, spec: AttentionSpec) -> tuple[float, float]:
+        scaled = self.kv_dtype is torch.float8_e4m3fn
+        return (spec.k_scale, spec.v_scale) if scaled else (1.0, 1.0)
+
+    def _stored(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        if self.kv_dtype is not torch.float8_e4m3fn:
+            return x.to(self.kv_dtype)
+        # Beyond the greatest value torch's conversion makes NaN.
+        return (x.float() / scale).clamp_(-_FLOAT8_MAX, _FLOAT8_MAX).to(self.kv_dtype)
 
 
 def _attend(

@@ -54,7 +54,8 @@ class _Layer:
         self.spec = spec
         self.layout = layout
         self.keys = self.values = torch.empty(0)
-        self.k_scale = self.v_scale = 1.0
+        scaled = kv_dtype is torch.float8_e4m3fn
+        self.k_scale, self.v_scale = (spec.k_scale, spec.v_scale) if scaled else (1.0, 1.0)
         width = max(16, triton.next_power_of_2(spec.head_dim))
         group = spec.num_heads // spec.num_kv_heads
         shape = {
@@ -132,10 +133,6 @@ class TritonPaged(AttentionBackend):
             shape = (2, num_blocks, spec.num_kv_heads, self.block_size, spec.head_dim)
             cache = torch.zeros(shape, dtype=self.kv_dtype, device=self.device)
             layer.keys, layer.values = cache.unbind(0)
-
-    def set_scales(self, layer: int, k_scale: float, v_scale: float) -> None:
-        """What a layer's cached keys and values are multiplied by when read; 1 until set."""
-        self._layers[layer].k_scale, self._layers[layer].v_scale = k_scale, v_scale
 
     def graph_key(self, num_rows: int, longest: int, *, shares_prefixes: bool = False) -> Hashable:
         return tuple(

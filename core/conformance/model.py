@@ -74,7 +74,9 @@ def check_architecture(
         ConformanceError: naming the first broken promise.
     """
     model = architecture.build(config, context)
-    names = Counter(name for holder in model.holders() for name in holder.names())
+    names = Counter(
+        name for holder in model.holders() for name in holder.names() | holder.optional()
+    )
     shared = [name for name, count in names.items() if count > 1]
     require(not shared, f"{shared[:1]} belongs to several holders")
     ignored = [name for name in names if model.ignores(name)]

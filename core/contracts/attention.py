@@ -33,6 +33,9 @@ class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
         scale: multiplies query-key products.
         window: positions a query sees, itself included; None for all before it.
         soft_cap: logits become soft_cap * tanh(logits / soft_cap); None for none.
+        k_scale: what keys in a cache of 8-bit floats are multiplied by when read; no cache of
+            another dtype scales.
+        v_scale: likewise for values.
     """
 
     num_heads: int
@@ -41,6 +44,8 @@ class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
     scale: float
     window: int | None = None
     soft_cap: float | None = None
+    k_scale: float = 1.0
+    v_scale: float = 1.0
 
 
 @dataclass(slots=True)

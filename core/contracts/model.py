@@ -65,6 +65,8 @@ class TensorHolder(Protocol):
 
     def names(self) -> set[str]: ...
 
+    def optional(self) -> set[str]: ...
+
     def load(self, name: str, tensor: torch.Tensor) -> None: ...
 
     def make_up(self, generator: torch.Generator) -> None: ...
@@ -88,7 +90,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def attention_layers(self) -> list[AttentionSpec]:
-        """One spec a layer that calls ``attend``, by layer index."""
+        """One spec a layer that calls ``attend``, by layer index; asked for once weights are in."""
 
     @abstractmethod
     def holders(self) -> list[TensorHolder]:

@@ -49,9 +49,13 @@ class LinearWeights(ABC):
     def names(self) -> set[str]:
         """Full checkpoint names of every tensor that must arrive, such as ``a.q_proj.weight``."""
 
+    def optional(self) -> set[str]:
+        """Full checkpoint names of tensors that are taken where a checkpoint has them."""
+        return set()
+
     @abstractmethod
     def load(self, name: str, tensor: torch.Tensor) -> None:
-        """Take one tensor of ``names``.
+        """Take one tensor of ``names`` or ``optional``.
 
         Raises:
             CheckpointError: on a shape or dtype that does not fit, naming the tensor.

@@ -8,6 +8,7 @@ import torch
 from ..contracts.attention import AttentionSpec, Rotation
 from ..contracts.model import Attend, BuildContext, TensorHolder
 from ..contracts.platform import Norm
+from .kv_scales import KVScales
 from .linear import make_linear
 from .norm import RMSNorm
 
@@ -70,13 +71,22 @@ class AttentionBlock:
                 RMSNorm(f"{name}.q_norm", head_dim, parts.head_norm_eps, context),
                 RMSNorm(f"{name}.k_norm", head_dim, parts.head_norm_eps, context),
             )
+        self._spec = spec
+        self._scales = KVScales(name)
         self._index = index
         self._parts = [heads, kv_heads, kv_heads]
         self._view = (-1, heads + 2 * kv_heads, head_dim)
 
+    @property
+    def spec(self) -> AttentionSpec:
+        """Geometry, with the scales of keys and values once they are loaded."""
+        return msgspec.structs.replace(
+            self._spec, k_scale=self._scales.k_scale, v_scale=self._scales.v_scale
+        )
+
     def holders(self) -> list[TensorHolder]:
-        """Projections and norms."""
-        return [self._qkv, self._output, *(self._norms or ())]
+        """Projections, norms and scales."""
+        return [self._qkv, self._output, self._scales, *(self._norms or ())]
 
     def __call__(
         self,

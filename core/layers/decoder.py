@@ -187,7 +187,7 @@ class Decoder(Architecture):
         return cls(cls.read(Fields(config)), context)
 
     def attention_layers(self) -> list[AttentionSpec]:
-        return [self.spec.attention(index) for index in range(self.spec.num_layers)]
+        return [layer.attention.spec for layer in self._layers]
 
     def holders(self) -> list[TensorHolder]:
         held: list[TensorHolder] = [self._embedding]

@@ -28,6 +28,10 @@ class Fields:
         self._values = values
         self._where = where
 
+    def names(self) -> list[str]:
+        """Every key."""
+        return list(self._values)
+
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
         return self._values.get(key) is not None
@@ -70,9 +74,20 @@ class Fields:
             raise self.misfit(key, f"must be one of {', '.join(options)}")
         return str(value)
 
-    def strings(self, key: str) -> list[str]:
+    def string(self, key: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._values.get(key)
+        if value is None:
+            value = default
+        if not isinstance(value, str):
+            raise self.misfit(key, "must be a string")
+        return value
+
+    def strings(self, key: str, default: list[str] | None = None) -> list[str]:
         """A list of strings."""
         value = self._values.get(key)
+        if value is None:
+            value = default
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.misfit(key, "must be a list of strings")
         return value

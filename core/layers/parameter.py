@@ -60,6 +60,10 @@ class Parameter:
         """The one name."""
         return {self.name}
 
+    def optional(self) -> set[str]:
+        """None."""
+        return set()
+
     def load(self, name: str, tensor: torch.Tensor) -> None:
         """Take the tensor; see ``fill`` for what is refused."""
         fill(self.data, name, tensor)

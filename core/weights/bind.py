@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 import torch
 
@@ -16,6 +16,7 @@ def bind(
     stream: Iterable[tuple[str, torch.Tensor]],
     holders: Iterable[TensorHolder],
     ignores: Callable[[str], bool],
+    present: Set[str] = frozenset(),
 ) -> None:
     """Hand every tensor to its holder, and finish each holder once it has all of its own.
 
@@ -25,6 +26,7 @@ def bind(
         stream: of names and tensors.
         holders: with pairwise different names.
         ignores: whether a tensor may go to nobody.
+        present: names that will come, as far as holders may take or do without them.
 
     Raises:
         CheckpointError: for a tensor that nobody takes or takes twice, and for one that never
@@ -34,7 +36,7 @@ def bind(
     waiting: dict[str, TensorHolder] = {}
     missing: dict[int, set[str]] = {}
     for holder in holders:
-        missing[id(holder)] = names = set(holder.names())
+        missing[id(holder)] = names = holder.names() | (holder.optional() & present)
         for name in names:
             if name in waiting:
                 raise ValueError(f"two holders ask for {name}")

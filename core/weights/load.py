@@ -7,7 +7,7 @@ import torch
 from ..contracts.model import Architecture
 from ..source import Source
 from .bind import bind
-from .stream import Progress, stream_tensors
+from .stream import Progress, stream_tensors, tensor_names
 
 __all__ = ("dummy_weights", "load_weights")
 
@@ -26,9 +26,10 @@ def load_weights(
         CheckpointError: for files that are missing or broken, and tensors that are missing, left
             over or of the wrong shape.
     """
+    present = tensor_names(source.folder)
     stream = stream_tensors(source.folder, progress)
     with torch.inference_mode():
-        bind(stream, architecture.holders(), architecture.ignores)
+        bind(stream, architecture.holders(), architecture.ignores, present)
 
 
 def dummy_weights(architecture: Architecture, device: torch.device, seed: int) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 
-__all__ = ("Progress", "stream_tensors")
+__all__ = ("Progress", "stream_tensors", "tensor_names")
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total)."""
@@ -63,6 +63,16 @@ def stream_tensors(
         raise CheckpointError(
             f"{folder / _INDEX} lists {absent[0]}{_more(absent)}, which no shard holds"
         )
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """The names that ``stream_tensors`` will give.
+
+    Raises:
+        CheckpointError: for missing, truncated or malformed files, naming them.
+    """
+    files, indexed = _files(folder)
+    return indexed.union(*(_names(path) for path in files))
 
 
 def _files(folder: Path) -> tuple[list[Path], set[str]]:
@@ -112,6 +122,16 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
+def _names(path: Path) -> list[str]:
+    _check_header(path, path.stat().st_size)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names: list[str] = file.keys()
+            return names
+    except (SafetensorError, OSError) as error:
+        raise _not_whole(path, error) from error
+
+
 def _read(path: Path, size: int) -> Iterator[tuple[str, torch.Tensor]]:
     _check_header(path, size)
     try:
@@ -120,9 +140,11 @@ def _read(path: Path, size: int) -> Iterator[tuple[str, torch.Tensor]]:
             for name in names:
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); fetch it again"
-        ) from error
+        raise _not_whole(path, error) from error
+
+
+def _not_whole(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is not a whole safetensors file ({error}); fetch it again")
 
 
 def _check_header(path: Path, size: int) -> None:

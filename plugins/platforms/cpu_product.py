@@ -18,14 +18,14 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from ...quant.cpu.rows import in_proven_pieces, next_sizes, steady_sizes, zeros
+
 __all__ = ("make_product",)
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 _BLOCK = 120
 """Rows that FBGEMM takes at a time; how it divides them depends on their number modulo this."""
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Numbers of rows tried with oneDNN; more rows are taken in pieces."""
 
 
 def make_product(
@@ -39,7 +39,7 @@ def make_product(
         fast_bfloat16: whether the processor multiplies bfloat16 natively.
     """
     if weight.dtype is torch.bfloat16 and fast_bfloat16 and _packing_works(torch.bfloat16):
-        return _in_proven_pieces(_packed(weight, bias), weight)
+        return in_proven_pieces(_packed(weight, bias), weight.shape[1], weight.dtype)
     if weight.dtype not in (torch.float32, torch.bfloat16):
         return _plain(weight, bias)
     whole = weight.float()
@@ -87,55 +87,16 @@ def _half(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """By FBGEMM, on weights held as float16 and multiplied as float32: half the bytes to read."""
     kernel = _half_kernel(weight, bias)
     sizes = _half_sizes()
-    zeros = weight.new_zeros(_BLOCK, weight.shape[1])
+    filling = zeros(weight.shape[1], weight.dtype)
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         rows = len(x)
         missing = sizes[rows % _BLOCK] - rows % _BLOCK
         if missing == 0:
             return kernel(x)
-        return kernel(torch.cat((x, zeros[:missing])))[:rows]
+        return kernel(torch.cat((x, filling[:missing])))[:rows]
 
     return multiply
-
-
-def _in_proven_pieces(kernel: Product, weight: torch.Tensor) -> Product:
-    """The kernel, run with the numbers of rows that it was seen to be steady for."""
-    steady = _steady_sizes(kernel, weight, _SIZES)
-    if not steady:
-        return kernel
-    table = _next_sizes(steady, _SIZES[-1])
-    zeros = weight.new_zeros(_SIZES[-1], weight.shape[1])
-
-    def piece(x: torch.Tensor) -> torch.Tensor:
-        rows = len(x)
-        missing = table[rows] - rows
-        return kernel(torch.cat((x, zeros[:missing])))[:rows] if missing else kernel(x)
-
-    def multiply(x: torch.Tensor) -> torch.Tensor:
-        if len(x) <= _SIZES[-1]:
-            return piece(x)
-        return torch.cat([piece(part) for part in torch.split(x, _SIZES[-1])])
-
-    return multiply
-
-
-def _steady_sizes(kernel: Product, weight: torch.Tensor, sizes: Iterable[int]) -> list[int]:
-    """The numbers of rows that give each row the bits that the last of them gives every row."""
-    row = torch.linspace(-3, 5, weight.shape[1]).sin().to(weight.dtype)
-    tried = list(sizes)
-    with torch.inference_mode():
-        expected = kernel(row.expand(tried[-1], -1).contiguous())[-1]
-        return [
-            size
-            for size in tried
-            if bool((kernel(row.expand(size, -1).contiguous()) == expected).all())
-        ]
-
-
-def _next_sizes(steady: list[int], largest: int) -> list[int]:
-    """For each number of rows, the least steady one that holds it."""
-    return [min(size for size in steady if size >= rows) for rows in range(largest + 1)]
 
 
 def _fits_half(weight: torch.Tensor) -> bool:
@@ -152,12 +113,16 @@ def _half_sizes() -> list[int]:
     """For each number of rows modulo a block, with how many to run them; empty when unsteady."""
     weight = torch.linspace(-1, 1, 64 * 96).view(64, 96).sin()
     kernel = _half_kernel(weight, None)
-    steady = _steady_sizes(kernel, weight, range(1, _BLOCK + 1))
+
+    def steady_among(tried: Iterable[int]) -> list[int]:
+        return steady_sizes(kernel, weight.shape[1], weight.dtype, tried)
+
+    steady = steady_among(range(1, _BLOCK + 1))
     if steady[-1:] != [_BLOCK]:
         return []
-    sizes = [0, *_next_sizes(steady, _BLOCK)[1:_BLOCK]]
+    sizes = [0, *next_sizes(steady, _BLOCK)[1:_BLOCK]]
     several = [2 * _BLOCK + size for size in {*sizes}]
-    return sizes if _steady_sizes(kernel, weight, [*several, _BLOCK]) == [*several, _BLOCK] else []
+    return sizes if steady_among([*several, _BLOCK]) == [*several, _BLOCK] else []
 
 
 @cache

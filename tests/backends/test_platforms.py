@@ -11,6 +11,7 @@ import torch
 from quire.plugins.platforms import cpu, cpu_product, host
 from quire.plugins.platforms.cpu import CPU
 from quire.plugins.platforms.cuda import CUDA
+from quire.quant.cpu.rows import in_proven_pieces
 from quire.testing import check_platform
 
 
@@ -92,8 +93,7 @@ def test_a_kernel_that_varies_is_run_with_steady_numbers_of_rows() -> None:
     def kernel(x: torch.Tensor) -> torch.Tensor:
         return x * (1 + 2.0**-20 * (len(x) % 2 or len(x) < 6))
 
-    weight = torch.randn(8, 8)
-    multiply = cpu_product._in_proven_pieces(kernel, weight)
+    multiply = in_proven_pieces(kernel, 8, torch.float32)
     x = torch.randn(700, 8)
     for rows in ROWS:
         assert torch.equal(multiply(x[:rows]), x[:rows])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
 import torch
 
 from quire.backends.attention.triton_paged import TritonPaged
@@ -90,9 +91,10 @@ class _Step:
             self.tables[0][: case.shared] + table[case.shared :] if length > 1 else table
             for table, (_, length) in zip(self.tables, case.rows, strict=True)
         ]
+        k_scale, v_scale = case.scales
+        spec = msgspec.structs.replace(spec, k_scale=k_scale, v_scale=v_scale)
         self.backend = TritonPaged([spec], block_size=size, kv_dtype=case.kv_dtype, device=device)
         self.backend.allocate(sum(used) + 3)
-        self.backend.set_scales(0, *case.scales)
         self.batch = _batch(case, self.tables, device)
         self.heads = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
         tokens = sum(count for count, _ in case.rows)

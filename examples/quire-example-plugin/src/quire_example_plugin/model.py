@@ -77,8 +77,8 @@ class Parallel(Architecture):
         return cls(DecoderSpec.read(Fields(config)), context)
 
     def attention_layers(self) -> list[AttentionSpec]:
-        """The same for every layer."""
-        return [self.spec.attention(index) for index in range(self.spec.num_layers)]
+        """The same for every layer but for what a checkpoint says of its keys and values."""
+        return [layer.attention.spec for layer in self._layers]
 
     def holders(self) -> list[TensorHolder]:
         """Every part with weights."""

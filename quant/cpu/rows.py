@@ -1,0 +1,69 @@
+"""Kernels that are run only with numbers of rows that give every row the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+
+__all__ = ("in_proven_pieces", "next_sizes", "steady_sizes", "zeros")
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Numbers of rows tried; more rows are taken in pieces."""
+
+
+def in_proven_pieces(kernel: Product, columns: int, dtype: torch.dtype) -> Product:
+    """The kernel, run with the numbers of rows that it was seen to be steady for.
+
+    Args:
+        kernel: [rows, columns] in the dtype -> [rows, any].
+        columns: of its input.
+        dtype: of its input.
+    """
+    steady = steady_sizes(kernel, columns, dtype, _SIZES)
+    if not steady:
+        return kernel
+    table = next_sizes(steady, _SIZES[-1])
+
+    def piece(x: torch.Tensor) -> torch.Tensor:
+        rows = len(x)
+        missing = table[rows] - rows
+        if not missing:
+            return kernel(x)
+        return kernel(torch.cat((x, zeros(columns, dtype)[:missing])))[:rows]
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if len(x) <= _SIZES[-1]:
+            return piece(x)
+        return torch.cat([piece(part) for part in torch.split(x, _SIZES[-1])])
+
+    return multiply
+
+
+@cache
+def zeros(columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows to fill a batch up with, [256, columns]."""
+    return torch.zeros(_SIZES[-1], columns, dtype=dtype)
+
+
+def steady_sizes(
+    kernel: Product, columns: int, dtype: torch.dtype, sizes: Iterable[int]
+) -> list[int]:
+    """The numbers of rows that give each row the bits that the last of them gives every row."""
+    row = torch.linspace(-3, 5, columns).sin().to(dtype)
+    tried = list(sizes)
+    with torch.inference_mode():
+        expected = kernel(row.expand(tried[-1], -1).contiguous())[-1]
+        return [
+            size
+            for size in tried
+            if bool((kernel(row.expand(size, -1).contiguous()) == expected).all())
+        ]
+
+
+def next_sizes(steady: list[int], largest: int) -> list[int]:
+    """For each number of rows, the least steady one that holds it."""
+    return [min(size for size in steady if size >= rows) for rows in range(largest + 1)]

@@ -1,0 +1,1 @@
+"""Layers as checkpoints hold them: formats, and the holder that reads and multiplies them."""
