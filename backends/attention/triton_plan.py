@@ -32,6 +32,8 @@ _FEWEST_KEYS = 64
 """Of a part, one tile: where programs would idle, merging costs less than another tile's wait."""
 _MOST_KEYS = 2048
 """Of a part, while parts do not get many: longer ones leave processors idle at the end."""
+_SHORT = 512
+"""Rows up to so many tokens are as one for captured steps: a part of nothing ends at once."""
 _RESIDENT = 2
 """Decode programs that one multiprocessor runs at a time."""
 _WAVES = 4
@@ -138,7 +140,7 @@ def most_parts(rows: int, longest: int, layout: Layout, processors: int) -> int:
 
     The bound of what ``plan_parts`` does, and so the size of its output.
     """
-    longest = 1 << (max(longest, _FEWEST_KEYS) - 1).bit_length()
+    longest = 1 << (max(longest, _SHORT) - 1).bit_length()
     one_wave, waves = _waves(layout, processors)
     # Either bound and none between: each number is another captured step.
     beyond = one_wave if rows * longest <= one_wave * _MOST_KEYS else waves

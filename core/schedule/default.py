@@ -30,7 +30,7 @@ _ADMISSION_RESERVE = 100
 # Beside sequences that decode, prompts fill a step up to a multiple of this part of the budget, and
 # are given no fewer tokens than this: everybody who decodes waits for the whole step, and the
 # device's products are at their best over round numbers of tokens.
-_PARTS_OF_BUDGET = 8
+_PARTS_OF_BUDGET = 4
 _FEWEST_PROMPT_TOKENS = 512
 
 
