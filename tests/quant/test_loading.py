@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -253,3 +254,22 @@ def test_made_up_weights_in_the_checkpoint_s_format(name: str, tmp_path: Path) -
 
 def test_the_oracle_knows_every_quantized_layer() -> None:
     assert len(Oracle.read(FIXTURES / "ct_fp8").rounding) == 7
+
+
+@pytest.mark.parametrize(
+    ("fixture", "file"), [("agptq_sym", "quantize_config.json"), ("awq_gemm", "")]
+)
+def test_a_description_in_a_file_of_its_own(fixture: str, file: str, tmp_path: Path) -> None:
+    """As AutoGPTQ and AutoAWQ wrote at first."""
+    model = {"name": str(FIXTURES / fixture), "dtype": "float32", "max_model_len": 64}
+    wanted = Driver(make_config(FIXTURES / fixture, model=model))
+    folder = tmp_path / "model"
+    shutil.copytree(FIXTURES / fixture, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    if not file:
+        old = {"zero_point": True, "q_group_size": 64, "w_bit": 4, "version": "GEMM"}
+        (folder / "quant_config.json").write_text(json.dumps(old))
+    found = Driver(make_config(folder, model=model | {"name": str(folder)}))
+    assert found.generate([[1, 2, 3]], GREEDY) == wanted.generate([[1, 2, 3]], GREEDY)
