@@ -38,7 +38,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         revision: of the repository; applies to every file taken from it.
         dtype: of activations and unquantized weights.
         max_model_len: most tokens of one sequence, prompt and output; None for what fits.
-        quantization: a method's name, ``none``, or ``auto`` to read the checkpoint.
+        quantization: a method's name, ``none``, or ``auto`` to read the checkpoint; ``fp8`` and
+            ``int8`` also quantize a plain checkpoint while it is loaded.
         load_format: ``dummy`` makes weights up.
         trust_remote_code: allow code from the model's repository, for every file of it.
         chat_template: a template file to use in place of the tokenizer's.

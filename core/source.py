@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ("Source", "locate", "open_folder")
 
 MAX_JSON_BYTES = 8 * 2**20
+# Descriptions of quantized weights beside a config.json without one, as AutoGPTQ and AutoAWQ wrote
+# them at first, and whose they are.
+_DESCRIPTIONS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 WEIGHT_PATTERNS = ("*.safetensors",)
 SMALL_FILE_PATTERNS = (
     "*.json",
@@ -215,9 +218,14 @@ def open_folder(
             f"{folder} has no config.json; give the folder of a Hugging Face checkpoint"
         )
     generation = folder / "generation_config.json"
+    config = _read_object(folder / "config.json")
+    for name, method in _DESCRIPTIONS.items():
+        if config.get("quantization_config") is None and (folder / name).is_file():
+            described = _read_object(folder / name)
+            config["quantization_config"] = {"quant_method": method} | described
     return Source(
         folder=folder,
-        config=_read_object(folder / "config.json"),
+        config=config,
         generation_config=_read_object(generation) if generation.is_file() else {},
         revision=revision,
         trust_remote_code=trust_remote_code,

@@ -10,6 +10,7 @@ from quire.core.registry import Registry
 from quire.plugins.platforms.cpu import CPU
 from quire.quant.unquantized import DenseLinear, Unquantized
 from quire.testing import ConformanceError, QuantCase, check_quant
+from tests.quant.layers import MAKERS
 
 
 def dense(method: type[QuantMethod]) -> Iterator[QuantCase]:
@@ -32,8 +33,13 @@ def dense(method: type[QuantMethod]) -> Iterator[QuantCase]:
                 yield QuantCase(made, spec, stored, torch.cat(parts).double(), whole, tolerance)
 
 
-# A method is judged by layers in its own format; one without an entry here is not judged at all.
+# Layers as methods store them that are made here.
 CASES: dict[str, Callable[[type[QuantMethod]], Iterator[QuantCase]]] = {"none": dense}
+
+
+def test_every_method_has_layers_to_be_judged_by() -> None:
+    """tests/quant/test_formats.py judges those that read quantized checkpoints."""
+    assert {*Registry().names("quant")} == {*CASES} | {maker.method for maker in MAKERS}
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
