@@ -37,7 +37,9 @@ class TritonKernels:
     @property
     def overlaps(self) -> bool:
         """On the current device."""
-        return torch.cuda.is_available() and _overlaps(torch.device("cuda", torch.cuda.current_device()))
+        return torch.cuda.is_available() and _overlaps(
+            torch.device("cuda", torch.cuda.current_device())
+        )
 
 
 class TritonNorm:

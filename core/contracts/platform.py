@@ -134,8 +134,8 @@ class ProductShape(msgspec.Struct, frozen=True):
 class Kernels(Protocol):
     """What the platform's own kernels are made of, for kernels that live elsewhere.
 
-    ``conclude`` and ``activate`` are functions of the kernels' language, to be handed to a kernel as
-    a constant.
+    ``conclude`` and ``activate`` are functions of the kernels' language, to be handed to a kernel
+    as a constant.
     """
 
     @property
@@ -220,7 +220,7 @@ class Platform(ABC):
         """
 
     def kernels(self) -> Kernels | None:
-        """For whoever brings kernels of their own; None where nothing but torch's operators runs."""
+        """For those who bring kernels of their own; None where only torch's operators run."""
         return None
 
     def draw(self, max_rows: int, vocab_size: int, device: torch.device) -> Draw | None:

@@ -1,7 +1,7 @@
 """Words of ``layout`` to operands of the matrix units, as Triton functions.
 
-A tile of words is [U, R, 8, 4, 2, 2, 2]: units of columns, of rows, and the bits of a thread's number
-and of a word's place in it. The words' own bits hold one operand more, so a tile gives several.
+A tile of words is [U, R, 8, 4, 2, 2, 2]: units of columns, of rows, and the bits of a thread's
+number and of a word's place in it. A word holds several codes, so a tile gives several operands.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """x @ W.T for integer weights with a scale a group of columns, without their being written out.
 
-Weights are the tall side of the matrix units, tokens the short one, as in the platform's products of
-few rows; see ``layout`` for the order that weights are in and ``decode`` for how they become
+Weights are the tall side of the matrix units, tokens the short one, as in the platform's products
+of few rows; see ``layout`` for the order that weights are in and ``decode`` for how they become
 operands. Two ways to apply scales:
 
-- *after*: a group's products are summed up by themselves and the sum is scaled in float32. Right for
-  few tokens, where the sums are few.
-- *folded*: operands are scaled before they are multiplied, and rounded to the activations' type. For
-  many tokens, where one chain of products must run without a pause.
+- *after*: a group's products are summed up by themselves and the sum is scaled in float32. For few
+  tokens, where the sums are few.
+- *folded*: operands are scaled before they are multiplied, and rounded to the activations' type.
+  For many tokens, where one chain of products must run without a pause.
 
 A token's result depends on the Config and not on the other tokens or their number.
 """
@@ -139,7 +139,7 @@ def _zero(
         values = row_vector(tl.load(zero_ptr + first + rows), R, U)
     elif BITS == 8:
         values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
-    elif DTYPE == tl.bfloat16:
+    elif tl.bfloat16 == DTYPE:
         values = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
     else:
         values = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
@@ -147,25 +147,25 @@ def _zero(
 
 
 @triton.jit
-def _inputs(x_at, mask, SLICES: tl.constexpr, WHOLE: tl.constexpr, EDGE: tl.constexpr, columns, left):
+def _inputs(
+    x_at, mask, SLICES: tl.constexpr, WHOLE: tl.constexpr, EDGE: tl.constexpr, columns, left
+):
     """The inputs of a step: as one tile, or one for each slice of the words."""
     if WHOLE:
         if EDGE:
             mask = mask & (columns < left)[:, None]
-        x = (tl.load(x_at, mask=mask, other=0),)
-    elif SLICES == 2:
-        x = (
+        return (tl.load(x_at, mask=mask, other=0),)
+    if SLICES == 2:
+        return (
             _slice(x_at, mask, 0, EDGE, columns, left),
             _slice(x_at, mask, 16, EDGE, columns, left),
         )
-    else:
-        x = (
-            _slice(x_at, mask, 0, EDGE, columns, left),
-            _slice(x_at, mask, 16, EDGE, columns, left),
-            _slice(x_at, mask, 32, EDGE, columns, left),
-            _slice(x_at, mask, 48, EDGE, columns, left),
-        )
-    return x
+    return (
+        _slice(x_at, mask, 0, EDGE, columns, left),
+        _slice(x_at, mask, 16, EDGE, columns, left),
+        _slice(x_at, mask, 32, EDGE, columns, left),
+        _slice(x_at, mask, 48, EDGE, columns, left),
+    )
 
 
 @triton.jit
@@ -297,7 +297,6 @@ def multiply(
     bias: torch.Tensor | None = None,
     act: str | None = None,
     add: torch.Tensor | None = None,
-    assembly: bool = True,
 ) -> torch.Tensor:
     """add + gate(x @ W.T + bias); what is None is left out.
 
@@ -312,7 +311,6 @@ def multiply(
         act: a ``Gate.act``; the product's first half goes through it and gates the second.
         add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it
             is x and still read.
-        assembly: whether the device's own instructions may be named.
 
     Returns:
         [M, N] or [M, N / 2], in x's dtype; add itself if it was given and is not x.
@@ -367,7 +365,7 @@ def multiply(
         2,
         fold,
         hopper,
-        assembly,
+        not x.is_cpu,
         kernels.conclude,
         None if act is None else kernels.activations[act],
         bias is not None,

@@ -1,11 +1,12 @@
 """Integers in the order in which the matrix units read them.
 
-The matrix units of Ampere and Hopper take 16 rows x 16 columns of 16-bit operands, eight to a thread:
-thread t of a warp holds, for h in (0, 1), the rows t // 4 + 8 h and the columns 2 (t % 4) + (0, 1)
-and 8 + 2 (t % 4) + (0, 1) of them. A *unit* here is such a tile whose operands are 16-bit words of
-several codes: bits 4 i and on (of two codes, 8 i and on) hold column 16 i + j of the unit, where j is
-the word's column in the tile. A thread reads its eight words by one instruction, takes the codes
-of two neighbouring columns out of two words at once, and has operands.
+The matrix units of Ampere and Hopper take 16 rows x 16 columns of 16-bit operands, eight to a
+thread: thread t of a warp holds, for h in (0, 1), the rows t // 4 + 8 h and the columns
+2 (t % 4) + (0, 1) and 8 + 2 (t % 4) + (0, 1) of them. A *unit* here is such a tile whose operands
+are 16-bit words of several codes: bits 4 i and on (of two codes, 8 i and on) hold column 16 i + j
+of the unit, where j is the word's column in the tile. A thread reads its eight words by one
+instruction, takes the codes of two neighbouring columns out of two words at once, and has
+operands.
 
 Units lie in the order [column of units, row of units], so the rows of a tile are contiguous.
 """

@@ -24,9 +24,7 @@ def _check(m, n, k, group, config=SMALL, dtype=BF16, **wanted) -> None:
     residual = poison(torch.empty(m, n + 4, dtype=dtype))
     add = residual[:, :n].copy_(random(m, n, dtype=dtype)) if add else None
     expected = product(x, dequantized(weight), bias=bias, act=act, add=add)
-    got = multiply(
-        x, packed, config, TritonKernels(), bias=bias, act=act, add=add, assembly=False
-    )
+    got = multiply(x, packed, config, TritonKernels(), bias=bias, act=act, add=add)
     # Folded operands are rounded before they are multiplied.
     accumulated = 1e-5 if config.form == "after" else 8e-3 if dtype is BF16 else 1e-3
     assert_close(got, expected, steps=2, accumulated=max(accumulated, 1e-3 if act else 0))
@@ -85,13 +83,13 @@ def test_groups_that_are_not_supported() -> None:
 def test_a_token_does_not_depend_on_the_others(config) -> None:
     packed = Packed.of(grouped(48, 256, 128), BF16)
     x = random(40, 256, dtype=BF16)
-    whole = multiply(x, packed, config, TritonKernels(), assembly=False)
+    whole = multiply(x, packed, config, TritonKernels())
     for count in (1, 17):
-        part = multiply(x[:count], packed, config, TritonKernels(), assembly=False)
+        part = multiply(x[:count], packed, config, TritonKernels())
         assert torch.equal(part, whole[:count])
 
 
 def test_no_tokens() -> None:
     packed = Packed.of(grouped(32, 128, 64), BF16)
-    got = multiply(random(0, 128, dtype=BF16), packed, SMALL, TritonKernels(), assembly=False)
+    got = multiply(random(0, 128, dtype=BF16), packed, SMALL, TritonKernels())
     assert got.shape == (0, 32)

@@ -1,0 +1,92 @@
+"""Which Config multiplies which quantized weight: measured choices as data, defaults elsewhere.
+
+``tuned/<device>.jsonl`` holds an Entry a line, measured on a device of that name. A shape or a
+device without one gets a choice computed from its numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import torch
+
+from .grouped import Config
+
+__all__ = ("BUCKETS", "Entry", "choose", "read")
+
+BUCKETS = (1, 16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Numbers of tokens that are measured; one in between is served by the next larger's choice."""
+
+_FOLDER = Path(__file__).parent / "tuned"
+_MULTIPROCESSORS = 132
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One measured choice.
+
+    Attributes:
+        kind: "int4" for packed integers of 4 bits, "int8" for such of 8, "byte" for 8-bit
+            weights as they are stored and "scaled" for their products with 8-bit activations.
+        n: outputs; behind a gate, of one half.
+        k: inputs.
+        m: a bucket of tokens.
+        config: the fastest.
+        gated: whether a gate follows.
+        microseconds: that it took.
+    """
+
+    kind: str
+    n: int
+    k: int
+    m: int
+    config: Config
+    gated: bool = False
+    microseconds: float = 0.0
+
+
+def read(path: Path) -> list[Entry]:
+    """The entries of a table."""
+    return [msgspec.json.decode(line, type=Entry) for line in path.read_bytes().splitlines()]
+
+
+def choose(kind: str, tokens: int, n: int, k: int, *, gated: bool, device: torch.device) -> Config:
+    """How to multiply tokens x k by k x n, twice that behind a gate."""
+    m = next((size for size in BUCKETS if tokens <= size), BUCKETS[-1] + 1)
+    return _choose(kind, m, n, k, gated, device)
+
+
+@cache
+def _choose(kind: str, m: int, n: int, k: int, gated: bool, device: torch.device) -> Config:
+    found = _table(device).get((kind, m, n, k, gated))
+    return _default(kind, m, n, k) if found is None else found
+
+
+def _default(kind: str, m: int, n: int, k: int) -> Config:
+    """A choice from the numbers alone: enough programs for every multiprocessor."""
+    if kind == "scaled":
+        return Config("after", 128, 128, 8, 3, _split(-(-n // 128) * -(-m // 128), k, 1))
+    if m > 64:
+        if kind != "int4" or m > BUCKETS[-1]:
+            return Config("dense")
+        split = _split(-(-n // 128) * -(-m // 128), k, 1)
+        return Config("folded", 128, 128, 8, 3, split)
+    tokens = max(m, 8)
+    return Config("after", 64, tokens, 4, 4 if m <= 16 else 3, _split(-(-n // 64), k, 4))
+
+
+def _split(tiles: int, k: int, programs: int) -> int:
+    """Parts of a depth, so that so many programs run on a multiprocessor."""
+    return max(1, min(programs * _MULTIPROCESSORS // tiles, k // 512, 8))
+
+
+@cache
+def _table(device: torch.device) -> dict[tuple[str, int, int, int, bool], Config]:
+    if device.type != "cuda":
+        return {}
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", torch.cuda.get_device_name(device))
+    path = _FOLDER / f"{name}.jsonl"
+    entries = read(path) if path.exists() else []
+    return {(e.kind, e.m, e.n, e.k, e.gated): e.config for e in entries}
