@@ -154,18 +154,17 @@ def _inputs(
     if WHOLE:
         if EDGE:
             mask = mask & (columns < left)[:, None]
-        return (tl.load(x_at, mask=mask, other=0),)
-    if SLICES == 2:
-        return (
-            _slice(x_at, mask, 0, EDGE, columns, left),
-            _slice(x_at, mask, 16, EDGE, columns, left),
-        )
-    return (
-        _slice(x_at, mask, 0, EDGE, columns, left),
-        _slice(x_at, mask, 16, EDGE, columns, left),
-        _slice(x_at, mask, 32, EDGE, columns, left),
-        _slice(x_at, mask, 48, EDGE, columns, left),
-    )
+        a = tl.load(x_at, mask=mask, other=0)
+        x = (a, a, a, a)
+    else:
+        a = _slice(x_at, mask, 0, EDGE, columns, left)
+        b = _slice(x_at, mask, 16, EDGE, columns, left)
+        x = (a, b, a, b)
+        if SLICES == 4:
+            c = _slice(x_at, mask, 32, EDGE, columns, left)
+            d = _slice(x_at, mask, 48, EDGE, columns, left)
+            x = (a, b, c, d)
+    return x
 
 
 @triton.jit

@@ -14,9 +14,7 @@ __all__ = ("multiply",)
 
 @triton.jit
 def _load(at, mask, EDGE: tl.constexpr):
-    if EDGE:
-        return tl.load(at, mask=mask, other=0.0)
-    return tl.load(at)
+    return tl.load(at, mask=mask, other=0.0) if EDGE else tl.load(at)
 
 
 @triton.jit(do_not_specialize=["M"])
