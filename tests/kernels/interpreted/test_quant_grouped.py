@@ -26,7 +26,7 @@ def _check(m, n, k, group, config=SMALL, dtype=BF16, **wanted) -> None:
     expected = product(x, dequantized(weight), bias=bias, act=act, add=add)
     got = multiply(x, packed, config, TritonKernels(), bias=bias, act=act, add=add)
     # Folded operands are rounded before they are multiplied.
-    accumulated = 1e-5 if config.form == "after" else 8e-3 if dtype is BF16 else 1e-3
+    accumulated = 1e-5 if config.form == "after" else 2e-2 if dtype is BF16 else 3e-3
     assert_close(got, expected, steps=2, accumulated=max(accumulated, 1e-3 if act else 0))
     assert residual[:, n:].isnan().all()
     assert add is None or got is add
