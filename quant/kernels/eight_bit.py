@@ -119,6 +119,78 @@ def _product(
     )  # fmt: skip
 
 
+@triton.jit(do_not_specialize=["M"])
+def _apart(
+    x_ptr, w_ptr, scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
+    N: tl.constexpr, K: tl.constexpr, x_stride: tl.constexpr, add_stride: tl.constexpr,
+    out_stride: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr,
+    TOKENS: tl.constexpr, SPLIT: tl.constexpr, DEEP: tl.constexpr, CONCLUDE: tl.constexpr,
+    ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """As ``_product``, with DEEP parts of the depth side by side; see ``apart``."""
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    STEPS: tl.constexpr = (K + DEPTH - 1) // DEPTH
+    SHARE: tl.constexpr = (STEPS + SPLIT * DEEP - 1) // (SPLIT * DEEP)
+    EDGE: tl.constexpr = SHARE * SPLIT * DEEP * DEPTH != K
+    tile = tl.program_id(1)
+    part = tl.program_id(2)
+    tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    inside = tl.minimum(rows, N - 1)
+    begin = (part * DEEP + tl.arange(0, DEEP)) * (SHARE * DEPTH)
+    columns = begin[:, None] + tl.arange(0, DEPTH)[None, :]
+    w_at = w_ptr + inside.to(tl.int64)[None, :, None] * K + columns[:, None, :]
+    x_at = x_ptr + tl.minimum(tokens, M - 1).to(tl.int64)[None, None, :] * x_stride
+    x_at += columns[:, :, None]
+    some = (tokens < M)[None, None, :]
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        first = w_ptr + inside.to(tl.int64)[None, :] * K + tl.minimum(begin, K - 1)[:, None]
+        _prefetch(first)
+        if ACT is not None:
+            _prefetch(first + N * K)
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((DEEP, ROWS, TOKENS), tl.float32)
+    gate = total
+    for index in range(SHARE):
+        k = index * DEPTH
+        left = columns < K - k
+        w = _load(w_at + k, left[:, None, :], EDGE)
+        if EDGE:
+            x = tl.load(x_at + k, mask=some & left[:, :, None], other=0)
+        else:
+            x = tl.load(x_at + k, mask=some, other=0)
+        if ACT is not None:
+            up = _load(w_at + N * K + k, left[:, None, :], EDGE)
+        if BLOCK:
+            at = tl.minimum(begin + k, K - 1) // BLOCK
+            scale_at = scale_ptr + inside[None, :] // BLOCK * tl.cdiv(K, BLOCK) + at[:, None]
+            if ACT is not None:
+                gate += tl.dot(_wide(w, DTYPE), x) * tl.load(scale_at)[:, :, None]
+                w = up
+                scale_at += N // BLOCK * tl.cdiv(K, BLOCK)
+            total += tl.dot(_wide(w, DTYPE), x) * tl.load(scale_at)[:, :, None]
+        else:
+            if ACT is not None:
+                gate = tl.dot(_wide(w, DTYPE), x, gate)
+                w = up
+            total = tl.dot(_wide(w, DTYPE), x, total)
+    sums = tl.sum(total, 0)
+    gates = sums
+    if ACT is not None:
+        gates = tl.sum(gate, 0)
+    if BLOCK == 0:
+        if ACT is not None:
+            gates *= tl.load(scale_ptr + inside)[:, None]
+            scale_ptr += N
+        sums *= tl.load(scale_ptr + inside)[:, None]
+    tile += tl.program_id(0) * tl.num_programs(1)
+    CONCLUDE(
+        sums, gates, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr,
+        M, N, add_stride, out_stride, SPLIT, ACT, BIAS, ADD,
+    )  # fmt: skip
+
+
 def multiply(
     x: torch.Tensor,
     values: torch.Tensor,
@@ -141,7 +213,7 @@ def multiply(
         values: [N, K] contiguous, int8, float8_e4m3fn, or the latter's bits as uint8, which
             every device can read; behind a gate the gate's rows, then the other half's.
         scales: float32, [N, 1] or, with a block, [ceil(N / block), ceil(K / block)].
-        config: of the form "after".
+        config: of the form "after" or "apart".
         kernels: the platform's.
         block: side of the square that shares a scale, a multiple of the depth; behind a gate either
             half's rows are a multiple of it.
@@ -171,8 +243,9 @@ def multiply(
         size = tiles * split * rows * config.tokens * (1 if act is None else 2)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         arrived = kernels.counters(x.device, tiles)
+    deep = config.form == "apart"
     kernels.launch(
-        _product,
+        _apart if deep else _product,
         grid,
         x,
         values,
@@ -193,7 +266,7 @@ def multiply(
         rows,
         config.tokens,
         split,
-        2,
+        config.deep if deep else 2,
         kernels.conclude,
         None if act is None else kernels.activations[act],
         bias is not None,

@@ -24,6 +24,7 @@ import triton.language as tl
 
 from ...core.contracts.platform import Kernels
 from ..weights import GroupedWeight
+from .apart import apart
 from .decode import bytes_of, nibbles, operand, row_vector, whole
 from .layout import pack
 
@@ -45,12 +46,14 @@ class Config(NamedTuple):
     """How a product is cut.
 
     Attributes:
-        form: "after", "folded", or "dense" for weights written out and torch's own product.
+        form: "after", "folded", "apart" for a depth that a program's warps share (see ``apart``), or
+            "dense" for weights written out and torch's own product.
         rows: of the weights, a tile; of either half behind a gate.
         tokens: of a tile.
         warps: a program.
         stages: tiles in flight.
         split: programs that share the depth.
+        deep: parts of the depth in a program; of the form "apart".
     """
 
     form: str
@@ -59,6 +62,7 @@ class Config(NamedTuple):
     warps: int = 4
     stages: int = 4
     split: int = 1
+    deep: int = 1
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,12 @@ class Packed:
 
 @triton.jit
 def _zero(
-    zero_ptr, first, rows, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
+    values, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     R: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
-    """What decoding subtracts, of every word of a tile."""
+    """What decoding subtracts, of every word of a tile; values are the rows' if they differ."""
     if ZERO:
-        values = row_vector(tl.load(zero_ptr + first + rows), R, U)
+        values = row_vector(values, R, U)
     elif BITS == 8:
         values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
     elif tl.bfloat16 == DTYPE:
@@ -215,11 +219,14 @@ def _product(
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, AHEAD: tl.constexpr, FOLD: tl.constexpr, WHOLE: tl.constexpr,
+    SPLIT: tl.constexpr, LINES: tl.constexpr, FOLD: tl.constexpr, WHOLE: tl.constexpr,
     ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """N rows of the weights, or behind a gate of either half; TALL of all, in whole units."""
+    """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
+
+    LINES is a power of two from the steps of a part on.
+    """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
     UNIT: tl.constexpr = 16 * SLICES
@@ -231,9 +238,10 @@ def _product(
     part = tl.program_id(2)
     tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     rows = tile * ROWS + tl.arange(0, ROWS)
-    share = tl.cdiv(tl.cdiv(K, PART), SPLIT)
+    STEPS: tl.constexpr = (K + PART - 1) // PART
+    share = tl.cdiv(STEPS, SPLIT)
     first = part * share
-    last = tl.minimum(first + share, tl.cdiv(K, PART))
+    last = tl.minimum(first + share, STEPS)
     w_at = w_ptr + (first * U).to(tl.int64) * LINE + tile * (R * 256)
     w_at += tl.arange(0, U)[:, None] * LINE + tl.arange(0, R * 256)[None, :]
     if WHOLE:
@@ -249,35 +257,64 @@ def _product(
     place = tl.minimum(tile * ROWS + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        lines = tl.arange(0, AHEAD * U)[:, None] * LINE + tl.arange(0, R * 4)[None, :] * 64
-        w_lines = w_ptr + (first * U).to(tl.int64) * LINE + tile * (R * 256) + lines
-        _prefetch(w_lines)
+        ahead = tl.minimum(first + tl.arange(0, 2), STEPS - 1)[:, None, None].to(tl.int64)
+        lines = ahead * (U * LINE) + tl.arange(0, U)[None, :, None] * LINE
+        lines += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
+        _prefetch(w_ptr + lines)
         if ACT is not None:
-            _prefetch(w_lines + N * 16)
+            _prefetch(w_ptr + N * 16 + lines)
+        ahead = tl.minimum(first + tl.arange(0, LINES), STEPS - 1) // PARTS * ALL
+        lines = ahead[:, None] + tile * ROWS + tl.arange(0, (ROWS + 63) // 64)[None, :] * 64
+        _prefetch(scale_ptr + lines)
+        if ZERO:
+            _prefetch(zero_ptr + lines)
+        if ACT is not None:
+            _prefetch(scale_ptr + N + lines)
+            if ZERO:
+                _prefetch(zero_ptr + N + lines)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
+    # Scales and zeros are loaded a step ahead; where sums are scaled, the former are the sums' rows.
+    group = tl.minimum(first, STEPS - 1) // PARTS * ALL
+    scale_at = scale_ptr + (place if FOLD else tall)
+    scale_next = tl.load(scale_at + group)
+    zero_next = scale_next
+    up_scale_next = scale_next
+    up_zero_next = scale_next
+    if ZERO:
+        zero_next = tl.load(zero_ptr + place + group)
+    if ACT is not None:
+        up_scale_next = tl.load(scale_at + N + group)
+        if ZERO:
+            up_zero_next = tl.load(zero_ptr + N + place + group)
     for step in range(first, last):
-        group = step // PARTS * ALL
         w = tl.load(w_at, eviction_policy="evict_first")
         x = _inputs(x_at, inside, SLICES, WHOLE, K % PART != 0, columns, K - step * PART)
         if ACT is not None:
             up = tl.load(w_at + N * 16, eviction_policy="evict_first")
-        zero = _zero(zero_ptr, group, place, DTYPE, BITS, ZERO, R, U)
+        scale, up_scale = scale_next, up_scale_next
+        zero = _zero(zero_next, DTYPE, BITS, ZERO, R, U)
+        up_zero = up_zero_next
+        group = tl.minimum(step + 1, last - 1) // PARTS * ALL
+        scale_next = tl.load(scale_at + group)
+        if ZERO:
+            zero_next = tl.load(zero_ptr + place + group)
+        if ACT is not None:
+            up_scale_next = tl.load(scale_at + N + group)
+            if ZERO:
+                up_zero_next = tl.load(zero_ptr + N + place + group)
         if FOLD:
-            scale = row_vector(tl.load(scale_ptr + group + place).to(DTYPE), R, U)
+            scale = row_vector(scale.to(DTYPE), R, U)
             total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
         else:
             none = tl.zeros((ROWS, TOKENS), tl.float32)
-            scale = tl.load(scale_ptr + group + tall).to(tl.float32)
+            scale = scale.to(tl.float32)[:, None]
             if ACT is not None:
-                y = _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM)
-                gate += y * scale[:, None]
-                w = up
-                zero = _zero(zero_ptr, group + N, place, DTYPE, BITS, ZERO, R, U)
-                scale = tl.load(scale_ptr + group + N + tall).to(tl.float32)
-            y = _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM)
-            total += y * scale[:, None]
+                gate += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
+                w, scale = up, up_scale.to(tl.float32)[:, None]
+                zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
+            total += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
         w_at += U * LINE
         x_at += PART
     tile += tl.program_id(0) * tl.num_programs(1)
@@ -329,15 +366,11 @@ def multiply(
         size = tiles * split * rows * config.tokens * (1 if act is None else 2)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         arrived = kernels.counters(x.device, tiles)
-    # One matrix instruction of Hopper takes all the columns of a step; the older ones take their
-    # operands from the words as they come.
-    hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
     part, parts = weight.part, weight.parts
     if fold and part == 128:
         part, parts = 64, 2 * parts
-    kernels.launch(
-        _product,
-        grid,
+    steps = -(-weight.k // part // split)
+    common = (
         x,
         weight.words,
         weight.scales,
@@ -361,17 +394,26 @@ def multiply(
         rows,
         config.tokens,
         split,
-        2,
-        fold,
-        hopper,
+    )
+    lines = 1 << steps.bit_length()
+    end = (
         not x.is_cpu,
         kernels.conclude,
         None if act is None else kernels.activations[act],
         bias is not None,
         add is not None,
         kernels.overlaps,
-        num_warps=config.warps,
-        num_stages=config.stages,
-        launch_pdl=kernels.overlaps,
     )
+    options = {
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+        "launch_pdl": kernels.overlaps,
+    }
+    if config.form == "apart":
+        kernels.launch(apart, grid, *common, config.deep, lines, *end, **options)
+    else:
+        # One matrix instruction of Hopper takes all the columns of a step; the older ones take
+        # their operands from the words as they come.
+        hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
+        kernels.launch(_product, grid, *common, lines, fold, hopper, *end, **options)
     return out

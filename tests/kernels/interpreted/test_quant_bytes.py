@@ -18,6 +18,8 @@ BF16, FP16 = torch.bfloat16, torch.float16
 FP8 = torch.float8_e4m3fn
 SMALL = Config("after", 32, 8, 2, 2)
 SPLIT = Config("after", 64, 16, 4, 3, 3)
+APART = Config("apart", 16, 8, 4, 3, 1, 4)
+BOTH = Config("apart", 32, 16, 2, 2, 2, 2)
 KERNELS = TritonKernels()
 
 
@@ -36,7 +38,7 @@ def _eight(n: int, k: int, kind: torch.dtype, block: int | None):
 
 
 @pytest.mark.parametrize("kind", [torch.int8, FP8, torch.uint8])
-@pytest.mark.parametrize("config", [SMALL, SPLIT], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, APART, BOTH], ids=str)
 @pytest.mark.parametrize("block", [None, 64])
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 64, 256), (18, 40, 200)])
@@ -50,7 +52,8 @@ def test_sixteen_bit_activations(m, n, k, dtype, block, config, kind) -> None:
 
 @pytest.mark.parametrize("block", [None, 64])
 @pytest.mark.parametrize("act", [None, "silu"])
-def test_what_stands_around(act, block) -> None:
+@pytest.mark.parametrize("config", [SPLIT, BOTH], ids=str)
+def test_what_stands_around(config, act, block) -> None:
     values, scales, dense = _eight(128, 192, FP8, block)
     x = random(3, 192, dtype=BF16)
     bias = random(128, dtype=BF16)
@@ -59,7 +62,7 @@ def test_what_stands_around(act, block) -> None:
     add = residual[:, :width].copy_(random(3, width, dtype=BF16))
     expected = product(x, dense, bias=bias, act=act, add=add)
     got = eight_bit.multiply(
-        x, values, scales, SPLIT, KERNELS, block=block, depth=64, bias=bias, act=act, add=add
+        x, values, scales, config, KERNELS, block=block, depth=64, bias=bias, act=act, add=add
     )
     assert got is add
     assert_close(got, expected, steps=2, accumulated=1e-3 if act else 1e-5)

@@ -12,6 +12,8 @@ from tests.kernels.quantized import dequantized, grouped
 BF16, FP16 = torch.bfloat16, torch.float16
 SMALL = Config("after", 32, 8, 2, 2)
 SPLIT = Config("after", 64, 16, 4, 3, 3)
+APART = Config("apart", 16, 8, 4, 3, 1, 4)
+BOTH = Config("apart", 32, 16, 2, 2, 2, 2)
 FOLDED = Config("folded", 64, 32, 4, 2)
 
 
@@ -40,13 +42,13 @@ def test_packing_keeps_every_code(n: int, k: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP16])
-@pytest.mark.parametrize("config", [SMALL, SPLIT, FOLDED], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, FOLDED, APART, BOTH], ids=str)
 @pytest.mark.parametrize(("m", "n", "k", "group"), [(1, 32, 256, 128), (17, 72, 384, 128)])
 def test_four_bits(m, n, k, group, config, dtype) -> None:
     _check(m, n, k, group, config, dtype)
 
 
-@pytest.mark.parametrize("config", [SMALL, SPLIT], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, APART, BOTH], ids=str)
 @pytest.mark.parametrize(("k", "group"), [(192, 64), (160, 32), (200, 200), (512, 256), (192, 96)])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_groups(k, group, zeros, config) -> None:
@@ -57,7 +59,7 @@ def test_groups(k, group, zeros, config) -> None:
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_bits(bits, zeros, dtype) -> None:
-    for config in (SMALL, SPLIT):
+    for config in (SMALL, SPLIT, APART):
         _check(5, 24, 256, 128, config, dtype, bits=bits, zeros=zeros)
 
 
@@ -70,7 +72,7 @@ def test_scales_of_other_types(scales) -> None:
 @pytest.mark.parametrize("act", [None, "silu", "gelu_tanh"])
 @pytest.mark.parametrize(("bias", "add"), [(True, False), (False, True), (True, True)])
 def test_what_stands_around(act, bias, add) -> None:
-    for config in (SMALL, SPLIT, FOLDED) if act is None else (SMALL, SPLIT):
+    for config in (SMALL, SPLIT, FOLDED) if act is None else (SMALL, SPLIT, BOTH):
         _check(5, 48, 256, 128, config, act=act, bias=bias, add=add)
 
 
@@ -79,7 +81,7 @@ def test_groups_that_are_not_supported() -> None:
         Packed.of(grouped(8, 96, 48), BF16)
 
 
-@pytest.mark.parametrize("config", [SMALL, SPLIT, FOLDED], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, FOLDED, APART, BOTH], ids=str)
 def test_a_token_does_not_depend_on_the_others(config) -> None:
     packed = Packed.of(grouped(48, 256, 128), BF16)
     x = random(40, 256, dtype=BF16)
