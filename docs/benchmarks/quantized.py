@@ -14,11 +14,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from quire.backends.kernels.activation import gated
 from quire.backends.kernels.launch import compiling_only
 from quire.backends.kernels.operations import TritonKernels
 from quire.backends.kernels.tuning import seconds
@@ -26,7 +28,13 @@ from quire.quant.kernels import dense, eight_bit, grouped, quantize, scaled
 from quire.quant.kernels.grouped import Config, Packed
 from quire.quant.kernels.layout import SLACK
 
-SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
+SHAPES = {
+    "qkv": (6144, 4096),
+    "o": (4096, 4096),
+    "gated": (28672, 4096),
+    "gate_up": (28672, 4096),
+    "down": (4096, 14336),
+}
 KERNELS = TritonKernels()
 RATE = 4.5e12
 ARENA = 3 * 2**29
@@ -62,33 +70,42 @@ class Arena:
 
 def configs(kind: str, m: int, n: int, k: int) -> Iterator[Config]:
     """What is worth trying."""
+    forms = ("after", "folded") if kind == "int4" else ("after",)
+    if m <= 16 and kind != "scaled":
+        tokens = 8 if m <= 8 else 16
+        for rows, deep, stages, split in product((16, 32), (4, 8), (3, 4, 6), (1, 2)):
+            count = -(-n // rows) * split
+            if (m <= 8 or stages < 6) and (split == 1 or count <= 600):
+                yield Config("apart", rows, tokens, deep, stages, split, deep)
     if m <= 8:
-        cuts = [(32, 8, 2), (64, 8, 4), (64, 8, 2), (128, 8, 4)]
-        stages, most = (3, 5), 1200
+        cuts, most, forms = [(64, 8, 4), (128, 8, 4)], 1200, ("after",)
     elif m <= 32:
-        cuts = [(32, m, 2), (64, m, 4), (128, m, 4)]
-        stages, most = (3, 4), 800
+        cuts, most = [(64, m, 4), (128, m, 4)], 800
     elif m <= 64:
-        cuts = [(64, m, 4), (128, m, 4), (128, m, 8)]
-        stages, most = (3, 4), 800
+        cuts, most = [(64, m, 4), (128, m, 4), (128, m, 8)], 800
     else:
-        cuts = [(128, 128, 4), (128, 128, 8), (128, 256, 8), (64, 256, 4), (256, 128, 8)]
-        stages, most = (3, 4), 700
-    form = "folded" if m > 64 and kind == "int4" else "after"
-    for rows, tokens, warps in cuts:
+        cuts = [(64, 128, 4), (128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8)]
+        if m <= 256:
+            cuts = [(64, 64, 4), (128, 64, 4), (64, 128, 4), (128, 128, 8), (128, 128, 4)]
+        most, forms = 700, forms[-1:]
+    for (rows, tokens, warps), form in product(cuts, forms):
         count = -(-n // rows) * -(-m // tokens)
         splits = [s for s in (1, 2, 3, 4, 6, 8) if s == 1 or count * s <= most]
-        good = [s for s in splits if count * s >= 100] or splits[-1:]
-        for split in good[:3]:
-            for depth in stages:
-                yield Config(form, rows, tokens, warps, depth, split)
+        good = [s for s in splits if count * s >= 120] or splits[-1:]
+        for split, stages in product(good[:3], (3, 4)):
+            yield Config(form, rows, tokens, warps, stages, split)
+
+
+def names(m: int) -> list[str]:
+    """The shapes that are measured: behind a gate, by itself and inside the product."""
+    return [name for name in SHAPES if name != "gate_up" or m >= 16]
 
 
 def runs(kind: str, m: int, name: str, arena: Arena) -> Iterator[tuple[Any, Callable[[int], Any]]]:
     """Each way to multiply, as a function of a launch's number."""
     n, k = SHAPES[name]
     x = torch.randn(m, k, device="cuda").bfloat16()
-    act = "silu" if name == "gate_up" and m <= 64 else None
+    act = "silu" if name == "gated" else None
     width = n if act is None else n // 2
     if kind == "int4":
         weights = arena.packed(n, k)
@@ -99,7 +116,10 @@ def runs(kind: str, m: int, name: str, arena: Arena) -> Iterator[tuple[Any, Call
                     x, weights[i % len(weights)], c, KERNELS, act=act
                 ),
             )
-        if m > 64:
+        if name == "gate_up":
+            wide = torch.randn(m, n, device="cuda").bfloat16()
+            yield "gate", lambda i: gated(wide, "silu", pdl=KERNELS.overlaps)
+        if m >= 16 and act is None:
             out = torch.empty(n, k, dtype=torch.bfloat16, device="cuda")
 
             def through(i: int) -> torch.Tensor:
@@ -108,10 +128,8 @@ def runs(kind: str, m: int, name: str, arena: Arena) -> Iterator[tuple[Any, Call
 
             yield "dense", through
             yield "write_out", lambda i: dense.write_out(weights[i % len(weights)], out, KERNELS)
-            half = [w.view(torch.bfloat16).view(n // 2, k) for w in arena.eight(n, k, torch.int8)]
             both = [torch.randn(n, k, device="cuda").bfloat16() for _ in range(3)]
             yield "bf16", lambda i: F.linear(x, both[i % 3])
-            del half
         return
     block = 128 if kind == "block" else None
     dtype = torch.int8 if kind == "int8" else FP8
@@ -127,28 +145,29 @@ def runs(kind: str, m: int, name: str, arena: Arena) -> Iterator[tuple[Any, Call
             )
     q, s = quantize.quantize(x, dtype, KERNELS, block=block)
     yield "quantize", lambda i: quantize.quantize(x, dtype, KERNELS, block=block)
-    if m > 16:
-        for config in configs(kind, m, n, k):
+    if m >= 16 and act is None:
+        for config in configs("scaled", m, n, k):
             yield (
                 ("scaled", *config[1:]),
                 lambda i, c=config: scaled.multiply(
                     q, s, values[i % len(values)], scales, c, KERNELS, torch.bfloat16, block=block
                 ),
             )
-    if kind == "fp8" and m >= 16:
+    if kind == "fp8" and m >= 16 and act is None:
         yield (
             "torch",
             lambda i: torch._scaled_mm(
                 q, values[i % len(values)].t(), s, scales.t(), out_dtype=torch.bfloat16
             ),
         )
-    if kind == "int8" and m > 16:
+    if kind == "int8" and m > 16 and act is None:
         yield "torch", lambda i: torch._int_mm(q, values[i % len(values)].t())
 
 
 def sweep(kind: str, m: int, arena: Arena, out: str) -> None:
     rows = []
-    for name, (n, k) in SHAPES.items():
+    for name in names(m):
+        n, k = SHAPES[name]
         size = n * k * (0.5 + 4 / 128 if kind == "int4" else 1)
         floor = size / RATE * 1e6
         timed = []
@@ -174,7 +193,7 @@ def sweep(kind: str, m: int, arena: Arena, out: str) -> None:
 def compile_some(kind: str, m: int, arena: Arena, part: int, of: int) -> None:
     with compiling_only():
         number = 0
-        for name in SHAPES:
+        for name in names(m):
             for config, run in runs(kind, m, name, arena):
                 number += 1
                 if number % of == part and not isinstance(config, str):
@@ -203,6 +222,9 @@ def check() -> None:
             dense_w = (dense_w * scales.double()[..., None]).view(n, k)
             packed = Packed.of(weight, dtype)
             for m, config in (
+                (1, Config("apart", 16, 8, 4, 4, 1, 4)),
+                (3, Config("apart", 32, 8, 8, 3, 2, 8)),
+                (1, Config("apart", 16, 8, 4, 4, 1, 4)), (3, Config("apart", 32, 8, 8, 3, 2, 8)),
                 (1, Config("after", 64, 8, 4, 4, 2)), (5, Config("after", 32, 8, 2, 3)),
                 (16, Config("after", 64, 16, 4, 4, 3)), (50, Config("after", 128, 64, 8, 3)),
                 (300, Config("folded", 128, 128, 4, 3)), (300, Config("folded", 128, 256, 8, 3, 2)),
@@ -228,7 +250,9 @@ def check() -> None:
             stored = values.view(kind)
             for m in (1, 16, 40):
                 x = torch.randn(m, k, device="cuda").bfloat16()
-                config = Config("after", 64, 8 if m == 1 else 16, 4, 3, 2)
+                config = Config("after", 64, 16, 4, 3, 2)
+                if m == 1:
+                    config = Config("apart", 16, 8, 4, 3, 2, 4)
                 got = eight_bit.multiply(x, stored, scales, config, KERNELS, block=block)
                 print(kind, block, m, f"{error(got, x.double() @ dense_w.T):.2e}")
             if kind is torch.uint8:

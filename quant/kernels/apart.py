@@ -1,8 +1,8 @@
 """Products with few tokens, whose depth the warps of a program share.
 
 With a row or a few, all that takes time is the way of the weights to the processors: it must be
-wide, so many loads are under way, and short, so little comes after. Each warp has a part of the depth
-of the same few rows; their sums meet in shared memory, with no other program to wait for.
+wide, so many loads are under way, and short, so little comes after. Each warp has a part of the
+depth of the same few rows; their sums meet in shared memory, with no other program to wait for.
 """
 
 from __future__ import annotations

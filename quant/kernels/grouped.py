@@ -46,8 +46,8 @@ class Config(NamedTuple):
     """How a product is cut.
 
     Attributes:
-        form: "after", "folded", "apart" for a depth that a program's warps share (see ``apart``), or
-            "dense" for weights written out and torch's own product.
+        form: "after", "folded", "apart" for a depth that a program's warps share (see ``apart``),
+            or "dense" for weights written out and torch's own product.
         rows: of the weights, a tile; of either half behind a gate.
         tokens: of a tile.
         warps: a program.
@@ -275,7 +275,8 @@ def _product(
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
-    # Scales and zeros are loaded a step ahead; where sums are scaled, the former are the sums' rows.
+    # Scales and zeros are loaded a step ahead; the former are of the sums' rows where these are
+    # scaled.
     group = tl.minimum(first, STEPS - 1) // PARTS * ALL
     scale_at = scale_ptr + (place if FOLD else tall)
     scale_next = tl.load(scale_at + group)
@@ -306,6 +307,10 @@ def _product(
                 up_zero_next = tl.load(zero_ptr + N + place + group)
         if FOLD:
             scale = row_vector(scale.to(DTYPE), R, U)
+            if ACT is not None:
+                gate = _step(w, x, zero, scale, gate, SLICES, R, U, WHOLE, FOLD, ASM)
+                w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
+                zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
             total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
         else:
             none = tl.zeros((ROWS, TOKENS), tl.float32)
@@ -341,7 +346,7 @@ def multiply(
     Args:
         x: [M, K], rows contiguous, bfloat16 or float16, as all else.
         weight: [N, K]; behind a gate the gate's rows, then the other half's, each a multiple of 16.
-        config: "after", or "folded" for 4 bits and no gate.
+        config: any but "dense"; "folded" is for 4 bits.
         kernels: the platform's.
         bias: [N].
         act: a ``Gate.act``; the product's first half goes through it and gates the second.

@@ -74,9 +74,9 @@ class GroupedProduct:
             config = choose(self._kind, len(x), width, weight.k, gated=gated, device=x.device)
         if config.form == "dense":
             return _finish(self._through_dense(x), gate, add)
-        # A gate inside takes halves of whole units, whose products are scaled as they are summed.
+        # A gate inside takes halves of whole units.
         act = None
-        if gate is not None and config.form == "after" and weight.n % 32 == 0:
+        if gate is not None and weight.n % 32 == 0:
             act, gate = gate.act, None
         y = grouped.multiply(
             x,
