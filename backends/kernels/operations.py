@@ -28,6 +28,7 @@ class TritonKernels:
     activations = activation.ACTIVATIONS
     activate = activation.activate
     conclude = conclusion.conclude
+    finish = conclusion.finish
     launch = staticmethod(launch)
     counters = staticmethod(conclusion.counters)
 

@@ -134,8 +134,8 @@ class ProductShape(msgspec.Struct, frozen=True):
 class Kernels(Protocol):
     """What the platform's own kernels are made of, for kernels that live elsewhere.
 
-    ``conclude`` and ``activate`` are functions of the kernels' language, to be handed to a kernel
-    as a constant.
+    ``conclude``, ``finish`` and ``activate`` are functions in the kernels' language, to be handed
+    to a kernel as constants.
     """
 
     @property
@@ -161,6 +161,11 @@ class Kernels(Protocol):
     @property
     def conclude(self) -> Any:
         """What follows a product's sums: other parts of its depth, bias, gate, addition, store."""
+        ...
+
+    @property
+    def finish(self) -> Any:
+        """What follows once all parts are added up."""
         ...
 
     @property

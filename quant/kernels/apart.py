@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .decode import bytes_of, nibbles, operands, row_vectors
+from .prefetch import prefetch
 
 __all__ = ("apart",)
 
@@ -52,27 +53,19 @@ def _step(
     return y
 
 
-@triton.jit
-def _prefetch(at):
-    """Bring the lines of these addresses into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1
-    )
-
-
 @triton.jit(do_not_specialize=["M"])
 def apart(
     x_ptr, w_ptr, scale_ptr, zero_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, DEEP: tl.constexpr, LINES: tl.constexpr, ASM: tl.constexpr,
-    CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
-    PDL: tl.constexpr,
+    SPLIT: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr, DEEP: tl.constexpr,
+    ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """As ``grouped``'s kernel, with DEEP parts of the depth side by side.
 
-    LINES is a power of two from the steps of a part on.
+    AHEAD is the number of steps whose weights are brought nearer at once.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
@@ -103,18 +96,20 @@ def apart(
         tl.extra.cuda.gdc_launch_dependents()
         ahead = tl.minimum(part * (DEEP * SHARE) + tl.arange(0, LINES), STEPS - 1)
         lines = ahead // PARTS * ALL + tile * ROWS
-        _prefetch(scale_ptr + lines)
+        prefetch(scale_ptr + lines)
         if ZERO:
-            _prefetch(zero_ptr + lines)
+            prefetch(zero_ptr + lines)
         if ACT is not None:
-            _prefetch(scale_ptr + N + lines)
+            prefetch(scale_ptr + N + lines)
             if ZERO:
-                _prefetch(zero_ptr + N + lines)
-        some = tl.minimum(begin, STEPS - 1)[:, None, None].to(tl.int64) * (U * LINE)
-        some += tl.arange(0, U)[None, :, None] * LINE + tl.arange(0, R * 4)[None, None, :] * 64
-        _prefetch(w_ptr + tile * (R * 256) + some)
+                prefetch(zero_ptr + N + lines)
+        early = begin[:, None] + tl.minimum(tl.arange(0, AHEAD), SHARE - 1)[None, :]
+        early = tl.minimum(early, STEPS - 1).to(tl.int64)[:, :, None, None] * (U * LINE)
+        early += tl.arange(0, U)[None, None, :, None] * LINE
+        early += tile * (R * 256) + tl.arange(0, R * 4)[None, None, None, :] * 64
+        prefetch(w_ptr + early)
         if ACT is not None:
-            _prefetch(w_ptr + N * 16 + tile * (R * 256) + some)
+            prefetch(w_ptr + N * 16 + early)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((DEEP, ROWS, TOKENS), tl.float32)
     gate = total

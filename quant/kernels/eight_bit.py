@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .grouped import Config
+from .grouped import Config, near
+from .prefetch import prefetch
 
 __all__ = ("multiply",)
 
@@ -42,14 +43,6 @@ def _load(w_at, mask, EDGE: tl.constexpr):
     return w
 
 
-@triton.jit
-def _prefetch(at):
-    """Bring the lines of these addresses into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1
-    )
-
-
 @triton.jit(do_not_specialize=["M"])
 def _product(
     x_ptr, w_ptr, scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
@@ -76,11 +69,11 @@ def _product(
     some = (tokens < M)[None, :]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        lines = first + tl.arange(0, AHEAD * DEPTH // 128) * 128
+        lines = first + tl.minimum(tl.arange(0, AHEAD) * DEPTH, share - DEPTH)
         w_lines = w_ptr + inside.to(tl.int64)[:, None] * K + tl.minimum(lines, K - 1)[None, :]
-        _prefetch(w_lines)
+        prefetch(w_lines)
         if ACT is not None:
-            _prefetch(w_lines + N * K)
+            prefetch(w_lines + N * K)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
@@ -119,75 +112,77 @@ def _product(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["M"])
-def _apart(
-    x_ptr, w_ptr, scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
-    N: tl.constexpr, K: tl.constexpr, x_stride: tl.constexpr, add_stride: tl.constexpr,
-    out_stride: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr,
-    TOKENS: tl.constexpr, SPLIT: tl.constexpr, DEEP: tl.constexpr, CONCLUDE: tl.constexpr,
+@triton.jit
+def _stream(w_ptr, rows, columns, K: tl.constexpr, EDGE: tl.constexpr):
+    """A tile of the weights, read once and not kept."""
+    return _load(w_ptr + rows * K + columns, columns < K, EDGE)
+
+
+@triton.jit
+def _scales(
+    scale_ptr, rows, columns, K: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Of the squares that 16 columns each are in."""
+    squares = tl.minimum(columns + tl.arange(0, DEPTH // 16) * 16, K - 1) // BLOCK
+    return tl.load(scale_ptr + (rows // BLOCK * tl.cdiv(K, BLOCK))[:, None] + squares[None, :])
+
+
+@triton.jit
+def _vector(
+    x_ptr, w_ptr, scale_ptr, bias_ptr, add_ptr, out_ptr, N: tl.constexpr, K: tl.constexpr,
+    BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, CONCLUDE: tl.constexpr,
     ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """As ``_product``, with DEEP parts of the depth side by side; see ``apart``."""
-    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
-    STEPS: tl.constexpr = (K + DEPTH - 1) // DEPTH
-    SHARE: tl.constexpr = (STEPS + SPLIT * DEEP - 1) // (SPLIT * DEEP)
-    EDGE: tl.constexpr = SHARE * SPLIT * DEEP * DEPTH != K
-    tile = tl.program_id(1)
-    part = tl.program_id(2)
-    tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    rows = tile * ROWS + tl.arange(0, ROWS)
+    """One token: rows of the weights pass through registers, multiplied in float32."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = tl.minimum(rows, N - 1)
-    begin = (part * DEEP + tl.arange(0, DEEP)) * (SHARE * DEPTH)
-    columns = begin[:, None] + tl.arange(0, DEPTH)[None, :]
-    w_at = w_ptr + inside.to(tl.int64)[None, :, None] * K + columns[:, None, :]
-    x_at = x_ptr + tl.minimum(tokens, M - 1).to(tl.int64)[None, None, :] * x_stride
-    x_at += columns[:, :, None]
-    some = (tokens < M)[None, None, :]
+    w_rows = inside.to(tl.int64)[:, None, None]
+    # The last axis is what a thread reads at once, so that sums along it cross no threads.
+    columns = tl.arange(0, DEPTH // 16)[None, :, None] * 16 + tl.arange(0, 16)[None, None, :]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        first = w_ptr + inside.to(tl.int64)[None, :] * K + tl.minimum(begin, K - 1)[:, None]
-        _prefetch(first)
-        if ACT is not None:
-            _prefetch(first + N * K)
-        tl.extra.cuda.gdc_wait()
-    total = tl.zeros((DEEP, ROWS, TOKENS), tl.float32)
-    gate = total
-    for index in range(SHARE):
-        k = index * DEPTH
-        left = columns < K - k
-        w = _load(w_at + k, left[:, None, :], EDGE)
-        if EDGE:
-            x = tl.load(x_at + k, mask=some & left[:, :, None], other=0)
-        else:
-            x = tl.load(x_at + k, mask=some, other=0)
-        if ACT is not None:
-            up = _load(w_at + N * K + k, left[:, None, :], EDGE)
-        if BLOCK:
-            at = tl.minimum(begin + k, K - 1) // BLOCK
-            scale_at = scale_ptr + inside[None, :] // BLOCK * tl.cdiv(K, BLOCK) + at[:, None]
-            if ACT is not None:
-                gate += tl.dot(_wide(w, DTYPE), x) * tl.load(scale_at)[:, :, None]
-                w = up
-                scale_at += N // BLOCK * tl.cdiv(K, BLOCK)
-            total += tl.dot(_wide(w, DTYPE), x) * tl.load(scale_at)[:, :, None]
-        else:
-            if ACT is not None:
-                gate = tl.dot(_wide(w, DTYPE), x, gate)
-                w = up
-            total = tl.dot(_wide(w, DTYPE), x, total)
-    sums = tl.sum(total, 0)
-    gates = sums
+    w_next = _stream(w_ptr, w_rows, columns, K, DEPTH > K)
+    up_next = w_next
     if ACT is not None:
-        gates = tl.sum(gate, 0)
-    if BLOCK == 0:
+        up_next = _stream(w_ptr, w_rows + N, columns, K, DEPTH > K)
+    if PDL:
+        # Weights do not depend on the kernel before; everything below may.
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((ROWS, DEPTH // 16), tl.float32)
+    up_total = total
+    for k in tl.static_range(0, K, DEPTH):
+        w, up = w_next, up_next
+        at = k + columns
+        if k + DEPTH < K:
+            w_next = _stream(w_ptr, w_rows, at + DEPTH, K, k + 2 * DEPTH > K)
+            if ACT is not None:
+                up_next = _stream(w_ptr, w_rows + N, at + DEPTH, K, k + 2 * DEPTH > K)
+        if k + DEPTH > K:
+            x = tl.load(x_ptr + at, mask=at < K, other=0).to(tl.float32)
+        else:
+            x = tl.load(x_ptr + at).to(tl.float32)
+        y = tl.sum(_wide(w, tl.float32) * x, 2)
+        if BLOCK:
+            y *= _scales(scale_ptr, inside, k, K, BLOCK, DEPTH)
+        total += y
         if ACT is not None:
-            gates *= tl.load(scale_ptr + inside)[:, None]
-            scale_ptr += N
-        sums *= tl.load(scale_ptr + inside)[:, None]
-    tile += tl.program_id(0) * tl.num_programs(1)
+            y = tl.sum(_wide(up, tl.float32) * x, 2)
+            if BLOCK:
+                y *= _scales(scale_ptr, inside + N, k, K, BLOCK, DEPTH)
+            up_total += y
+    y = tl.sum(total, 1)
+    if BLOCK == 0:
+        y *= tl.load(scale_ptr + inside)
+    gate = y
+    if ACT is not None:
+        y = tl.sum(up_total, 1)
+        if BLOCK == 0:
+            y *= tl.load(scale_ptr + N + inside)
+    add_at = out_ptr + rows
+    if ADD:
+        add_at = add_ptr + rows
     CONCLUDE(
-        sums, gates, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr,
-        M, N, add_stride, out_stride, SPLIT, ACT, BIAS, ADD,
+        y, gate, inside, rows < N, bias_ptr, add_at, out_ptr + rows, N, ACT, BIAS, ADD
     )  # fmt: skip
 
 
@@ -213,7 +208,7 @@ def multiply(
         values: [N, K] contiguous, int8, float8_e4m3fn, or the latter's bits as uint8, which
             every device can read; behind a gate the gate's rows, then the other half's.
         scales: float32, [N, 1] or, with a block, [ceil(N / block), ceil(K / block)].
-        config: of the form "after" or "apart".
+        config: of the form "after", or "vector" for one token.
         kernels: the platform's.
         block: side of the square that shares a scale, a multiple of the depth; behind a gate either
             half's rows are a multiple of it.
@@ -243,9 +238,31 @@ def multiply(
         size = tiles * split * rows * config.tokens * (1 if act is None else 2)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
         arrived = kernels.counters(x.device, tiles)
-    deep = config.form == "apart"
+    around = (None if act is None else kernels.activations[act], bias is not None, add is not None)
+    if config.form == "vector":
+        kernels.launch(
+            _vector,
+            (-(-width // rows),),
+            x,
+            values,
+            scales,
+            bias,
+            add,
+            out,
+            width,
+            k,
+            block or 0,
+            512 * config.warps,
+            rows,
+            kernels.finish,
+            *around,
+            kernels.overlaps,
+            num_warps=config.warps,
+            launch_pdl=kernels.overlaps,
+        )
+        return out
     kernels.launch(
-        _apart if deep else _product,
+        _product,
         grid,
         x,
         values,
@@ -266,11 +283,9 @@ def multiply(
         rows,
         config.tokens,
         split,
-        config.deep if deep else 2,
+        near(-(-k // depth // split), values.numel()),
         kernels.conclude,
-        None if act is None else kernels.activations[act],
-        bias is not None,
-        add is not None,
+        *around,
         kernels.overlaps,
         num_warps=config.warps,
         num_stages=config.stages,

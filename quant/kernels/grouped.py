@@ -27,12 +27,15 @@ from ..weights import GroupedWeight
 from .apart import apart
 from .decode import bytes_of, nibbles, operand, row_vector, whole
 from .layout import pack
+from .prefetch import prefetch
 
-__all__ = ("Config", "Packed", "multiply")
+__all__ = ("Config", "Packed", "multiply", "near")
 
 
 _STEP = 128
 """Columns that one step multiplies at most."""
+_NEAR = 2**25
+"""Bytes of weights that may be on their way into the L2 cache before they are asked for."""
 _OFFSETS = {
     (4, torch.bfloat16): 128.0,
     (4, torch.float16): 1024.0,
@@ -47,7 +50,8 @@ class Config(NamedTuple):
 
     Attributes:
         form: "after", "folded", "apart" for a depth that a program's warps share (see ``apart``),
-            or "dense" for weights written out and torch's own product.
+            "vector" for one token (see ``eight_bit``), or "dense" for weights written out and
+            torch's own product.
         rows: of the weights, a tile; of either half behind a gate.
         tokens: of a tile.
         warps: a program.
@@ -205,27 +209,20 @@ def _step(
     return total
 
 
-@triton.jit
-def _prefetch(at):
-    """Bring the lines of these addresses into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1
-    )
-
-
 @triton.jit(do_not_specialize=["M"])
 def _product(
     x_ptr, w_ptr, scale_ptr, zero_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, LINES: tl.constexpr, FOLD: tl.constexpr, WHOLE: tl.constexpr,
-    ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
-    ADD: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr, FOLD: tl.constexpr,
+    WHOLE: tl.constexpr, ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr,
+    BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
 
-    LINES is a power of two from the steps of a part on.
+    While the kernel before ends, the weights of AHEAD steps are brought nearer, a power of two, and
+    the scales of LINES, one from all steps of a part on.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
@@ -257,21 +254,22 @@ def _product(
     place = tl.minimum(tile * ROWS + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        ahead = tl.minimum(first + tl.arange(0, 2), STEPS - 1)[:, None, None].to(tl.int64)
+        ahead = first + tl.minimum(tl.arange(0, AHEAD), share - 1)
+        ahead = tl.minimum(ahead, STEPS - 1).to(tl.int64)[:, None, None]
         lines = ahead * (U * LINE) + tl.arange(0, U)[None, :, None] * LINE
         lines += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
-        _prefetch(w_ptr + lines)
+        prefetch(w_ptr + lines)
         if ACT is not None:
-            _prefetch(w_ptr + N * 16 + lines)
+            prefetch(w_ptr + N * 16 + lines)
         ahead = tl.minimum(first + tl.arange(0, LINES), STEPS - 1) // PARTS * ALL
         lines = ahead[:, None] + tile * ROWS + tl.arange(0, (ROWS + 63) // 64)[None, :] * 64
-        _prefetch(scale_ptr + lines)
+        prefetch(scale_ptr + lines)
         if ZERO:
-            _prefetch(zero_ptr + lines)
+            prefetch(zero_ptr + lines)
         if ACT is not None:
-            _prefetch(scale_ptr + N + lines)
+            prefetch(scale_ptr + N + lines)
             if ZERO:
-                _prefetch(zero_ptr + N + lines)
+                prefetch(zero_ptr + N + lines)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
@@ -374,7 +372,8 @@ def multiply(
     part, parts = weight.part, weight.parts
     if fold and part == 128:
         part, parts = 64, 2 * parts
-    steps = -(-weight.k // part // split)
+    steps = -(-weight.k // part)
+    share = -(-steps // (split * config.deep))
     common = (
         x,
         weight.words,
@@ -399,8 +398,9 @@ def multiply(
         rows,
         config.tokens,
         split,
+        2 if fold else near(share, weight.n * weight.k * weight.bits // 8),
+        _power(share * config.deep),
     )
-    lines = 1 << steps.bit_length()
     end = (
         not x.is_cpu,
         kernels.conclude,
@@ -415,10 +415,25 @@ def multiply(
         "launch_pdl": kernels.overlaps,
     }
     if config.form == "apart":
-        kernels.launch(apart, grid, *common, config.deep, lines, *end, **options)
+        kernels.launch(apart, grid, *common, config.deep, *end, **options)
     else:
         # One matrix instruction of Hopper takes all the columns of a step; the older ones take
         # their operands from the words as they come.
         hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
-        kernels.launch(_product, grid, *common, lines, fold, hopper, *end, **options)
+        kernels.launch(_product, grid, *common, fold, hopper, *end, **options)
     return out
+
+
+def near(steps: int, size: int) -> int:
+    """How many of a program's steps to bring into the L2 cache at once, a power of two.
+
+    Args:
+        steps: of a program.
+        size: bytes of the weights of all programs.
+    """
+    return _power(min(max(steps * _NEAR // size, 1), steps))
+
+
+def _power(count: int) -> int:
+    """The power of two from a number on."""
+    return 1 << (count - 1).bit_length()

@@ -17,8 +17,11 @@ __all__ = ("Float8Product", "GroupedProduct", "Int8Product")
 
 _ALIKE = Config("after", 64, 16, 4, 4)
 """One for every number of tokens."""
+_GATED = 64
+"""Tokens up to which a gate inside the product pays."""
 _FEW = 64
-"""Tokens up to which 8-bit weights meet 16-bit activations."""
+"""Tokens up to which 8-bit floats meet 16-bit activations where matrix units take no 8-bit floats;
+elsewhere only one does."""
 _CHUNK = 2**26
 """Entries of a matrix that are written out at a time."""
 _DEPTH = 128
@@ -67,16 +70,16 @@ class GroupedProduct:
             x = gather(_rows(x), weight.order, kernels, norm=norm)
         else:
             x = _rows(x if norm is None else norm(x))
-        gated = gate is not None
-        width = weight.n // 2 if gated else weight.n
+        # A gate inside takes halves of whole units.
+        inside = gate is not None and len(x) <= _GATED and weight.n % 32 == 0
+        width = weight.n // 2 if inside else weight.n
         config = _ALIKE
         if not kernels.alike:
-            config = choose(self._kind, len(x), width, weight.k, gated=gated, device=x.device)
+            config = choose(self._kind, len(x), width, weight.k, gated=inside, device=x.device)
         if config.form == "dense":
             return _finish(self._through_dense(x), gate, add)
-        # A gate inside takes halves of whole units.
         act = None
-        if gate is not None and weight.n % 32 == 0:
+        if gate is not None and inside:
             act, gate = gate.act, None
         y = grouped.multiply(
             x,
@@ -104,7 +107,7 @@ class GroupedProduct:
 class _ByteProduct:
     """With 8-bit values as they are stored.
 
-    Few tokens are multiplied in 16 bits, which costs nothing where reading the weights is all that
+    One token is multiplied in 16 bits, which costs nothing where reading the weights is all that
     takes time; more become 8-bit values themselves.
 
     Args:
@@ -141,10 +144,13 @@ class _ByteProduct:
         # The others read 8-bit floats as bits, and write them out for many tokens.
         self._native = not float8 or torch.cuda.get_device_capability(values.device) >= _UNITS
         self._chunk = 0 if self._native else _chunk(n, k, dtype, values.device)
-        # torch's own takes a scale an output, and whole vectors.
-        self._by_torch = (
-            float8 and block is None and dtype is torch.bfloat16 and not (n % 16 or k % 16)
-        )
+        self._kind = "scaled_int8"
+        if float8:
+            # torch's own takes a scale an output, and whole vectors.
+            torch_too = dtype is torch.bfloat16 and not (n % 16 or k % 16)
+            self._kind = "scaled_float8" if torch_too else "scaled"
+            if block is not None:
+                self._kind = "scaled_block"
 
     def __call__(
         self,
@@ -154,7 +160,7 @@ class _ByteProduct:
         gate: Gate | None = None,
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if len(x) <= _FEW or self._kernels.alike:
+        if len(x) <= (1 if self._native else _FEW) or self._kernels.alike:
             return self._few(x if norm is None else norm(x), gate, add)
         if not self._native:
             return _finish(self._through_dense(x if norm is None else norm(x)), gate, add)
@@ -192,16 +198,18 @@ class _ByteProduct:
             _rows(x), values.dtype, self._kernels,
             norm=norm, block=self._block, scale=self._input_scale,
         )  # fmt: skip
-        if self._by_torch:
+        n, k = values.shape
+        kind = self._kind
+        config = choose(kind, len(x), n, k, gated=False, device=x.device)
+        if config.form == "library":
             y = torch._scaled_mm(q, values.t(), s, scales.t(), self._bias, out_dtype=self._dtype)
             return _finish(y, gate, add)
-        n, k = values.shape
         y = scaled.multiply(
             q,
             s,
             values,
             scales,
-            choose("scaled", len(x), n, k, gated=False, device=x.device),
+            config,
             self._kernels,
             self._dtype,
             block=self._block,

@@ -29,7 +29,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         kind: "int4" for packed integers of 4 bits, "int8" for such of 8, "byte" for 8-bit
-            weights as they are stored and "scaled" for their products with 8-bit activations.
+            weights as they are stored with 16-bit activations; "scaled_float8", "scaled_block" and
+            "scaled_int8" for such with 8-bit activations, "scaled" where torch's own is no choice.
         n: outputs; behind a gate, of one half.
         k: inputs.
         m: a bucket of tokens.
@@ -66,15 +67,21 @@ def _choose(kind: str, m: int, n: int, k: int, gated: bool, device: torch.device
 
 def _default(kind: str, m: int, n: int, k: int) -> Config:
     """A choice from the numbers alone: enough programs for every multiprocessor."""
-    if kind == "scaled":
+    if kind.startswith("scaled"):
+        if m <= 64:
+            tokens = max(m, 16)
+            return Config("after", 64, tokens, 4, 4, _split(-(-n // 64), k, 2))
         return Config("after", 128, 128, 8, 3, _split(-(-n // 128) * -(-m // 128), k, 1))
     if m > 64:
-        if kind != "int4" or m > BUCKETS[-1]:
+        if kind != "int4" or m >= BUCKETS[-1]:
             return Config("dense")
         split = _split(-(-n // 128) * -(-m // 128), k, 1)
         return Config("folded", 128, 128, 8, 3, split)
-    tokens = max(m, 8)
-    return Config("after", 64, tokens, 4, 4 if m <= 16 else 3, _split(-(-n // 64), k, 4))
+    if m == 1:
+        if kind == "byte":
+            return Config("vector", 2, 1, 2)
+        return Config("apart", 16, 8, 8, 4, _split(-(-n // 16), k, 1), 8)
+    return Config("after", 64, m, 4, 4 if m <= 16 else 3, _split(-(-n // 64), k, 4))
 
 
 def _split(tiles: int, k: int, programs: int) -> int:
