@@ -59,13 +59,13 @@ def apart(
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr, DEEP: tl.constexpr,
+    SPLIT: tl.constexpr, LINES: tl.constexpr, DEEP: tl.constexpr,
     ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """As ``grouped``'s kernel, with DEEP parts of the depth side by side.
 
-    AHEAD is the number of steps whose weights are brought nearer at once.
+    LINES is a power of two from the steps of a part on.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
@@ -103,10 +103,9 @@ def apart(
             prefetch(scale_ptr + N + lines)
             if ZERO:
                 prefetch(zero_ptr + N + lines)
-        early = begin[:, None] + tl.minimum(tl.arange(0, AHEAD), SHARE - 1)[None, :]
-        early = tl.minimum(early, STEPS - 1).to(tl.int64)[:, :, None, None] * (U * LINE)
-        early += tl.arange(0, U)[None, None, :, None] * LINE
-        early += tile * (R * 256) + tl.arange(0, R * 4)[None, None, None, :] * 64
+        early = tl.minimum(begin, STEPS - 1).to(tl.int64)[:, None, None] * (U * LINE)
+        early += tl.arange(0, U)[None, :, None] * LINE
+        early += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
         prefetch(w_ptr + early)
         if ACT is not None:
             prefetch(w_ptr + N * 16 + early)

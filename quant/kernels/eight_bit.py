@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .grouped import Config, near
+from .grouped import Config
 from .prefetch import prefetch
 
 __all__ = ("multiply",)
@@ -48,7 +48,7 @@ def _product(
     x_ptr, w_ptr, scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, x_stride: tl.constexpr, add_stride: tl.constexpr,
     out_stride: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr,
-    TOKENS: tl.constexpr, SPLIT: tl.constexpr, AHEAD: tl.constexpr, CONCLUDE: tl.constexpr,
+    TOKENS: tl.constexpr, SPLIT: tl.constexpr, CONCLUDE: tl.constexpr,
     ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """N rows of the weights, or behind a gate of either half; BLOCK of them and of the columns
@@ -69,7 +69,7 @@ def _product(
     some = (tokens < M)[None, :]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        lines = first + tl.minimum(tl.arange(0, AHEAD) * DEPTH, share - DEPTH)
+        lines = first + tl.arange(0, 2) * DEPTH
         w_lines = w_ptr + inside.to(tl.int64)[:, None] * K + tl.minimum(lines, K - 1)[None, :]
         prefetch(w_lines)
         if ACT is not None:
@@ -283,7 +283,6 @@ def multiply(
         rows,
         config.tokens,
         split,
-        near(-(-k // depth // split), values.numel()),
         kernels.conclude,
         *around,
         kernels.overlaps,

@@ -29,13 +29,11 @@ from .decode import bytes_of, nibbles, operand, row_vector, whole
 from .layout import pack
 from .prefetch import prefetch
 
-__all__ = ("Config", "Packed", "multiply", "near")
+__all__ = ("Config", "Packed", "multiply")
 
 
 _STEP = 128
 """Columns that one step multiplies at most."""
-_NEAR = 2**25
-"""Bytes of weights that may be on their way into the L2 cache before they are asked for."""
 _OFFSETS = {
     (4, torch.bfloat16): 128.0,
     (4, torch.float16): 1024.0,
@@ -215,14 +213,14 @@ def _product(
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr, FOLD: tl.constexpr,
-    WHOLE: tl.constexpr, ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr,
-    BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, LINES: tl.constexpr, FOLD: tl.constexpr, WHOLE: tl.constexpr,
+    ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
 
-    While the kernel before ends, the weights of AHEAD steps are brought nearer, a power of two, and
-    the scales of LINES, one from all steps of a part on.
+    While the kernel before ends, the weights of two steps are brought nearer, and the scales of all:
+    LINES is a power of two from their number on. More weights at once were slower.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
@@ -254,8 +252,7 @@ def _product(
     place = tl.minimum(tile * ROWS + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        ahead = first + tl.minimum(tl.arange(0, AHEAD), share - 1)
-        ahead = tl.minimum(ahead, STEPS - 1).to(tl.int64)[:, None, None]
+        ahead = tl.minimum(first + tl.arange(0, 2), STEPS - 1).to(tl.int64)[:, None, None]
         lines = ahead * (U * LINE) + tl.arange(0, U)[None, :, None] * LINE
         lines += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
         prefetch(w_ptr + lines)
@@ -398,7 +395,6 @@ def multiply(
         rows,
         config.tokens,
         split,
-        2 if fold else near(share, weight.n * weight.k * weight.bits // 8),
         _power(share * config.deep),
     )
     end = (
@@ -422,16 +418,6 @@ def multiply(
         hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
         kernels.launch(_product, grid, *common, fold, hopper, *end, **options)
     return out
-
-
-def near(steps: int, size: int) -> int:
-    """How many of a program's steps to bring into the L2 cache at once, a power of two.
-
-    Args:
-        steps: of a program.
-        size: bytes of the weights of all programs.
-    """
-    return _power(min(max(steps * _NEAR // size, 1), steps))
 
 
 def _power(count: int) -> int:

@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .grouped import Config, near
-from .prefetch import prefetch
+from .grouped import Config
 
 __all__ = ("multiply",)
 
@@ -23,8 +22,8 @@ def _product(
     x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, AHEAD: tl.constexpr, CONCLUDE: tl.constexpr, BIAS: tl.constexpr,
-    ADD: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, CONCLUDE: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     EDGE: tl.constexpr = K % DEPTH != 0
     EXACT: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
@@ -42,9 +41,6 @@ def _product(
     x_at = x_ptr + present.to(tl.int64)[None, :] * K + columns[:, None]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        lines = first + tl.minimum(tl.arange(0, AHEAD) * DEPTH, share - DEPTH)
-        lines = tl.minimum(lines, K - 1)[None, :]
-        prefetch(w_ptr + inside.to(tl.int64)[:, None] * K + lines)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     if BLOCK:
@@ -149,7 +145,6 @@ def multiply(
         rows,
         config.tokens,
         split,
-        near(-(-k // depth // split), values.numel()) if count <= 64 else 2,
         kernels.conclude,
         bias is not None,
         add is not None,
