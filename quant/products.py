@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -42,8 +41,8 @@ def grouped_product(
         dtype: of x and of the product.
         platform: of the device.
     """
-    if weight.codes.is_cuda and (kernel := _kernel("grouped", "GroupedProduct")):
-        product: Product = kernel(weight, bias, dtype)
+    if weight.codes.is_cuda and (kernels := _kernels(dtype, platform)):
+        product: Product = kernels.GroupedProduct(weight, bias, dtype, platform)
         return product
     make = grouped_on_cpu if weight.codes.device.type == "cpu" else dense_grouped
     return make(weight, bias, dtype, platform)
@@ -53,8 +52,8 @@ def float8_product(
     weight: Float8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
     """As ``grouped_product``, with x rounded to 8-bit floats as the weight says."""
-    if weight.values.is_cuda and (kernel := _kernel("float8", "Float8Product")):
-        product: Product = kernel(weight, bias, dtype)
+    if weight.values.is_cuda and (kernels := _kernels(dtype, platform)):
+        product: Product = kernels.Float8Product(weight, bias, dtype, platform)
         return product
     make = float8_on_cpu if weight.values.device.type == "cpu" else dense_float8
     return make(weight, bias, dtype, platform)
@@ -64,16 +63,17 @@ def int8_product(
     weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
     """As ``grouped_product``, with each row of x rounded to bytes."""
-    if weight.values.is_cuda and (kernel := _kernel("int8", "Int8Product")):
-        product: Product = kernel(weight, bias, dtype)
+    if weight.values.is_cuda and (kernels := _kernels(dtype, platform)):
+        product: Product = kernels.Int8Product(weight, bias, dtype, platform)
         return product
     make = int8_on_cpu if weight.values.device.type == "cpu" else dense_int8
     return make(weight, bias, dtype, platform)
 
 
-def _kernel(module: str, name: str) -> Any:
-    """A class of ``quant.kernels``, which needs Triton; None where there is no such module."""
-    try:
-        return getattr(import_module(f".kernels.{module}", __package__), name)
-    except ModuleNotFoundError:
+def _kernels(dtype: torch.dtype, platform: Platform) -> ModuleType | None:
+    """The products by kernels; None where weights are better dequantized once."""
+    if platform.kernels() is None or dtype.itemsize != 2:
         return None
+    from .kernels import products
+
+    return products

@@ -219,8 +219,8 @@ def _product(
 ):  # fmt: skip
     """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
 
-    While the kernel before ends, the weights of two steps are brought nearer, and the scales of all:
-    LINES is a power of two from their number on. More weights at once were slower.
+    While the kernel before ends, the weights of two steps are brought nearer (more were slower) and
+    the scales of all: LINES is a power of two from their number on.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from ...core.contracts.platform import Gate, Kernels, Norm, Platform
-from ...core.errors import ConfigError
 from ..weights import Float8Weight, GroupedWeight, Int8Weight
 from . import eight_bit, grouped, scaled
 from .dense import write_out
@@ -40,8 +39,7 @@ class GroupedProduct:
         platform: of the GPU.
 
     Raises:
-        ConfigError: for another dtype.
-        ValueError: for groups that the kernels cannot take.
+        ValueError: for another dtype, or groups that the kernels cannot take.
     """
 
     def __init__(
@@ -246,8 +244,7 @@ class Float8Product(_ByteProduct):
         platform: of the GPU.
 
     Raises:
-        ConfigError: for another dtype.
-        ValueError: for squares whose side is no power of two from 32 on.
+        ValueError: for another dtype, or squares whose side is no power of two from 32 on.
     """
 
     def __init__(
@@ -284,7 +281,7 @@ class Int8Product(_ByteProduct):
         platform: of the GPU.
 
     Raises:
-        ConfigError: for another dtype.
+        ValueError: for another dtype.
     """
 
     def __init__(
@@ -301,14 +298,11 @@ def _kernels(platform: Platform, dtype: torch.dtype) -> Kernels:
     """The platform's kernels, for a dtype that they take.
 
     Raises:
-        ConfigError: for another dtype, or a platform without kernels.
+        ValueError: for another dtype, or a platform without kernels.
     """
     kernels = platform.kernels()
     if kernels is None or dtype not in (torch.bfloat16, torch.float16):
-        raise ConfigError(
-            f"quantized weights on a GPU work with bfloat16 and float16, and model.dtype is "
-            f"{str(dtype).removeprefix('torch.')}; set model.dtype"
-        )
+        raise ValueError(f"no kernels for {dtype} on a platform of {platform.device_type}")
     return kernels
 
 

@@ -20,6 +20,8 @@ __all__ = ("BUCKETS", "Entry", "choose", "read")
 BUCKETS = (1, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Numbers of tokens that are measured; one in between is served by the next larger's choice."""
 
+_WRITTEN_OUT = 512
+"""Tokens above which writing weights out costs less than a product that need not."""
 _FOLDER = Path(__file__).parent / "tuned"
 _MULTIPROCESSORS = 132
 
@@ -61,8 +63,13 @@ def choose(kind: str, tokens: int, n: int, k: int, *, gated: bool, device: torch
 
 @cache
 def _choose(kind: str, m: int, n: int, k: int, gated: bool, device: torch.device) -> Config:
-    found = _table(device).get((kind, m, n, k, gated))
-    return _default(kind, m, n, k) if found is None else found
+    table = _table(device)
+    # What was measured for more tokens serves fewer, but one token is multiplied in its own ways.
+    larger = (size for size in BUCKETS if size == m or size > m > 1)
+    found = (
+        table[kind, size, n, k, gated] for size in larger if (kind, size, n, k, gated) in table
+    )
+    return next(found, None) or _default(kind, m, n, k)
 
 
 def _default(kind: str, m: int, n: int, k: int) -> Config:
@@ -73,7 +80,7 @@ def _default(kind: str, m: int, n: int, k: int) -> Config:
             return Config("after", 64, tokens, 4, 4, _split(-(-n // 64), k, 2))
         return Config("after", 128, 128, 8, 3, _split(-(-n // 128) * -(-m // 128), k, 1))
     if m > 64:
-        if kind != "int4" or m >= BUCKETS[-1]:
+        if kind != "int4" or m > _WRITTEN_OUT:
             return Config("dense")
         split = _split(-(-n // 128) * -(-m // 128), k, 1)
         return Config("folded", 128, 128, 8, 3, split)
