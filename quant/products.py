@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -42,50 +41,43 @@ def grouped_product(
         dtype: of x and of the product.
         platform: of the device.
     """
-    if weight.codes.device.type == "cpu":
-        return grouped_on_cpu(weight, bias, dtype, platform)
-    kernels = _kernels(weight.codes, dtype)
-    if kernels is not None:
+    if weight.codes.is_cuda and (kernels := _kernels(dtype, platform)):
         try:
             product: Product = kernels.GroupedProduct(weight, bias, dtype, platform)
         except ValueError:
             # Groups of odd sizes, as a whole row of odd length is one.
             return dense_grouped(weight, bias, dtype, platform)
         return product
-    return dense_grouped(weight, bias, dtype, platform)
+    make = grouped_on_cpu if weight.codes.device.type == "cpu" else dense_grouped
+    return make(weight, bias, dtype, platform)
 
 
 def float8_product(
     weight: Float8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
     """As ``grouped_product``, with x rounded to 8-bit floats as the weight says."""
-    if weight.values.device.type == "cpu":
-        return float8_on_cpu(weight, bias, dtype, platform)
-    kernels = _kernels(weight.values, dtype)
-    if kernels is None:
-        return dense_float8(weight, bias, dtype, platform)
-    product: Product = kernels.Float8Product(weight, bias, dtype, platform)
-    return product
+    if weight.values.is_cuda and (kernels := _kernels(dtype, platform)):
+        product: Product = kernels.Float8Product(weight, bias, dtype, platform)
+        return product
+    make = float8_on_cpu if weight.values.device.type == "cpu" else dense_float8
+    return make(weight, bias, dtype, platform)
 
 
 def int8_product(
     weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
     """As ``grouped_product``, with each row of x rounded to bytes."""
-    if weight.values.device.type == "cpu":
-        return int8_on_cpu(weight, bias, dtype, platform)
-    kernels = _kernels(weight.values, dtype)
-    if kernels is None:
-        return dense_int8(weight, bias, dtype, platform)
-    product: Product = kernels.Int8Product(weight, bias, dtype, platform)
-    return product
+    if weight.values.is_cuda and (kernels := _kernels(dtype, platform)):
+        product: Product = kernels.Int8Product(weight, bias, dtype, platform)
+        return product
+    make = int8_on_cpu if weight.values.device.type == "cpu" else dense_int8
+    return make(weight, bias, dtype, platform)
 
 
-def _kernels(values: torch.Tensor, dtype: torch.dtype) -> Any:
-    """The products by Triton's kernels; None where those do not run."""
-    if not values.is_cuda or dtype.itemsize != 2:
+def _kernels(dtype: torch.dtype, platform: Platform) -> ModuleType | None:
+    """The products by kernels; None where weights are better dequantized once."""
+    if platform.kernels() is None or dtype.itemsize != 2:
         return None
-    try:
-        return import_module(".kernels.products", __package__)
-    except ModuleNotFoundError:
-        return None
+    from .kernels import products
+
+    return products

@@ -7,18 +7,40 @@ from functools import cache
 import torch
 
 from ...core.contracts.platform import Gate, Norm
+from . import activation, conclusion
 from .activation import gated
-from .launch import compiling_only
+from .launch import compiling_only, launch
 from .linear import linear
 from .norm import rms_norm
 
-__all__ = ("TritonGate", "TritonNorm", "TritonProduct", "compiling_only")
+__all__ = ("TritonGate", "TritonKernels", "TritonNorm", "TritonProduct", "compiling_only")
 
 
 @cache
 def _overlaps(device: torch.device) -> bool:
     """Whether kernels may be launched into the end of the one before: from Hopper on."""
     return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+class TritonKernels:
+    """See ``platform.Kernels``."""
+
+    activations = activation.ACTIVATIONS
+    activate = activation.activate
+    conclude = conclusion.conclude
+    finish = conclusion.finish
+    launch = staticmethod(launch)
+    counters = staticmethod(conclusion.counters)
+
+    def __init__(self, *, alike: bool = False) -> None:
+        self.alike = alike
+
+    @property
+    def overlaps(self) -> bool:
+        """On the current device."""
+        return torch.cuda.is_available() and _overlaps(
+            torch.device("cuda", torch.cuda.current_device())
+        )
 
 
 class TritonNorm:

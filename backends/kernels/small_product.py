@@ -19,13 +19,11 @@ import torch
 import triton
 import triton.language as tl
 
-from .activation import ACTIVATIONS, activate
+from .activation import ACTIVATIONS
+from .conclusion import conclude, counters, finish, output
 from .launch import launch
 
 __all__ = ("Config", "dot_product", "vector_product")
-
-_COUNTERS = 4096
-"""Tiles of an output whose depth is shared."""
 
 
 class Config(NamedTuple):
@@ -46,24 +44,6 @@ class Config(NamedTuple):
     warps: int = 4
     stages: int = 1
     split: int = 1
-
-
-@triton.jit
-def _finish(
-    total, gate, rows, mask, bias_ptr, add_at, out_at, N,
-    ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
-):  # fmt: skip
-    """Bias, gate and addition behind a product; total is of the up half if there is a gate."""
-    if BIAS:
-        if ACT is not None:
-            gate += tl.load(bias_ptr + rows).to(tl.float32)
-            bias_ptr += N
-        total += tl.load(bias_ptr + rows).to(tl.float32)
-    if ACT is not None:
-        total *= activate(gate, ACT)
-    if ADD:
-        total += tl.load(add_at, mask=mask, other=0).to(tl.float32)
-    tl.store(out_at, total.to(out_at.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -121,7 +101,7 @@ def _vector(
     add_at = out_at
     if ADD:
         add_at = add_ptr + rows
-    _finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+    finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
 
 
 @triton.jit
@@ -181,35 +161,11 @@ def _dot(
             else:
                 w = tl.load(w_at + up_offset + k, eviction_policy="evict_first")
         total = tl.dot(w, x, total)
-    out_at = out_ptr + tokens.to(tl.int64)[None, :] * out_stride + rows[:, None]
-    add_at = out_at
-    if ADD:
-        add_at = add_ptr + tokens.to(tl.int64)[None, :] * add_stride + rows[:, None]
-    mask = (tokens < M)[None, :] & (rows < N)[:, None]
-    inside = inside[:, None]
-    if SPLIT == 1:
-        _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
-    else:
-        HALVES: tl.constexpr = 1 if ACT is None else 2
-        SIZE: tl.constexpr = ROWS * TOKENS
-        tile += tl.program_id(2) * tl.num_programs(0)
-        partial_ptr += tile.to(tl.int64) * (SPLIT * HALVES * SIZE)
-        cells = tl.arange(0, ROWS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
-        mine = partial_ptr + part * (HALVES * SIZE) + cells
-        tl.store(mine, total)
-        if ACT is not None:
-            tl.store(mine + SIZE, gate)
-        tl.debug_barrier()
-        if tl.atomic_add(counter_ptr + tile, 1, sem="acq_rel", scope="gpu") == SPLIT - 1:
-            tl.store(counter_ptr + tile, 0)
-            total = tl.zeros((ROWS, TOKENS), tl.float32)
-            gate = total
-            for other in tl.static_range(SPLIT):
-                theirs = partial_ptr + other * (HALVES * SIZE) + cells
-                total += tl.load(theirs, cache_modifier=".cg")
-                if ACT is not None:
-                    gate += tl.load(theirs + SIZE, cache_modifier=".cg")
-            _finish(total, gate, inside, mask, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
+    tile += tl.program_id(2) * tl.num_programs(0)
+    conclude(
+        total, gate, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr,
+        M, N, add_stride, out_stride, SPLIT, ACT, BIAS, ADD,
+    )  # fmt: skip
 
 
 def vector_product(
@@ -241,7 +197,7 @@ def vector_product(
     width, depth = weight.shape
     if act is not None:
         width //= 2
-    out = _output(x, width, add)
+    out = output(x, width, add)
     rows = config.rows
     launch(
         _vector,
@@ -299,7 +255,7 @@ def dot_product(
     width, depth = weight.shape
     if act is not None:
         width //= 2
-    out = _output(x, width, add)
+    out = output(x, width, add)
     if not count:
         return out
     tokens = 16 if count <= 16 else 32 if count <= 32 else 64
@@ -310,7 +266,7 @@ def dot_product(
         tiles = grid[0] * grid[2]
         size = tiles * split * rows * tokens * (1 if act is None else 2)
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
-        arrived = _counters(x.device, tiles)
+        arrived = counters(x.device, tiles)
     launch(
         _dot,
         grid,
@@ -342,27 +298,3 @@ def dot_product(
         launch_pdl=pdl,
     )
     return out
-
-
-def _output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:
-    """Where a result goes: other programs may still read x."""
-    if add is None or add.data_ptr() == x.data_ptr():
-        return torch.empty((x.shape[0], width), dtype=x.dtype, device=x.device)
-    return add
-
-
-_counters_of: dict[torch.device, torch.Tensor] = {}
-
-
-def _counters(device: torch.device, tiles: int) -> torch.Tensor:
-    """int32 of at least so many, zero between launches.
-
-    Raises:
-        ValueError: for more than there are.
-    """
-    if tiles > _COUNTERS:
-        raise ValueError(f"{tiles} tiles cannot share their depth, at most {_COUNTERS} can")
-    held = _counters_of.get(device)
-    if held is None:
-        held = _counters_of[device] = torch.zeros(_COUNTERS, dtype=torch.int32, device=device)
-    return held

@@ -14,8 +14,9 @@ import msgspec
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+    from typing import Any
 
     import torch
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = (
     "CONTRACT_VERSION",
     "Gate",
+    "Kernels",
     "Memory",
     "Norm",
     "Platform",
@@ -129,6 +131,54 @@ class ProductShape(msgspec.Struct, frozen=True):
     gated: bool = False
 
 
+class Kernels(Protocol):
+    """What the platform's own kernels are made of, for kernels that live elsewhere.
+
+    ``conclude``, ``finish`` and ``activate`` are functions in the kernels' language, to be handed
+    to a kernel as constants.
+    """
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a kernel may be launched into the end of the one before."""
+        ...
+
+    @property
+    def alike(self) -> bool:
+        """Whether a row must have the same bits whichever rows stand beside it."""
+        ...
+
+    @property
+    def activations(self) -> Mapping[str, str]:
+        """``Gate.act`` -> what ``conclude`` and ``activate`` call it."""
+        ...
+
+    @property
+    def activate(self) -> Any:
+        """An activation of float32."""
+        ...
+
+    @property
+    def conclude(self) -> Any:
+        """What follows a product's sums: other parts of its depth, bias, gate, addition, store."""
+        ...
+
+    @property
+    def finish(self) -> Any:
+        """What follows once all parts are added up."""
+        ...
+
+    @property
+    def launch(self) -> Callable[..., None]:
+        """Launch a kernel with little of the host's time."""
+        ...
+
+    @property
+    def counters(self) -> Callable[[torch.device, int], torch.Tensor]:
+        """int32 of at least so many, zero between launches, by which ``conclude`` counts parts."""
+        ...
+
+
 class Platform(ABC):
     """One kind of device."""
 
@@ -173,6 +223,10 @@ class Platform(ABC):
             weight: [out, in].
             bias: [out] or None.
         """
+
+    def kernels(self) -> Kernels | None:
+        """For those who bring kernels of their own; None where only torch's operators run."""
+        return None
 
     def draw(self, max_rows: int, vocab_size: int, device: torch.device) -> Draw | None:
         """Kernels that draw tokens from logits; None where torch's operators do.

@@ -11,6 +11,7 @@ import torch
 
 from ...core.contracts.platform import (
     Gate,
+    Kernels,
     Memory,
     Norm,
     Platform,
@@ -71,6 +72,10 @@ class CUDA(Platform):
             )
         product: Product = _operations().TritonProduct(weight, bias, alike=self._deterministic)
         return product
+
+    def kernels(self) -> Kernels:
+        kernels: Kernels = _operations().TritonKernels(alike=self._deterministic)
+        return kernels
 
     def draw(self, max_rows: int, vocab_size: int, device: torch.device) -> Draw | None:
         from ...backends.kernels.sampling import TritonDraw

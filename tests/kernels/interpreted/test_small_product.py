@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from quire.backends.kernels import small_product
+from quire.backends.kernels.conclusion import counters
 from quire.backends.kernels.small_product import Config, dot_product, vector_product
 from tests.kernels.oracles import assert_close, poison, product, random
 
@@ -76,7 +76,7 @@ def test_more_parts_than_tiles_of_depth() -> None:
 def test_counters_are_zero_between_launches() -> None:
     for _ in range(3):
         _check(dot_product, 3, 48, 128, DOT[2], torch.bfloat16)
-        assert not small_product._counters(torch.device("cpu"), 1).any()
+        assert not counters(torch.device("cpu"), 1).any()
 
 
 @pytest.mark.parametrize("form", ["vector", "dot"])

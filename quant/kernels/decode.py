@@ -1,0 +1,152 @@
+"""Words of ``layout`` to operands of the matrix units, as Triton functions.
+
+A tile of words is [U, R, 8, 4, 2, 2, 2]: units of columns, of rows, and the bits of a thread's
+number and of a word's place in it. A word holds several codes, so a tile gives several operands.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ("bytes_of", "nibbles", "operand", "operands", "row_vector", "row_vectors", "whole")
+
+
+@triton.jit
+def nibbles(words, zero, scale, FOLD: tl.constexpr, ASM: tl.constexpr):
+    """Four operands (code - zero), times scale if FOLD, of 4-bit codes, in zero's dtype.
+
+    Args:
+        words: int16 tile.
+        zero: -(128 + zero) in bfloat16 or -(1024 + zero) in float16, for the tile. Codes in the
+            last bits of these numbers make them greater by the code, so one instruction puts two
+            codes into floats and another subtracts, both without rounding.
+        scale: of the same dtype and shape; unused without FOLD.
+    """
+    if ASM:
+        if zero.dtype == tl.bfloat16:
+            if FOLD:
+                a, b, c, d = tl.inline_asm_elementwise(
+                    """{
+                    .reg .b32 t, m, o, n;
+                    mov.b32 m, 0x43004300; mov.b32 o, 0x3f803f80; mov.b32 n, 0x80008000;
+                    lop3.b32 t, $4, 0x000f000f, m, 0xea;
+                    fma.rn.bf16x2 t, t, o, $5; fma.rn.bf16x2 $0, t, $6, n;
+                    shr.u32 t, $4, 4; lop3.b32 t, t, 0x000f000f, m, 0xea;
+                    fma.rn.bf16x2 t, t, o, $5; fma.rn.bf16x2 $1, t, $6, n;
+                    shr.u32 t, $4, 8; lop3.b32 t, t, 0x000f000f, m, 0xea;
+                    fma.rn.bf16x2 t, t, o, $5; fma.rn.bf16x2 $2, t, $6, n;
+                    shr.u32 t, $4, 12; lop3.b32 t, t, 0x000f000f, m, 0xea;
+                    fma.rn.bf16x2 t, t, o, $5; fma.rn.bf16x2 $3, t, $6, n;
+                    }""",
+                    "=&r,=&r,=&r,=&r,r,r,r", [words, zero, scale],
+                    (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
+                )  # fmt: skip
+            else:
+                a, b, c, d = tl.inline_asm_elementwise(
+                    """{
+                    .reg .b32 t, m, o;
+                    mov.b32 m, 0x43004300; mov.b32 o, 0x3f803f80;
+                    lop3.b32 t, $4, 0x000f000f, m, 0xea; fma.rn.bf16x2 $0, t, o, $5;
+                    shr.u32 t, $4, 4;
+                    lop3.b32 t, t, 0x000f000f, m, 0xea; fma.rn.bf16x2 $1, t, o, $5;
+                    shr.u32 t, $4, 8;
+                    lop3.b32 t, t, 0x000f000f, m, 0xea; fma.rn.bf16x2 $2, t, o, $5;
+                    shr.u32 t, $4, 12;
+                    lop3.b32 t, t, 0x000f000f, m, 0xea; fma.rn.bf16x2 $3, t, o, $5;
+                    }""",
+                    "=&r,=&r,=&r,=&r,r,r", [words, zero],
+                    (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
+                )  # fmt: skip
+        else:
+            if FOLD:
+                a, b, c, d = tl.inline_asm_elementwise(
+                    """{
+                    .reg .b32 t, m;
+                    mov.b32 m, 0x64006400;
+                    lop3.b32 t, $4, 0x000f000f, m, 0xea;
+                    add.rn.f16x2 t, t, $5; mul.rn.f16x2 $0, t, $6;
+                    shr.u32 t, $4, 4; lop3.b32 t, t, 0x000f000f, m, 0xea;
+                    add.rn.f16x2 t, t, $5; mul.rn.f16x2 $1, t, $6;
+                    shr.u32 t, $4, 8; lop3.b32 t, t, 0x000f000f, m, 0xea;
+                    add.rn.f16x2 t, t, $5; mul.rn.f16x2 $2, t, $6;
+                    shr.u32 t, $4, 12; lop3.b32 t, t, 0x000f000f, m, 0xea;
+                    add.rn.f16x2 t, t, $5; mul.rn.f16x2 $3, t, $6;
+                    }""",
+                    "=&r,=&r,=&r,=&r,r,r,r", [words, zero, scale],
+                    (tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=2,
+                )  # fmt: skip
+            else:
+                a, b, c, d = tl.inline_asm_elementwise(
+                    """{
+                    .reg .b32 t, m;
+                    mov.b32 m, 0x64006400;
+                    lop3.b32 t, $4, 0x000f000f, m, 0xea; add.rn.f16x2 $0, t, $5;
+                    shr.u32 t, $4, 4; lop3.b32 t, t, 0x000f000f, m, 0xea; add.rn.f16x2 $1, t, $5;
+                    shr.u32 t, $4, 8; lop3.b32 t, t, 0x000f000f, m, 0xea; add.rn.f16x2 $2, t, $5;
+                    shr.u32 t, $4, 12; lop3.b32 t, t, 0x000f000f, m, 0xea; add.rn.f16x2 $3, t, $5;
+                    }""",
+                    "=&r,=&r,=&r,=&r,r,r", [words, zero],
+                    (tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=2,
+                )  # fmt: skip
+    else:
+        a = _nibble(words, zero, scale, FOLD)
+        b = _nibble(words >> 4, zero, scale, FOLD)
+        c = _nibble(words >> 8, zero, scale, FOLD)
+        d = _nibble(words >> 12, zero, scale, FOLD)
+    return a, b, c, d
+
+
+@triton.jit
+def _nibble(words, zero, scale, FOLD: tl.constexpr):
+    OFFSET: tl.constexpr = 128.0 if zero.dtype == tl.bfloat16 else 1024.0
+    y = (words & 15).to(tl.float32) + (zero.to(tl.float32) + OFFSET)
+    if FOLD:
+        y *= scale.to(tl.float32)
+    return y.to(zero.dtype)
+
+
+@triton.jit
+def bytes_of(words, zero):
+    """Two operands (code - zero) of 8-bit codes, in zero's dtype; zero is of the tile, negated."""
+    # 2^23 in float32 counts in its last bits; a conversion would take a slower instruction.
+    offset = zero.to(tl.float32) - 8388608.0
+    low = ((words & 255).to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+    high = (((words >> 8) & 255).to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+    return (low + offset).to(zero.dtype), (high + offset).to(zero.dtype)
+
+
+@triton.jit
+def operand(tile, R: tl.constexpr, U: tl.constexpr):
+    """A tile as an operand [rows, columns]: 16 columns of every unit."""
+    return tl.reshape(tl.permute(tile, (1, 5, 2, 0, 4, 3, 6)), (R * 16, U * 16))
+
+
+@triton.jit
+def operands(tiles, R: tl.constexpr, U: tl.constexpr, DEEP: tl.constexpr):
+    """Tiles [DEEP, ...] as operands [DEEP, rows, columns]: 16 columns of every unit."""
+    return tl.reshape(tl.permute(tiles, (0, 2, 6, 3, 1, 5, 4, 7)), (DEEP, R * 16, U * 16))
+
+
+@triton.jit
+def whole(tile, R: tl.constexpr, U: tl.constexpr, SLICES: tl.constexpr):
+    """A tile of joined operands [..., slices by halves] as one operand [rows, columns]."""
+    if SLICES == 2:
+        tile = tl.permute(tile, (1, 5, 2, 0, 7, 4, 3, 6))
+    else:
+        tile = tl.permute(tile, (1, 5, 2, 0, 8, 7, 4, 3, 6))
+    return tl.reshape(tile, (R * 16, U * 16 * SLICES))
+
+
+@triton.jit
+def row_vector(values, R: tl.constexpr, U: tl.constexpr):
+    """[R, 8, 2], a value a row (units, t // 4, half), for every word of a tile."""
+    values = values[None, :, :, None, None, :, None]
+    return tl.broadcast_to(values, (U, R, 8, 4, 2, 2, 2))
+
+
+@triton.jit
+def row_vectors(values, R: tl.constexpr, U: tl.constexpr, DEEP: tl.constexpr):
+    """[DEEP, R, 8, 2], as ``row_vector`` for each of several tiles."""
+    values = values[:, None, :, :, None, None, :, None]
+    return tl.broadcast_to(values, (DEEP, U, R, 8, 4, 2, 2, 2))

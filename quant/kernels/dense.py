@@ -1,0 +1,92 @@
+"""Weights written out in 16 bits, for products of so many tokens that this costs little."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ...core.contracts.platform import Kernels
+from .decode import bytes_of, nibbles, row_vector, whole
+from .grouped import Packed
+
+__all__ = ("write_out",)
+
+_ROWS = 64
+
+
+@triton.jit(do_not_specialize=["first"])
+def _write_out(
+    w_ptr, scale_ptr, zero_ptr, out_ptr, first, N: tl.constexpr, K: tl.constexpr,
+    TALL: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, PART: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """A tile of the matrix; rows count from the first of the output."""
+    DTYPE: tl.constexpr = out_ptr.dtype.element_ty
+    SLICES: tl.constexpr = 16 // BITS
+    R: tl.constexpr = ROWS // 16
+    U: tl.constexpr = PART // (16 * SLICES)
+    LINE: tl.constexpr = TALL * 16
+    step = tl.program_id(0)
+    base = tl.program_id(1) * ROWS
+    w_at = w_ptr + (step * U).to(tl.int64) * LINE + (first + base) * 16
+    words = tl.load(w_at + tl.arange(0, U)[:, None] * LINE + tl.arange(0, R * 256)[None, :])
+    words = tl.reshape(words, (U, R, 8, 4, 2, 2, 2))
+    place = tl.arange(0, R)[:, None, None] * 16 + tl.arange(0, 8)[None, :, None]
+    place = tl.minimum(first + base + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
+    place += step // PARTS * N
+    if ZERO:
+        zero = row_vector(tl.load(zero_ptr + place), R, U)
+    elif BITS == 8:
+        zero = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
+    elif tl.bfloat16 == DTYPE:
+        zero = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
+    else:
+        zero = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
+    scale = row_vector(tl.load(scale_ptr + place).to(tl.float32), R, U)
+    if SLICES == 2:
+        a, b = bytes_of(words, zero)
+        y = tl.join(a.to(tl.float32) * scale, b.to(tl.float32) * scale)
+    else:
+        a, b, c, d = nibbles(words, zero, zero, False, ASM)
+        y = tl.join(
+            tl.join(a.to(tl.float32) * scale, b.to(tl.float32) * scale),
+            tl.join(c.to(tl.float32) * scale, d.to(tl.float32) * scale),
+        )
+    y = whole(y, R, U, SLICES).to(DTYPE)
+    rows = base + tl.arange(0, ROWS)
+    columns = step * PART + tl.arange(0, PART)
+    mask = (first + rows < N)[:, None] & (columns < K)[None, :]
+    tl.store(out_ptr + rows.to(tl.int64)[:, None] * K + columns[None, :], y, mask=mask)
+
+
+def write_out(weight: Packed, out: torch.Tensor, kernels: Kernels, *, first: int = 0) -> None:
+    """Rows of the matrix, each entry rounded once.
+
+    Args:
+        weight: [N, K]; its order is left to who multiplies.
+        out: [rows, K] contiguous, in the activations' dtype; a multiple of 64 rows, or all that
+            are left.
+        kernels: the platform's.
+        first: row of the weight that is the output's first, a multiple of 16.
+    """
+    rows = min(out.shape[0], weight.n - first)
+    steps = -(-weight.k // weight.part)
+    kernels.launch(
+        _write_out,
+        (steps, -(-rows // _ROWS)),
+        weight.words,
+        weight.scales,
+        weight.zeros,
+        out,
+        first,
+        weight.n,
+        weight.k,
+        -(-weight.n // 16) * 16,
+        weight.bits,
+        weight.zeros is not None,
+        weight.part,
+        weight.parts,
+        _ROWS,
+        not out.is_cpu,
+    )

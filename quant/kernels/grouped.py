@@ -1,0 +1,425 @@
+"""x @ W.T for integer weights with a scale a group of columns, without their being written out.
+
+Weights are the tall side of the matrix units, tokens the short one, as in the platform's products
+of few rows; see ``layout`` for the order that weights are in and ``decode`` for how they become
+operands. Two ways to apply scales:
+
+- *after*: a group's products are summed up by themselves and the sum is scaled in float32. For few
+  tokens, where the sums are few.
+- *folded*: operands are scaled before they are multiplied, and rounded to the activations' type.
+  For many tokens, where one chain of products must run without a pause.
+
+A token's result depends on the Config and not on the other tokens or their number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from ...core.contracts.platform import Kernels
+from ..weights import GroupedWeight
+from .apart import apart
+from .decode import bytes_of, nibbles, operand, row_vector, whole
+from .layout import pack
+from .prefetch import prefetch
+
+__all__ = ("Config", "Packed", "multiply")
+
+
+_STEP = 128
+"""Columns that one step multiplies at most."""
+_OFFSETS = {
+    (4, torch.bfloat16): 128.0,
+    (4, torch.float16): 1024.0,
+    (8, torch.bfloat16): 0.0,
+    (8, torch.float16): 0.0,
+}
+"""What decoding adds to a code besides, see ``decode``."""
+
+
+class Config(NamedTuple):
+    """How a product is cut.
+
+    Attributes:
+        form: "after", "folded", "apart" for a depth that a program's warps share (see ``apart``),
+            "vector" for one token (see ``eight_bit``), or "dense" for weights written out and
+            torch's own product.
+        rows: of the weights, a tile; of either half behind a gate.
+        tokens: of a tile.
+        warps: a program.
+        stages: tiles in flight.
+        split: programs that share the depth.
+        deep: parts of the depth in a program; of the form "apart".
+    """
+
+    form: str
+    rows: int = 64
+    tokens: int = 16
+    warps: int = 4
+    stages: int = 4
+    split: int = 1
+    deep: int = 1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Integer weights as kernels read them.
+
+    Attributes:
+        words: of ``layout.pack``.
+        scales: [groups, N].
+        zeros: [groups, N] in the activations' dtype, as ``decode`` takes them; None where all are
+            2^(bits - 1).
+        bits: 4 or 8.
+        n: rows of the matrix.
+        k: columns.
+        part: columns that one step multiplies, all of one group.
+        parts: steps that a group spans.
+        order: which input each column multiplies; None where it is the column's own.
+    """
+
+    words: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    bits: int
+    n: int
+    k: int
+    part: int
+    parts: int
+    order: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, weight: GroupedWeight, dtype: torch.dtype) -> Packed:
+        """Pack a weight.
+
+        Two and three bits take four bits each, and so do four; groups that are no multiple of 64
+        columns have codes of eight.
+
+        Args:
+            weight: on the device that multiplies.
+            dtype: of activations: bfloat16 or float16.
+
+        Raises:
+            ValueError: for groups that share no multiple of 32 with 128 columns.
+        """
+        n, k = weight.codes.shape
+        single = weight.group_size >= k
+        part = _STEP if single else gcd(weight.group_size, _STEP)
+        if part < 32:
+            raise ValueError(
+                f"groups of {weight.group_size} columns are not supported by the GPU's kernels: a "
+                f"multiple of 32 is, and one group a row"
+            )
+        bits = 4 if weight.bits <= 4 and part >= 64 else 8
+        zeros = weight.zeros
+        if zeros is None and bits != weight.bits:
+            zeros = torch.full_like(weight.scales, 2 ** (weight.bits - 1), dtype=torch.uint8)
+        if zeros is not None:
+            zeros = (-(_OFFSETS[bits, dtype] + zeros.t().float())).to(dtype).contiguous()
+        return cls(
+            words=pack(weight.codes, bits, part),
+            scales=weight.scales.t().contiguous(),
+            zeros=zeros,
+            bits=bits,
+            n=n,
+            k=k,
+            part=part,
+            parts=-(-k // part) if single else weight.group_size // part,
+            order=None if weight.order is None else weight.order.to(torch.int32),
+        )
+
+
+@triton.jit
+def _zero(
+    values, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
+    R: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
+    """What decoding subtracts, of every word of a tile; values are the rows' if they differ."""
+    if ZERO:
+        values = row_vector(values, R, U)
+    elif BITS == 8:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
+    elif tl.bfloat16 == DTYPE:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
+    else:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
+    return values
+
+
+@triton.jit
+def _inputs(
+    x_at, mask, SLICES: tl.constexpr, WHOLE: tl.constexpr, EDGE: tl.constexpr, columns, left
+):
+    """The inputs of a step: as one tile, or one for each slice of the words."""
+    if WHOLE:
+        if EDGE:
+            mask = mask & (columns < left)[:, None]
+        a = tl.load(x_at, mask=mask, other=0)
+        x = (a, a, a, a)
+    else:
+        a = _slice(x_at, mask, 0, EDGE, columns, left)
+        b = _slice(x_at, mask, 16, EDGE, columns, left)
+        x = (a, b, a, b)
+        if SLICES == 4:
+            c = _slice(x_at, mask, 32, EDGE, columns, left)
+            d = _slice(x_at, mask, 48, EDGE, columns, left)
+            x = (a, b, c, d)
+    return x
+
+
+@triton.jit
+def _slice(x_at, mask, START: tl.constexpr, EDGE: tl.constexpr, columns, left):
+    if EDGE:
+        mask = mask & (START + columns < left)[:, None]
+    return tl.load(x_at + START, mask=mask, other=0)
+
+
+@triton.jit
+def _step(
+    words, x, zero, scale, total, SLICES: tl.constexpr, R: tl.constexpr, U: tl.constexpr,
+    WHOLE: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr,
+):  # fmt: skip
+    """total + the products of a step; without FOLD of a step by itself."""
+    words = tl.reshape(words, (U, R, 8, 4, 2, 2, 2))
+    if SLICES == 2:
+        a, b = bytes_of(words, zero)
+        if WHOLE:
+            total = tl.dot(whole(tl.join(a, b), R, U, 2), x[0], total)
+        else:
+            total = tl.dot(operand(a, R, U), x[0], total)
+            total = tl.dot(operand(b, R, U), x[1], total)
+    else:
+        a, b, c, d = nibbles(words, zero, scale, FOLD, ASM)
+        if WHOLE:
+            joined = tl.join(tl.join(a, b), tl.join(c, d))
+            total = tl.dot(whole(joined, R, U, 4), x[0], total)
+        else:
+            total = tl.dot(operand(a, R, U), x[0], total)
+            total = tl.dot(operand(b, R, U), x[1], total)
+            total = tl.dot(operand(c, R, U), x[2], total)
+            total = tl.dot(operand(d, R, U), x[3], total)
+    return total
+
+
+@triton.jit(do_not_specialize=["M"])
+def _product(
+    x_ptr, w_ptr, scale_ptr, zero_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
+    N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
+    add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
+    PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
+    SPLIT: tl.constexpr, LINES: tl.constexpr, FOLD: tl.constexpr, WHOLE: tl.constexpr,
+    ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
+
+    While the kernel before ends, the weights of two steps are brought nearer (more were slower) and
+    the scales of all: LINES is a power of two from their number on.
+    """
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    SLICES: tl.constexpr = 16 // BITS
+    UNIT: tl.constexpr = 16 * SLICES
+    R: tl.constexpr = ROWS // 16
+    U: tl.constexpr = PART // UNIT
+    LINE: tl.constexpr = TALL * 16
+    ALL: tl.constexpr = N if ACT is None else 2 * N
+    tile = tl.program_id(1)
+    part = tl.program_id(2)
+    tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    STEPS: tl.constexpr = (K + PART - 1) // PART
+    share = tl.cdiv(STEPS, SPLIT)
+    first = part * share
+    last = tl.minimum(first + share, STEPS)
+    w_at = w_ptr + (first * U).to(tl.int64) * LINE + tile * (R * 256)
+    w_at += tl.arange(0, U)[:, None] * LINE + tl.arange(0, R * 256)[None, :]
+    if WHOLE:
+        columns = tl.arange(0, PART)
+    else:
+        columns = tl.arange(0, U * 16) // 16 * UNIT + tl.arange(0, U * 16) % 16
+    x_at = x_ptr + tl.minimum(tokens, M - 1).to(tl.int64)[None, :] * x_stride + columns[:, None]
+    x_at += first * PART
+    inside = (tokens < M)[None, :]
+    # A row's place in a tile of words, and in one of sums.
+    tall = tl.minimum(rows, N - 1)
+    place = tl.arange(0, R)[:, None, None] * 16 + tl.arange(0, 8)[None, :, None]
+    place = tl.minimum(tile * ROWS + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        ahead = tl.minimum(first + tl.arange(0, 2), STEPS - 1).to(tl.int64)[:, None, None]
+        lines = ahead * (U * LINE) + tl.arange(0, U)[None, :, None] * LINE
+        lines += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
+        prefetch(w_ptr + lines)
+        if ACT is not None:
+            prefetch(w_ptr + N * 16 + lines)
+        ahead = tl.minimum(first + tl.arange(0, LINES), STEPS - 1) // PARTS * ALL
+        lines = ahead[:, None] + tile * ROWS + tl.arange(0, (ROWS + 63) // 64)[None, :] * 64
+        prefetch(scale_ptr + lines)
+        if ZERO:
+            prefetch(zero_ptr + lines)
+        if ACT is not None:
+            prefetch(scale_ptr + N + lines)
+            if ZERO:
+                prefetch(zero_ptr + N + lines)
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((ROWS, TOKENS), tl.float32)
+    gate = total
+    # Scales and zeros are loaded a step ahead; the former are of the sums' rows where these are
+    # scaled.
+    group = tl.minimum(first, STEPS - 1) // PARTS * ALL
+    scale_at = scale_ptr + (place if FOLD else tall)
+    scale_next = tl.load(scale_at + group)
+    zero_next = scale_next
+    up_scale_next = scale_next
+    up_zero_next = scale_next
+    if ZERO:
+        zero_next = tl.load(zero_ptr + place + group)
+    if ACT is not None:
+        up_scale_next = tl.load(scale_at + N + group)
+        if ZERO:
+            up_zero_next = tl.load(zero_ptr + N + place + group)
+    for step in range(first, last):
+        w = tl.load(w_at, eviction_policy="evict_first")
+        x = _inputs(x_at, inside, SLICES, WHOLE, K % PART != 0, columns, K - step * PART)
+        if ACT is not None:
+            up = tl.load(w_at + N * 16, eviction_policy="evict_first")
+        scale, up_scale = scale_next, up_scale_next
+        zero = _zero(zero_next, DTYPE, BITS, ZERO, R, U)
+        up_zero = up_zero_next
+        group = tl.minimum(step + 1, last - 1) // PARTS * ALL
+        scale_next = tl.load(scale_at + group)
+        if ZERO:
+            zero_next = tl.load(zero_ptr + place + group)
+        if ACT is not None:
+            up_scale_next = tl.load(scale_at + N + group)
+            if ZERO:
+                up_zero_next = tl.load(zero_ptr + N + place + group)
+        if FOLD:
+            scale = row_vector(scale.to(DTYPE), R, U)
+            if ACT is not None:
+                gate = _step(w, x, zero, scale, gate, SLICES, R, U, WHOLE, FOLD, ASM)
+                w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
+                zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
+            total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
+        else:
+            none = tl.zeros((ROWS, TOKENS), tl.float32)
+            scale = scale.to(tl.float32)[:, None]
+            if ACT is not None:
+                gate += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
+                w, scale = up, up_scale.to(tl.float32)[:, None]
+                zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
+            total += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
+        w_at += U * LINE
+        x_at += PART
+    tile += tl.program_id(0) * tl.num_programs(1)
+    CONCLUDE(
+        total, gate, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr,
+        M, N, add_stride, out_stride, SPLIT, ACT, BIAS, ADD,
+    )  # fmt: skip
+
+
+def multiply(
+    x: torch.Tensor,
+    weight: Packed,
+    config: Config,
+    kernels: Kernels,
+    *,
+    bias: torch.Tensor | None = None,
+    act: str | None = None,
+    add: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """add + gate(x @ W.T + bias); what is None is left out.
+
+    Launches that share a depth must follow one another on one stream: they share counters.
+
+    Args:
+        x: [M, K], rows contiguous, bfloat16 or float16, as all else.
+        weight: [N, K]; behind a gate the gate's rows, then the other half's, each a multiple of 16.
+        config: any but "dense"; "folded" is for 4 bits.
+        kernels: the platform's.
+        bias: [N].
+        act: a ``Gate.act``; the product's first half goes through it and gates the second.
+        add: [M, N], or [M, N / 2] behind a gate; the result is written into it, unless it
+            is x and still read.
+
+    Returns:
+        [M, N] or [M, N / 2], in x's dtype; add itself if it was given and is not x.
+    """
+    count = x.shape[0]
+    width = weight.n if act is None else weight.n // 2
+    out = add
+    if add is None or add.data_ptr() == x.data_ptr():
+        out = torch.empty((count, width), dtype=x.dtype, device=x.device)
+    if not count or out is None:
+        return out if out is not None else x
+    rows, split, fold = config.rows, config.split, config.form == "folded"
+    grid = (-(-count // config.tokens), -(-width // rows), split)
+    partial = arrived = None
+    if split > 1:
+        tiles = grid[0] * grid[1]
+        size = tiles * split * rows * config.tokens * (1 if act is None else 2)
+        partial = torch.empty(size, dtype=torch.float32, device=x.device)
+        arrived = kernels.counters(x.device, tiles)
+    part, parts = weight.part, weight.parts
+    if fold and part == 128:
+        part, parts = 64, 2 * parts
+    steps = -(-weight.k // part)
+    share = -(-steps // (split * config.deep))
+    common = (
+        x,
+        weight.words,
+        weight.scales,
+        weight.zeros,
+        bias,
+        add,
+        out,
+        partial,
+        arrived,
+        count,
+        width,
+        weight.k,
+        -(-weight.n // 16) * 16,
+        x.stride(0),
+        0 if add is None else add.stride(0),
+        out.stride(0),
+        weight.bits,
+        weight.zeros is not None,
+        part,
+        parts,
+        rows,
+        config.tokens,
+        split,
+        _power(share * config.deep),
+    )
+    end = (
+        not x.is_cpu,
+        kernels.conclude,
+        None if act is None else kernels.activations[act],
+        bias is not None,
+        add is not None,
+        kernels.overlaps,
+    )
+    options = {
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+        "launch_pdl": kernels.overlaps,
+    }
+    if config.form == "apart":
+        kernels.launch(apart, grid, *common, config.deep, *end, **options)
+    else:
+        # One matrix instruction of Hopper takes all the columns of a step; the older ones take
+        # their operands from the words as they come.
+        hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
+        kernels.launch(_product, grid, *common, fold, hopper, *end, **options)
+    return out
+
+
+def _power(count: int) -> int:
+    """The power of two from a number on."""
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,156 @@
+"""Products of 8-bit activations with 8-bit weights, int8 or float8, and scales of both."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ...core.contracts.platform import Kernels
+from .grouped import Config
+
+__all__ = ("multiply",)
+
+
+@triton.jit
+def _load(at, mask, EDGE: tl.constexpr):
+    return tl.load(at, mask=mask, other=0.0) if EDGE else tl.load(at)
+
+
+@triton.jit(do_not_specialize=["M"])
+def _product(
+    x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
+    N: tl.constexpr, K: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
+    BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
+    SPLIT: tl.constexpr, CONCLUDE: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    EDGE: tl.constexpr = K % DEPTH != 0
+    EXACT: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
+    tile = tl.program_id(1)
+    part = tl.program_id(2)
+    tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    inside = tl.minimum(rows, N - 1)
+    present = tl.minimum(tokens, M - 1)
+    columns = tl.arange(0, DEPTH)
+    share = tl.cdiv(tl.cdiv(K, DEPTH), SPLIT) * DEPTH
+    first = part * share
+    last = tl.minimum(first + share, K)
+    w_at = w_ptr + inside.to(tl.int64)[:, None] * K + columns[None, :]
+    x_at = x_ptr + present.to(tl.int64)[None, :] * K + columns[:, None]
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((ROWS, TOKENS), tl.float32)
+    if BLOCK:
+        x_scale_at = x_scale_ptr + present * tl.cdiv(K, BLOCK)
+        w_scale_at = w_scale_ptr + inside // BLOCK * tl.cdiv(K, BLOCK)
+        for k in range(first, last, DEPTH):
+            left = columns < K - k
+            w = _load(w_at + k, left[None, :], EDGE)
+            x = _load(x_at + k, left[:, None], EDGE)
+            scale = tl.load(w_scale_at + k // BLOCK)[:, None]
+            scale = scale * tl.load(x_scale_at + k // BLOCK)[None, :]
+            total += tl.dot(w, x).to(tl.float32) * scale
+    else:
+        if EXACT:
+            sums = tl.zeros((ROWS, TOKENS), tl.int32)
+            for k in range(first, last, DEPTH):
+                left = columns < K - k
+                w = _load(w_at + k, left[None, :], EDGE)
+                x = _load(x_at + k, left[:, None], EDGE)
+                sums = tl.dot(w, x, sums, out_dtype=tl.int32)
+            total = sums.to(tl.float32)
+        else:
+            for k in range(first, last, DEPTH):
+                left = columns < K - k
+                w = _load(w_at + k, left[None, :], EDGE)
+                x = _load(x_at + k, left[:, None], EDGE)
+                total = tl.dot(w, x, total)
+        total *= tl.load(w_scale_ptr + inside)[:, None] * tl.load(x_scale_ptr + present)[None, :]
+    tile += tl.program_id(0) * tl.num_programs(1)
+    CONCLUDE(
+        total, total, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr,
+        counter_ptr, M, N, add_stride, out_stride, SPLIT, None, BIAS, ADD,
+    )  # fmt: skip
+
+
+def multiply(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    values: torch.Tensor,
+    scales: torch.Tensor,
+    config: Config,
+    kernels: Kernels,
+    dtype: torch.dtype,
+    *,
+    block: int | None = None,
+    depth: int = 128,
+    bias: torch.Tensor | None = None,
+    add: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """add + (x * x_scales) @ (values * scales).T + bias; what is None is left out.
+
+    Launches that share a depth must follow one another on one stream: they share counters.
+
+    Args:
+        x: [M, K] contiguous, int8 or float8_e4m3fn.
+        x_scales: float32 [M, 1], or with a block [M, ceil(K / block)].
+        values: [N, K] contiguous, of x's dtype.
+        scales: float32, [N, 1] or, with a block, [ceil(N / block), ceil(K / block)].
+        config: of tiles; its form does not matter.
+        kernels: the platform's.
+        dtype: of the result, of the bias and of what is added.
+        block: side of the square that shares a scale, a multiple of the depth.
+        depth: of a tile.
+        bias: [N].
+        add: [M, N]; the result is written into it.
+
+    Returns:
+        [M, N]; add itself if it was given.
+    """
+    count, k = x.shape
+    n = values.shape[0]
+    out = torch.empty((count, n), dtype=dtype, device=x.device) if add is None else add
+    if not count:
+        return out
+    rows, split = config.rows, config.split
+    grid = (-(-count // config.tokens), -(-n // rows), split)
+    partial = arrived = None
+    if split > 1:
+        tiles = grid[0] * grid[1]
+        size = tiles * split * rows * config.tokens
+        partial = torch.empty(size, dtype=torch.float32, device=x.device)
+        arrived = kernels.counters(x.device, tiles)
+    kernels.launch(
+        _product,
+        grid,
+        x,
+        values,
+        x_scales,
+        scales,
+        bias,
+        add,
+        out,
+        partial,
+        arrived,
+        count,
+        n,
+        k,
+        0 if add is None else add.stride(0),
+        out.stride(0),
+        block or 0,
+        depth,
+        rows,
+        config.tokens,
+        split,
+        kernels.conclude,
+        bias is not None,
+        add is not None,
+        kernels.overlaps,
+        num_warps=config.warps,
+        num_stages=config.stages,
+        launch_pdl=kernels.overlaps,
+    )
+    return out
