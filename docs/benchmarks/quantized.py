@@ -29,9 +29,10 @@ from quire.backends.kernels.operations import TritonKernels
 from quire.backends.kernels.tuning import seconds
 from quire.plugins.platforms.cuda import CUDA
 from quire.quant.kernels import dense, eight_bit, grouped, quantize, scaled
-from quire.quant.kernels.grouped import Config, Packed
+from quire.quant.kernels.grouped import Packed
 from quire.quant.kernels.layout import SLACK
 from quire.quant.kernels.products import Float8Product, GroupedProduct, Int8Product
+from quire.quant.kernels.tiles import Config
 from quire.quant.kernels.tuned import Entry
 from quire.quant.weights import Float8Weight, GroupedWeight, Int8Weight
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .decode import bytes_of, nibbles, operands, row_vectors
-from .prefetch import prefetch
+from .decode import bytes_of, group_of, nibbles, operands, places, row_vectors
+from .prefetch import prefetch, prefetch_scales
 
 __all__ = ("apart",)
 
@@ -59,9 +59,9 @@ def apart(
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, LINES: tl.constexpr, DEEP: tl.constexpr,
-    ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
-    ADD: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, LINES: tl.constexpr, DEEP: tl.constexpr, ASM: tl.constexpr,
+    CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """As ``grouped``'s kernel, with DEEP parts of the depth side by side.
 
@@ -89,20 +89,12 @@ def apart(
     inside = (tokens < M)[None, None, :]
     # A row's place in a tile of sums, and in one of words.
     scale_at = scale_ptr + tl.minimum(rows, N - 1)[None, :]
-    place = tl.arange(0, R)[:, None, None] * 16 + tl.arange(0, 8)[None, :, None]
-    place = tl.minimum(tile * ROWS + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
-    place = place[None, :, :, :]
+    place = places(tile * ROWS, N, R)[None, :, :, :]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         ahead = tl.minimum(part * (DEEP * SHARE) + tl.arange(0, LINES), STEPS - 1)
         lines = ahead // PARTS * ALL + tile * ROWS
-        prefetch(scale_ptr + lines)
-        if ZERO:
-            prefetch(zero_ptr + lines)
-        if ACT is not None:
-            prefetch(scale_ptr + N + lines)
-            if ZERO:
-                prefetch(zero_ptr + N + lines)
+        prefetch_scales(scale_ptr, zero_ptr, lines, N, ZERO, ACT is not None)
         early = tl.minimum(begin, STEPS - 1).to(tl.int64)[:, None, None] * (U * LINE)
         early += tl.arange(0, U)[None, :, None] * LINE
         early += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
@@ -113,16 +105,8 @@ def apart(
     total = tl.zeros((DEEP, ROWS, TOKENS), tl.float32)
     gate = total
     group = tl.minimum(begin, STEPS - 1) // PARTS * ALL
-    scale_next = tl.load(scale_at + group[:, None])
-    zero_next = scale_next
-    up_scale_next = scale_next
-    up_zero_next = scale_next
-    if ZERO:
-        zero_next = tl.load(zero_ptr + place + group[:, None, None, None])
-    if ACT is not None:
-        up_scale_next = tl.load(scale_at + N + group[:, None])
-        if ZERO:
-            up_zero_next = tl.load(zero_ptr + N + place + group[:, None, None, None])
+    place_now = place + group[:, None, None, None]
+    ahead = group_of(scale_at + group[:, None], zero_ptr, place_now, N, ZERO, ACT is not None)
     for index in range(SHARE):
         step = begin + index
         present = tl.minimum(step, STEPS - 1)
@@ -140,20 +124,15 @@ def apart(
         if SLICES == 4:
             c = tl.load(x_now + 32, mask=inside & (shown + 32 < left), other=0)
             d = tl.load(x_now + 48, mask=inside & (shown + 48 < left), other=0)
-        scale, zero = scale_next.to(tl.float32)[:, :, None], zero_next
-        up_scale, up_zero = up_scale_next.to(tl.float32)[:, :, None], up_zero_next
+        scale, zero, up_scale, up_zero = ahead
         group = tl.minimum(step + 1, STEPS - 1) // PARTS * ALL
-        scale_next = tl.load(scale_at + group[:, None])
-        if ZERO:
-            zero_next = tl.load(zero_ptr + place + group[:, None, None, None])
-        if ACT is not None:
-            up_scale_next = tl.load(scale_at + N + group[:, None])
-            if ZERO:
-                up_zero_next = tl.load(zero_ptr + N + place + group[:, None, None, None])
+        place_now = place + group[:, None, None, None]
+        ahead = group_of(scale_at + group[:, None], zero_ptr, place_now, N, ZERO, ACT is not None)
+        scale = scale.to(tl.float32)[:, :, None]
         zeros = _zeros(zero, DTYPE, BITS, ZERO, R, U, DEEP)
         if ACT is not None:
             gate += _step(w, a, b, c, d, zeros, SLICES, R, U, DEEP, ASM) * scale
-            w, scale = up, up_scale
+            w, scale = up, up_scale.to(tl.float32)[:, :, None]
             zeros = _zeros(up_zero, DTYPE, BITS, ZERO, R, U, DEEP)
         total += _step(w, a, b, c, d, zeros, SLICES, R, U, DEEP, ASM) * scale
     sums = tl.sum(total, 0)

@@ -9,7 +9,41 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ("bytes_of", "nibbles", "operand", "operands", "row_vector", "row_vectors", "whole")
+__all__ = (
+    "bytes_of",
+    "group_of",
+    "nibbles",
+    "operand",
+    "operands",
+    "places",
+    "row_vector",
+    "row_vectors",
+    "whole",
+)
+
+
+@triton.jit
+def places(first, N: tl.constexpr, R: tl.constexpr):
+    """[R, 8, 2], the rows from the first on (units, t // 4, half), none behind the last."""
+    rows = tl.arange(0, R)[:, None, None] * 16 + tl.arange(0, 8)[None, :, None]
+    return tl.minimum(first + rows + tl.arange(0, 2)[None, None, :] * 8, N - 1)
+
+
+@triton.jit
+def group_of(scale_at, zero_ptr, place, N: tl.constexpr, ZERO: tl.constexpr, GATED: tl.constexpr):
+    """Scales and zeros of rows in a group, then those of the other half, which is N rows on.
+
+    What there is not is the scales once more.
+    """
+    scale = tl.load(scale_at)
+    zero, up_scale, up_zero = scale, scale, scale
+    if ZERO:
+        zero = tl.load(zero_ptr + place)
+    if GATED:
+        up_scale = tl.load(scale_at + N)
+        if ZERO:
+            up_zero = tl.load(zero_ptr + N + place)
+    return scale, zero, up_scale, up_zero
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .decode import bytes_of, nibbles, row_vector, whole
+from .decode import bytes_of, nibbles, places, row_vector, whole
 from .grouped import Packed
 
 __all__ = ("write_out",)
@@ -32,9 +32,7 @@ def _write_out(
     w_at = w_ptr + (step * U).to(tl.int64) * LINE + (first + base) * 16
     words = tl.load(w_at + tl.arange(0, U)[:, None] * LINE + tl.arange(0, R * 256)[None, :])
     words = tl.reshape(words, (U, R, 8, 4, 2, 2, 2))
-    place = tl.arange(0, R)[:, None, None] * 16 + tl.arange(0, 8)[None, :, None]
-    place = tl.minimum(first + base + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
-    place += step // PARTS * N
+    place = places(first + base, N, R) + step // PARTS * N
     if ZERO:
         zero = row_vector(tl.load(zero_ptr + place), R, U)
     elif BITS == 8:

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .grouped import Config
 from .prefetch import prefetch
+from .tiles import Config, output, shared_depth
 
 __all__ = ("multiply",)
 
@@ -225,45 +225,27 @@ def multiply(
     width, k = values.shape
     if act is not None:
         width //= 2
-    out = add
-    if add is None or add.data_ptr() == x.data_ptr():
-        out = torch.empty((count, width), dtype=x.dtype, device=x.device)
-    if not count or out is None:
-        return x if out is None else out
-    rows, split = config.rows, config.split
-    grid = (-(-count // config.tokens), -(-width // rows), split)
-    partial = arrived = None
-    if split > 1:
-        tiles = grid[0] * grid[1]
-        size = tiles * split * rows * config.tokens * (1 if act is None else 2)
-        partial = torch.empty(size, dtype=torch.float32, device=x.device)
-        arrived = kernels.counters(x.device, tiles)
-    around = (None if act is None else kernels.activations[act], bias is not None, add is not None)
-    if config.form == "vector":
-        kernels.launch(
-            _vector,
-            (-(-width // rows),),
-            x,
-            values,
-            scales,
-            bias,
-            add,
-            out,
-            width,
-            k,
-            block or 0,
-            512 * config.warps,
-            rows,
-            kernels.finish,
-            *around,
-            kernels.overlaps,
-            num_warps=config.warps,
-            launch_pdl=kernels.overlaps,
-        )
+    out = output(x, width, add)
+    if not count:
         return out
+    rows = config.rows
+    options = {"num_warps": config.warps, "launch_pdl": kernels.overlaps}
+    around = (
+        None if act is None else kernels.activations[act],
+        bias is not None,
+        add is not None,
+        kernels.overlaps,
+    )
+    if config.form == "vector":
+        grid = (-(-width // rows),)
+        common = (x, values, scales, bias, add, out, width, k, block or 0, 512 * config.warps, rows)
+        kernels.launch(_vector, grid, *common, kernels.finish, *around, **options)
+        return out
+    tiles = (-(-count // config.tokens), -(-width // rows), config.split)
+    partial, arrived = shared_depth(config, tiles, kernels, x.device, 1 if act is None else 2)
     kernels.launch(
         _product,
-        grid,
+        tiles,
         x,
         values,
         scales,
@@ -282,12 +264,10 @@ def multiply(
         depth,
         rows,
         config.tokens,
-        split,
+        config.split,
         kernels.conclude,
         *around,
-        kernels.overlaps,
-        num_warps=config.warps,
         num_stages=config.stages,
-        launch_pdl=kernels.overlaps,
+        **options,
     )
     return out

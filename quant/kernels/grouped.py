@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd
-from typing import NamedTuple
 
 import torch
 import triton
@@ -25,11 +24,12 @@ import triton.language as tl
 from ...core.contracts.platform import Kernels
 from ..weights import GroupedWeight
 from .apart import apart
-from .decode import bytes_of, nibbles, operand, row_vector, whole
+from .decode import bytes_of, group_of, nibbles, operand, places, row_vector, whole
 from .layout import pack
-from .prefetch import prefetch
+from .prefetch import prefetch, prefetch_scales
+from .tiles import Config, output, shared_depth
 
-__all__ = ("Config", "Packed", "multiply")
+__all__ = ("Packed", "multiply")
 
 
 _STEP = 128
@@ -41,30 +41,6 @@ _OFFSETS = {
     (8, torch.float16): 0.0,
 }
 """What decoding adds to a code besides, see ``decode``."""
-
-
-class Config(NamedTuple):
-    """How a product is cut.
-
-    Attributes:
-        form: "after", "folded", "apart" for a depth that a program's warps share (see ``apart``),
-            "vector" for one token (see ``eight_bit``), or "dense" for weights written out and
-            torch's own product.
-        rows: of the weights, a tile; of either half behind a gate.
-        tokens: of a tile.
-        warps: a program.
-        stages: tiles in flight.
-        split: programs that share the depth.
-        deep: parts of the depth in a program; of the form "apart".
-    """
-
-    form: str
-    rows: int = 64
-    tokens: int = 16
-    warps: int = 4
-    stages: int = 4
-    split: int = 1
-    deep: int = 1
 
 
 @dataclass(frozen=True)
@@ -229,11 +205,11 @@ def _product(
     U: tl.constexpr = PART // UNIT
     LINE: tl.constexpr = TALL * 16
     ALL: tl.constexpr = N if ACT is None else 2 * N
+    STEPS: tl.constexpr = (K + PART - 1) // PART
     tile = tl.program_id(1)
     part = tl.program_id(2)
     tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     rows = tile * ROWS + tl.arange(0, ROWS)
-    STEPS: tl.constexpr = (K + PART - 1) // PART
     share = tl.cdiv(STEPS, SPLIT)
     first = part * share
     last = tl.minimum(first + share, STEPS)
@@ -248,8 +224,7 @@ def _product(
     inside = (tokens < M)[None, :]
     # A row's place in a tile of words, and in one of sums.
     tall = tl.minimum(rows, N - 1)
-    place = tl.arange(0, R)[:, None, None] * 16 + tl.arange(0, 8)[None, :, None]
-    place = tl.minimum(tile * ROWS + place + tl.arange(0, 2)[None, None, :] * 8, N - 1)
+    place = places(tile * ROWS, N, R)
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         ahead = tl.minimum(first + tl.arange(0, 2), STEPS - 1).to(tl.int64)[:, None, None]
@@ -260,46 +235,23 @@ def _product(
             prefetch(w_ptr + N * 16 + lines)
         ahead = tl.minimum(first + tl.arange(0, LINES), STEPS - 1) // PARTS * ALL
         lines = ahead[:, None] + tile * ROWS + tl.arange(0, (ROWS + 63) // 64)[None, :] * 64
-        prefetch(scale_ptr + lines)
-        if ZERO:
-            prefetch(zero_ptr + lines)
-        if ACT is not None:
-            prefetch(scale_ptr + N + lines)
-            if ZERO:
-                prefetch(zero_ptr + N + lines)
+        prefetch_scales(scale_ptr, zero_ptr, lines, N, ZERO, ACT is not None)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
-    # Scales and zeros are loaded a step ahead; the former are of the sums' rows where these are
-    # scaled.
+    # Scales and zeros are loaded a step ahead.
     group = tl.minimum(first, STEPS - 1) // PARTS * ALL
     scale_at = scale_ptr + (place if FOLD else tall)
-    scale_next = tl.load(scale_at + group)
-    zero_next = scale_next
-    up_scale_next = scale_next
-    up_zero_next = scale_next
-    if ZERO:
-        zero_next = tl.load(zero_ptr + place + group)
-    if ACT is not None:
-        up_scale_next = tl.load(scale_at + N + group)
-        if ZERO:
-            up_zero_next = tl.load(zero_ptr + N + place + group)
+    ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, ACT is not None)
     for step in range(first, last):
         w = tl.load(w_at, eviction_policy="evict_first")
         x = _inputs(x_at, inside, SLICES, WHOLE, K % PART != 0, columns, K - step * PART)
         if ACT is not None:
             up = tl.load(w_at + N * 16, eviction_policy="evict_first")
-        scale, up_scale = scale_next, up_scale_next
-        zero = _zero(zero_next, DTYPE, BITS, ZERO, R, U)
-        up_zero = up_zero_next
+        scale, zero, up_scale, up_zero = ahead
         group = tl.minimum(step + 1, last - 1) // PARTS * ALL
-        scale_next = tl.load(scale_at + group)
-        if ZERO:
-            zero_next = tl.load(zero_ptr + place + group)
-        if ACT is not None:
-            up_scale_next = tl.load(scale_at + N + group)
-            if ZERO:
-                up_zero_next = tl.load(zero_ptr + N + place + group)
+        ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, ACT is not None)
+        zero = _zero(zero, DTYPE, BITS, ZERO, R, U)
         if FOLD:
             scale = row_vector(scale.to(DTYPE), R, U)
             if ACT is not None:
@@ -353,19 +305,12 @@ def multiply(
     """
     count = x.shape[0]
     width = weight.n if act is None else weight.n // 2
-    out = add
-    if add is None or add.data_ptr() == x.data_ptr():
-        out = torch.empty((count, width), dtype=x.dtype, device=x.device)
-    if not count or out is None:
-        return out if out is not None else x
+    out = output(x, width, add)
+    if not count:
+        return out
     rows, split, fold = config.rows, config.split, config.form == "folded"
     grid = (-(-count // config.tokens), -(-width // rows), split)
-    partial = arrived = None
-    if split > 1:
-        tiles = grid[0] * grid[1]
-        size = tiles * split * rows * config.tokens * (1 if act is None else 2)
-        partial = torch.empty(size, dtype=torch.float32, device=x.device)
-        arrived = kernels.counters(x.device, tiles)
+    partial, arrived = shared_depth(config, grid, kernels, x.device, 1 if act is None else 2)
     part, parts = weight.part, weight.parts
     if fold and part == 128:
         part, parts = 64, 2 * parts

@@ -8,8 +8,9 @@ from ...core.contracts.platform import Gate, Kernels, Norm, Platform
 from ..weights import Float8Weight, GroupedWeight, Int8Weight
 from . import eight_bit, grouped, scaled
 from .dense import write_out
-from .grouped import Config, Packed
+from .grouped import Packed
 from .quantize import gather, quantize
+from .tiles import Config
 from .tuned import choose
 
 __all__ = ("Float8Product", "GroupedProduct", "Int8Product")

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .grouped import Config
+from .tiles import Config, shared_depth
 
 __all__ = ("multiply",)
 
@@ -115,14 +115,8 @@ def multiply(
     out = torch.empty((count, n), dtype=dtype, device=x.device) if add is None else add
     if not count:
         return out
-    rows, split = config.rows, config.split
-    grid = (-(-count // config.tokens), -(-n // rows), split)
-    partial = arrived = None
-    if split > 1:
-        tiles = grid[0] * grid[1]
-        size = tiles * split * rows * config.tokens
-        partial = torch.empty(size, dtype=torch.float32, device=x.device)
-        arrived = kernels.counters(x.device, tiles)
+    grid = (-(-count // config.tokens), -(-n // config.rows), config.split)
+    partial, arrived = shared_depth(config, grid, kernels, x.device, 1)
     kernels.launch(
         _product,
         grid,
@@ -142,9 +136,9 @@ def multiply(
         out.stride(0),
         block or 0,
         depth,
-        rows,
+        config.rows,
         config.tokens,
-        split,
+        config.split,
         kernels.conclude,
         bias is not None,
         add is not None,

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from .grouped import Config
+from .tiles import Config
 
 __all__ = ("BUCKETS", "Entry", "choose", "read")
 

@@ -8,8 +8,9 @@ from quire.core.layers.mlp import TorchGate
 from quire.core.layers.norm import TorchNorm
 from quire.quant.kernels import eight_bit, scaled
 from quire.quant.kernels.dense import write_out
-from quire.quant.kernels.grouped import Config, Packed
+from quire.quant.kernels.grouped import Packed
 from quire.quant.kernels.quantize import gather, quantize
+from quire.quant.kernels.tiles import Config
 from tests.kernels import oracles
 from tests.kernels.oracles import assert_close, poison, product, random
 from tests.kernels.quantized import dequantized, grouped

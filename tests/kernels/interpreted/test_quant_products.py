@@ -10,8 +10,8 @@ from quire.core.layers.mlp import TorchGate
 from quire.core.layers.norm import TorchNorm
 from quire.plugins.platforms.cuda import CUDA
 from quire.quant.kernels import products
-from quire.quant.kernels.grouped import Config
 from quire.quant.kernels.products import Float8Product, GroupedProduct, Int8Product
+from quire.quant.kernels.tiles import Config
 from quire.quant.weights import Float8Weight, Int8Weight
 from tests.kernels.oracles import assert_close, product, random
 from tests.kernels.quantized import dequantized, grouped
