@@ -42,50 +42,38 @@ def grouped_product(
         dtype: of x and of the product.
         platform: of the device.
     """
-    if weight.codes.device.type == "cpu":
-        return grouped_on_cpu(weight, bias, dtype, platform)
-    kernels = _kernels(weight.codes, dtype)
-    if kernels is not None:
-        try:
-            product: Product = kernels.GroupedProduct(weight, bias, dtype, platform)
-        except ValueError:
-            # Groups of odd sizes, as a whole row of odd length is one.
-            return dense_grouped(weight, bias, dtype, platform)
+    if weight.codes.is_cuda and (kernel := _kernel("grouped", "GroupedProduct")):
+        product: Product = kernel(weight, bias, dtype)
         return product
-    return dense_grouped(weight, bias, dtype, platform)
+    make = grouped_on_cpu if weight.codes.device.type == "cpu" else dense_grouped
+    return make(weight, bias, dtype, platform)
 
 
 def float8_product(
     weight: Float8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
     """As ``grouped_product``, with x rounded to 8-bit floats as the weight says."""
-    if weight.values.device.type == "cpu":
-        return float8_on_cpu(weight, bias, dtype, platform)
-    kernels = _kernels(weight.values, dtype)
-    if kernels is None:
-        return dense_float8(weight, bias, dtype, platform)
-    product: Product = kernels.Float8Product(weight, bias, dtype, platform)
-    return product
+    if weight.values.is_cuda and (kernel := _kernel("float8", "Float8Product")):
+        product: Product = kernel(weight, bias, dtype)
+        return product
+    make = float8_on_cpu if weight.values.device.type == "cpu" else dense_float8
+    return make(weight, bias, dtype, platform)
 
 
 def int8_product(
     weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
     """As ``grouped_product``, with each row of x rounded to bytes."""
-    if weight.values.device.type == "cpu":
-        return int8_on_cpu(weight, bias, dtype, platform)
-    kernels = _kernels(weight.values, dtype)
-    if kernels is None:
-        return dense_int8(weight, bias, dtype, platform)
-    product: Product = kernels.Int8Product(weight, bias, dtype, platform)
-    return product
+    if weight.values.is_cuda and (kernel := _kernel("int8", "Int8Product")):
+        product: Product = kernel(weight, bias, dtype)
+        return product
+    make = int8_on_cpu if weight.values.device.type == "cpu" else dense_int8
+    return make(weight, bias, dtype, platform)
 
 
-def _kernels(values: torch.Tensor, dtype: torch.dtype) -> Any:
-    """The products by Triton's kernels; None where those do not run."""
-    if not values.is_cuda or dtype.itemsize != 2:
-        return None
+def _kernel(module: str, name: str) -> Any:
+    """A class of ``quant.kernels``, which needs Triton; None where there is no such module."""
     try:
-        return import_module(".kernels.products", __package__)
+        return getattr(import_module(f".kernels.{module}", __package__), name)
     except ModuleNotFoundError:
         return None
