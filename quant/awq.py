@@ -181,6 +181,9 @@ def _packing(fields: Fields) -> type[_Packed]:
 
 def _columns(words: torch.Tensor) -> torch.Tensor:
     """int32 [rows, out / 8] -> uint8 [out, rows], the interleaving undone."""
-    held = unpack(words, _BITS).view(len(words), -1, _PER_WORD)
-    order = torch.tensor(GEMM_ORDER, device=words.device)
-    return held.index_select(2, order).view(len(words), -1).T.contiguous()
+    turned = words.T.contiguous()
+    count, rows = turned.shape
+    codes = torch.empty(count, _PER_WORD, rows, dtype=torch.uint8, device=words.device)
+    for column, nibble in enumerate(GEMM_ORDER):
+        codes[:, column] = turned >> 4 * nibble & 15
+    return codes.view(-1, rows)

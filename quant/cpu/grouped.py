@@ -8,6 +8,7 @@ for a few rows. With a row of float32 it takes 4.9 ms, so those are multiplied w
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -16,7 +17,7 @@ from ...core.contracts.platform import Platform, Product
 from ...core.layers.linear import ComposedProduct
 from ..reference import dequantize
 from ..weights import GroupedWeight
-from .rows import in_proven_pieces
+from .rows import in_proven_pieces, proven_sizes
 
 __all__ = ("grouped_on_cpu",)
 
@@ -24,6 +25,10 @@ _GROUPS = (256, 128, 64, 32)
 """Inputs that share a scale in torch's kernel."""
 _ROWS = 16
 """Outputs come in multiples of it."""
+_OUTPUTS = 64
+"""That the kernel takes at a time."""
+_PIECE = 512
+"""Outputs converted at a time, a multiple of the kernel's, to bound the memory that it takes."""
 _MIDDLE = 8
 """What the kernel takes off every code."""
 _CLOSE = 2.0**-11
@@ -37,12 +42,25 @@ def grouped_on_cpu(
     size = _kernel_group(weight.group_size)
     if dtype is torch.bfloat16 and weight.bits <= 4 and size is not None and _kernel_works():
         return ComposedProduct(_packed(weight, bias, size))
-    dense = dequantize(weight, torch.float32)
-    rounded = dense.half().float()
-    # A CPU's product holds what float16 holds exactly in half of the memory.
-    if bool((rounded - dense).norm() <= _CLOSE * dense.norm()):
-        dense = rounded
-    return platform.product(dense.to(dtype), bias)
+    return platform.product(_dense(weight, dtype), bias)
+
+
+def _dense(weight: GroupedWeight, dtype: torch.dtype) -> torch.Tensor:
+    """[N, K], through float16 where that is close: a CPU's product holds it in half the memory."""
+    whole = torch.empty(weight.codes.shape, dtype=dtype)
+    for first in range(0, len(whole), _PIECE):
+        rows = slice(first, first + _PIECE)
+        wide = dequantize(_some(weight, rows), torch.float32)
+        rounded = wide.half().float()
+        close = bool((rounded - wide).norm() <= _CLOSE * wide.norm())
+        whole[rows] = rounded if close else wide
+    return whole
+
+
+def _some(weight: GroupedWeight, rows: slice) -> GroupedWeight:
+    """Some outputs of a weight."""
+    zeros = None if weight.zeros is None else weight.zeros[rows]
+    return replace(weight, codes=weight.codes[rows], scales=weight.scales[rows], zeros=zeros)
 
 
 def _kernel_group(group_size: int) -> int | None:
@@ -62,11 +80,11 @@ class _packed:  # noqa: N801
     def __init__(self, weight: GroupedWeight, bias: torch.Tensor | None, size: int) -> None:
         self._outputs, columns = weight.codes.shape
         missing = -self._outputs % _ROWS
-        codes = torch.nn.functional.pad(weight.codes, (0, 0, 0, missing)).int()
-        self._held = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 2)
+        self._held = _repacked(torch.nn.functional.pad(weight.codes, (0, 0, 0, missing)))
         self._scales = _scales_and_offsets(weight, missing, weight.group_size // size)
         self._size, self._order, self._bias = size, weight.order, bias
-        self._run = in_proven_pieces(self._multiply, columns, torch.bfloat16)
+        steady = _steady(columns, size) if self._outputs > _OUTPUTS else None
+        self._run = in_proven_pieces(self._multiply, columns, torch.bfloat16, steady)
 
     def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
@@ -78,6 +96,26 @@ class _packed:  # noqa: N801
         ordered = x.contiguous() if self._order is None else x.index_select(1, self._order)
         y = self._run(ordered)[:, : self._outputs].contiguous()
         return y if self._bias is None else y.add_(self._bias)
+
+
+def _repacked(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, K] in the kernel's order, [N, K / 2]."""
+    rows, columns = codes.shape
+    held = torch.empty(rows, columns // 2, dtype=torch.uint8)
+    for first in range(0, rows, _PIECE):
+        piece = codes[first : first + _PIECE].int()
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(piece, 2)
+        held[first : first + _PIECE] = packed
+    return held
+
+
+@cache
+def _steady(columns: int, size: int) -> list[int]:
+    """Numbers of rows that the kernel is steady for; it takes so many outputs at a time."""
+    codes = torch.arange(_OUTPUTS * columns).view(_OUTPUTS, columns) * 7 % 16
+    scales = torch.linspace(0.5, 2, _OUTPUTS * (columns // size)).view(_OUTPUTS, -1)
+    alike = _packed(GroupedWeight(codes.to(torch.uint8), scales, None, 4, size), None, size)
+    return proven_sizes(alike._multiply, columns, torch.bfloat16)
 
 
 def _scales_and_offsets(weight: GroupedWeight, missing: int, repeats: int) -> torch.Tensor:

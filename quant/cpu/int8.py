@@ -17,10 +17,12 @@ from ...core.layers.linear import ComposedProduct
 from ..activations import int8_rounded
 from ..dense import dense_int8
 from ..weights import Int8Weight
-from .rows import in_proven_pieces
+from .rows import in_proven_pieces, proven_sizes
 
 __all__ = ("int8_on_cpu",)
 
+_OUTPUTS = 64
+"""Enough to see how the kernel treats rows."""
 _COLUMNS = 64
 """The kernel reads past the end of rows that are no multiple of its vectors."""
 
@@ -34,7 +36,7 @@ def int8_on_cpu(
     columns = weight.values.shape[1]
     product: Callable[[torch.Tensor], torch.Tensor]
     if dtype is torch.bfloat16 and columns % _COLUMNS == 0 and _kernel_works():
-        product = in_proven_pieces(_Kernel(weight.values), columns, dtype)
+        product = in_proven_pieces(_Kernel(weight.values), columns, dtype, _steady(columns))
     else:
         product = platform.product(weight.values.to(dtype), None)
     row_scales = weight.scales.view(1, -1)
@@ -57,6 +59,13 @@ class _Kernel:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, self._values, self._ones)
         return y
+
+
+@cache
+def _steady(columns: int) -> list[int]:
+    """Numbers of rows that the kernel is steady for; it takes a few outputs at a time."""
+    values = torch.arange(_OUTPUTS * columns).view(_OUTPUTS, columns) * 37 % 255 - 127
+    return proven_sizes(_Kernel(values.to(torch.int8)), columns, torch.bfloat16)
 
 
 @cache

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-__all__ = ("in_proven_pieces", "next_sizes", "steady_sizes", "zeros")
+__all__ = ("in_proven_pieces", "next_sizes", "proven_sizes", "steady_sizes", "zeros")
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -15,15 +15,19 @@ _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows tried; more rows are taken in pieces."""
 
 
-def in_proven_pieces(kernel: Product, columns: int, dtype: torch.dtype) -> Product:
+def in_proven_pieces(
+    kernel: Product, columns: int, dtype: torch.dtype, steady: list[int] | None = None
+) -> Product:
     """The kernel, run with the numbers of rows that it was seen to be steady for.
 
     Args:
         kernel: [rows, columns] in the dtype -> [rows, any].
         columns: of its input.
         dtype: of its input.
+        steady: what ``proven_sizes`` found for a kernel alike; None to find it for this one.
     """
-    steady = steady_sizes(kernel, columns, dtype, _SIZES)
+    if steady is None:
+        steady = proven_sizes(kernel, columns, dtype)
     if not steady:
         return kernel
     table = next_sizes(steady, _SIZES[-1])
@@ -41,6 +45,11 @@ def in_proven_pieces(kernel: Product, columns: int, dtype: torch.dtype) -> Produ
         return torch.cat([piece(part) for part in torch.split(x, _SIZES[-1])])
 
     return multiply
+
+
+def proven_sizes(kernel: Product, columns: int, dtype: torch.dtype) -> list[int]:
+    """Numbers of rows for which a kernel is steady, of those that batches are cut into."""
+    return steady_sizes(kernel, columns, dtype, _SIZES)
 
 
 @cache
