@@ -21,8 +21,6 @@ N, K = 6144, 4096
 class Platform(TritonKernels):
     """The kernels of a device that is not there."""
 
-    overlaps = False
-
     def __init__(self, capability: int) -> None:
         super().__init__()
         self.overlaps = capability >= 90
