@@ -34,13 +34,8 @@ class TritonKernels:
 
     def __init__(self, *, alike: bool = False) -> None:
         self.alike = alike
-
-    @property
-    def overlaps(self) -> bool:
-        """On the current device."""
-        return torch.cuda.is_available() and _overlaps(
-            torch.device("cuda", torch.cuda.current_device())
-        )
+        available = torch.cuda.is_available()
+        self.overlaps = available and _overlaps(torch.device("cuda", torch.cuda.current_device()))
 
 
 class TritonNorm:

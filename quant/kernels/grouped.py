@@ -361,6 +361,7 @@ def multiply(
         # One matrix instruction of Hopper takes all the columns of a step; the older ones take
         # their operands from the words as they come.
         hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
+        hopper = hopper and (kernels.overlaps or x.is_cpu)
         kernels.launch(_product, grid, *common, fold, hopper, *end, **options)
     return out
 

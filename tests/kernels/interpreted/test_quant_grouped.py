@@ -49,7 +49,7 @@ def test_four_bits(m, n, k, group, config, dtype) -> None:
     _check(m, n, k, group, config, dtype)
 
 
-@pytest.mark.parametrize("config", [SMALL, SPLIT, APART, BOTH], ids=str)
+@pytest.mark.parametrize("config", [SPLIT, APART], ids=str)
 @pytest.mark.parametrize(("k", "group"), [(192, 64), (160, 32), (200, 200), (512, 256), (192, 96)])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_groups(k, group, zeros, config) -> None:
@@ -60,7 +60,7 @@ def test_groups(k, group, zeros, config) -> None:
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("dtype", [BF16, FP16])
 def test_bits(bits, zeros, dtype) -> None:
-    for config in (SMALL, SPLIT, APART):
+    for config in (SMALL, APART):
         _check(5, 24, 256, 128, config, dtype, bits=bits, zeros=zeros)
 
 
