@@ -132,10 +132,10 @@ def test_a_closed_stream_leaves_nothing_behind(llm) -> None:
 def test_what_cannot_be_is_refused_before_work() -> None:
     for keywords, error, words in (
         ({"max_model_len": 4096}, CapacityError, "made for 2048"),
-        ({"quantization": "awq"}, ConfigError, "quant 'awq'"),
+        ({"quantization": "awq"}, ConfigError, "is not quantized"),
         ({"tensor_parallel_size": 2}, ConfigError, "runs one device"),
         ({"speculative_model": "demo-draft"}, ConfigError, "speculator"),
-        ({"kv_cache_dtype": "fp8"}, ConfigError, "kv_dtype fp8"),
+        ({"kv_cache_dtype": "fp8", "attention_backend": "cpu"}, ConfigError, "kv_dtype fp8"),
         ({"max_tokens": 3}, ConfigError, "no keyword 'max_tokens'"),
         ({"max_num_seqs": "many"}, ConfigError, "max_num_seqs"),
         ({"model": "no-such/model/at-all"}, CheckpointError, "no-such"),
