@@ -22,7 +22,7 @@ def warm_up(runner: Runner, platform: Platform) -> None:
     """
     if platform.device_type == "cpu":
         return
-    runner.attention.allocate(2)
+    runner.allocate(2)
     with platform.compiling():
         _small_steps(runner)
     _small_steps(runner)
@@ -30,7 +30,7 @@ def warm_up(runner: Runner, platform: Platform) -> None:
 
 
 def _small_steps(runner: Runner) -> None:
-    longest = runner.slots.tokens.shape[1] - 1
+    longest = runner.slots.max_tokens - 1
     plain = SamplingParams(top_p=0.9, top_k=50)
     penalised = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
     for index, count in enumerate(_PROMPTS):
