@@ -105,17 +105,18 @@ class _Table:
             verified=np.array(slack, dtype=np.int64),
         )
         before = self._tokens.clone()
-        drafts = self._speculator.propose(
-            Drafting(
-                slots=torch.tensor(slots),
-                lengths=torch.from_numpy(lengths),
-                most=most,
-                tokens=self._tokens,
-                blocks=self._blocks,
-                draw=lambda logits, rows, index: logits.argmax(-1),
-                host=host,
-            )
+        drafting = Drafting(
+            slots=torch.tensor(slots),
+            lengths=torch.from_numpy(lengths),
+            wanted=torch.from_numpy(host.wanted),
+            most=most,
+            tokens=self._tokens,
+            blocks=self._blocks,
+            draw=lambda logits, rows, index: logits.argmax(-1),
+            host=host,
         )
+        self._speculator.prepare(drafting)
+        drafts = self._speculator.propose(drafting)
         require(bool((before == self._tokens).all()), "propose changes the slots' tokens")
         return self._checked(drafts, len(slots), most)
 

@@ -7,14 +7,14 @@ tables are there for one with a cache of keys and values, which then has the geo
 model's.
 
 Life cycle: built once, with the model in place; ``caches`` are allocated together with the
-model's; then ``propose`` after every step whose rows ask for drafts, and ``enter`` before the first
-one of a sequence new to its slot.
+model's; then ``prepare`` and ``propose`` after every step whose rows ask for drafts, and ``enter``
+before the first one of a sequence new to its slot.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -108,6 +108,7 @@ class Drafting:
     Attributes:
         slots: int64 [N].
         lengths: int64 [N], tokens each of them has; the first draft would stand at this position.
+        wanted: int64 [N], drafts that each of them can use, from 1 on.
         most: drafts that a row can use at most, and columns of the answer. There are blocks for a
             row's tokens and for all but the last of the drafts that it can use.
         tokens: int32 [max_slots + 1, max_model_len + slack], a row a slot; not to be changed.
@@ -118,6 +119,7 @@ class Drafting:
 
     slots: torch.Tensor
     lengths: torch.Tensor
+    wanted: torch.Tensor
     most: int
     tokens: torch.Tensor
     blocks: torch.Tensor
@@ -129,8 +131,9 @@ class Speculator(ABC):
     """Proposes chains of draft tokens.
 
     Features that a class may declare: ``overlap``, if it never reads a tensor's values on the host
-    and so does not make it wait for the device; ``graphs``, if ``propose`` then launches the same
-    kernels whatever the rows, and can be captured.
+    and so does not make it wait for the device; ``graphs``, if moreover ``propose`` launches the
+    same kernels for all calls with as many rows, the same ``most`` and the same ``graph_key``, so
+    that it can be captured. In a captured call ``host`` holds bounds only.
 
     Args:
         config: the section of the configuration.
@@ -174,6 +177,20 @@ class Speculator(ABC):
     def enter(self, slot: int, num_tokens: int) -> None:
         """A sequence with so many tokens takes the slot over; forget who was there."""
         del slot, num_tokens
+
+    def prepare(self, drafting: Drafting) -> None:
+        """Do what depends on more than the device's tensors; never captured."""
+        del drafting
+
+    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+        """What a captured ``propose`` depends on beside its number of rows and of drafts.
+
+        Args:
+            num_rows: of the call.
+            longest: tokens of its longest row, at most.
+        """
+        del num_rows, longest
+        return None
 
     @abstractmethod
     def propose(self, drafting: Drafting) -> torch.Tensor:

@@ -22,7 +22,7 @@ from ..source import Source, locate
 from ..weights.load import dummy_weights, load_weights
 from .footprint import measure_worst_step
 from .graphs import graph_rows
-from .runner import Runner
+from .runner import Limits, Runner
 from .warmup import warm_up
 
 __all__ = ("build_runner", "model_opener")
@@ -56,20 +56,17 @@ def build_runner(
         speculator = _speculator(config, registry, source, platform, device)
     weights = before - platform.memory().free
     with phase("kernels"), _out_of_memory(config, platform):
-        attention = _attention(config, registry, model, device)
+        attention = _attention(config.attention.backend, config, registry, model, device)
         rows = graph_rows(max_draws(config))
         draw = platform.draw(rows, source.vocab_size(), device)
         runner = Runner(
             model,
             attention,
-            max_slots=known(config.schedule.max_num_seqs),
-            max_model_len=known(config.model.max_model_len),
-            vocab_size=source.vocab_size(),
+            _limits(config, source),
             device=device,
             graphs=bool(config.schedule.graphs),
             draw=draw,
             speculator=speculator,
-            max_drafts=config.speculation.num_speculative_tokens or 0,
         )
         warm_up(runner, platform)
     with phase("memory"), _out_of_memory(config, platform):
@@ -84,6 +81,17 @@ def build_runner(
         )
         runner.allocate(num_blocks)
     return runner, platform, ModelInfo(num_blocks, source.vocab_size())
+
+
+def _limits(config: Config, source: Source) -> Limits:
+    speculation = config.speculation
+    return Limits(
+        max_slots=known(config.schedule.max_num_seqs),
+        max_model_len=known(config.model.max_model_len),
+        vocab_size=source.vocab_size(),
+        max_draws=max_draws(config),
+        max_drafts=known(speculation.num_speculative_tokens) if speculation.method else 0,
+    )
 
 
 def _load(
@@ -112,9 +120,9 @@ def _load(
 
 
 def _attention(
-    config: Config, registry: Registry, model: Architecture, device: torch.device
+    name: str, config: Config, registry: Registry, model: Architecture, device: torch.device
 ) -> AttentionBackend:
-    backend: AttentionBackend = registry.get("attention", config.attention.backend)(
+    backend: AttentionBackend = registry.get("attention", name)(
         model.attention_layers(),
         block_size=known(config.cache.block_size),
         kv_dtype=_kv_dtype(config.cache.kv_dtype),
@@ -168,7 +176,9 @@ def model_opener(
             deterministic=config.model.deterministic,
         )
         model = _load(filled, registry, files, platform, device)
-        return model, _attention(config, registry, model, device)
+        own = platform.defaults().draft_attention
+        backend = config.attention.backend if own is None else own
+        return model, _attention(backend, config, registry, model, device)
 
     return open_model
 

@@ -10,6 +10,7 @@ import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
 from ..step import Newcomer, Plan, Row
+from .draft_graphs import DraftGraphs
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import place_drafts
@@ -35,10 +36,14 @@ class Drafter:
         speculator: asked.
         table: the slot table.
         sampler: draws for speculators, and knows what drafts are below.
+        graphs: capture the proposals that can be; None for none.
     """
 
-    def __init__(self, speculator: Speculator, table: SlotTable, sampler: Sampler) -> None:
+    def __init__(
+        self, speculator: Speculator, table: SlotTable, sampler: Sampler, graphs: DraftGraphs | None
+    ) -> None:
         self.speculator = speculator
+        self.graphs = graphs
         self._table = table
         self._sampler = sampler
         self._broken = False
@@ -54,16 +59,31 @@ class Drafter:
         asking = [index for index, row in enumerate(plan.rows) if row.propose]
         if not asking:
             return None
-        rows = [plan.rows[index] for index in asking]
-        drafting, wanted = self._drafting(rows)
-        drafts = self._drafts(drafting)
-        if drafts is None:
-            return Proposals(asking, torch.zeros_like(wanted))
-        counts = place_drafts(drafts, drafting.slots, drafting.lengths, self._table)
-        return Proposals(asking, torch.minimum(counts, wanted))
+        drafting = self._drafting([plan.rows[index] for index in asking])
+        counts = None if self._broken else self._counts(drafting)
+        return Proposals(asking, torch.zeros_like(drafting.slots) if counts is None else counts)
 
-    def _drafting(self, rows: list[Row]) -> tuple[Drafting, torch.Tensor]:
-        """The call, and int64 [N], how many drafts each row can use."""
+    def _counts(self, drafting: Drafting) -> torch.Tensor | None:
+        """int64 [N], drafts that stand ready now; None where the speculator fails."""
+        try:
+            self.speculator.prepare(drafting)
+            if self.graphs is not None and self.graphs.takes(drafting.host):
+                return self.graphs.run(drafting.host)
+            drafts = self.speculator.propose(drafting)
+            expected = (len(drafting.slots), drafting.most)
+            if tuple(drafts.shape) != expected or drafts.dtype != torch.int64:
+                found = f"{drafts.dtype} {list(drafts.shape)}"
+                raise TypeError(f"drafts must be int64 {list(expected)}, not {found}")
+        except Exception:
+            name = type(self.speculator).__name__
+            logger.exception("the speculator %s failed and is not asked again", name)
+            self._broken = True
+            return None
+        drafts = drafts.clamp(max=self._sampler.vocab_size - 1)
+        counts = place_drafts(drafts, drafting.slots, drafting.lengths, self._table)
+        return torch.minimum(counts, drafting.wanted)
+
+    def _drafting(self, rows: list[Row]) -> Drafting:
         table = self._table
         host = HostRows(
             slots=np.array([row.slot for row in rows], dtype=np.int64),
@@ -82,16 +102,16 @@ class Drafter:
                 where = slots[rows], on_host, lengths[rows] + index
             return self._draw(logits, *where)
 
-        drafting = Drafting(
+        return Drafting(
             slots=slots,
             lengths=lengths,
+            wanted=wanted,
             most=int(host.wanted.max()),
             tokens=table.tokens,
             blocks=table.blocks,
             draw=draw,
             host=host,
         )
-        return drafting, wanted
 
     def _draw(
         self,
@@ -104,20 +124,4 @@ class Drafter:
         drawn = self._sampler.draw(logits, slots, host_slots, lengths, table.tokens)
         # Where penalties on the next draft look for it.
         table.tokens[slots, lengths] = drawn.clamp(min=0).to(table.tokens.dtype)
-        return drawn.clamp(min=-1)
-
-    def _drafts(self, drafting: Drafting) -> torch.Tensor | None:
-        if self._broken:
-            return None
-        try:
-            drafts = self.speculator.propose(drafting)
-            expected = (len(drafting.slots), drafting.most)
-            if tuple(drafts.shape) != expected or drafts.dtype != torch.int64:
-                found = f"{drafts.dtype} {list(drafts.shape)}"
-                raise TypeError(f"drafts must be int64 {list(expected)}, not {found}")
-        except Exception:
-            name = type(self.speculator).__name__
-            logger.exception("the speculator %s failed and is not asked again", name)
-            self._broken = True
-            return None
-        return drafts.clamp(max=self._sampler.vocab_size - 1)
+        return drawn.clamp(-1, self._sampler.vocab_size - 1)

@@ -50,7 +50,7 @@ def measure_worst_step(
 def _worst_plan(runner: Runner, config: Config) -> Plan:
     """As many tokens and as many draws as a plan may hold, and as many drafts."""
     tokens = known(config.schedule.max_num_batched_tokens)
-    longest = runner.slots.max_tokens - 1
+    longest = runner.limits.max_model_len - 1
     rows: list[Row] = []
     newcomers: list[Newcomer] = []
     slots = min(known(config.schedule.max_num_seqs), tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from ..contracts.attention import AttentionBackend
@@ -9,6 +11,7 @@ from ..contracts.model import Architecture
 from ..contracts.speculator import Speculator
 from ..step import Newcomer, Outcome, Plan
 from .batch import Draws, make_batch
+from .draft_graphs import DraftGraphs
 from .drafter import Drafter, Proposals
 from .forward import forward
 from .graphs import DecodeGraphs
@@ -17,7 +20,7 @@ from .sample_table import Draw
 from .slots import SlotTable
 from .verify import REJECTED, verify
 
-__all__ = ("PendingStep", "Runner")
+__all__ = ("Limits", "PendingStep", "Runner")
 
 # Rows of prompt logits computed at once: bounds their memory at 256 x vocabulary x 4 bytes.
 _PROMPT_ROWS = 256
@@ -80,58 +83,85 @@ class PendingStep:
         return outcome
 
 
+class Limits(NamedTuple):
+    """What a plan may hold.
+
+    Attributes:
+        max_slots: sequences that run at once.
+        max_model_len: tokens of one sequence.
+        vocab_size: rows of the model's head.
+        max_draws: tokens drawn in a step.
+        max_drafts: of one row.
+    """
+
+    max_slots: int
+    max_model_len: int
+    vocab_size: int
+    max_draws: int
+    max_drafts: int
+
+
 class Runner:
     """Owns the model, its cache and the slot table on one device.
 
     Args:
         model: with its weights.
         attention: backend whose cache is allocated.
-        max_slots: sequences that may run at once.
-        max_model_len: tokens of one sequence.
-        vocab_size: rows of the model's head.
+        limits: what a plan may hold.
         device: where all of it lives.
         graphs: run decode steps as CUDA graphs.
         draw: kernels that draw tokens; torch's operators where None.
         speculator: proposes drafts.
-        max_drafts: of one row.
     """
 
     def __init__(
         self,
         model: Architecture,
         attention: AttentionBackend,
+        limits: Limits,
         *,
-        max_slots: int,
-        max_model_len: int,
-        vocab_size: int,
         device: torch.device,
         graphs: bool,
         draw: Draw | None = None,
         speculator: Speculator | None = None,
-        max_drafts: int = 0,
     ) -> None:
         self.model = model
         self.attention = attention
+        self.limits = limits
         self.slots = SlotTable(
-            max_slots=max_slots,
-            max_model_len=max_model_len,
+            max_slots=limits.max_slots,
+            max_model_len=limits.max_model_len,
             block_size=attention.block_size,
             device=device,
-            max_drafts=max_drafts,
+            max_drafts=limits.max_drafts,
         )
         self._caches = [attention, *(speculator.caches() if speculator is not None else ())]
         # A backend that graphs can hold reads lengths on the device alone.
         self._exact = device.type == "cpu" or "graphs" not in attention.capabilities.features
         self.sampler = Sampler(
-            max_slots=max_slots, vocab_size=vocab_size, device=device, kernels=draw
+            max_slots=limits.max_slots,
+            vocab_size=limits.vocab_size,
+            device=device,
+            kernels=draw,
         )
         self.drafter: Drafter | None = None
         if speculator is not None:
-            self.drafter = Drafter(speculator, self.slots, self.sampler)
+            captures = graphs and "graphs" in speculator.capabilities.features
+            drafts = (
+                DraftGraphs(speculator, self.slots, self.sampler, limits.max_slots)
+                if captures
+                else None
+            )
+            self.drafter = Drafter(speculator, self.slots, self.sampler, drafts)
         self.graphs: DecodeGraphs | None = None
         if graphs:
             self.graphs = DecodeGraphs(
-                model, attention, self.slots, self.sampler, max_rows=max_slots
+                model,
+                attention,
+                self.slots,
+                self.sampler,
+                max_rows=limits.max_draws,
+                verifies=limits.max_drafts > 0,
             )
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
@@ -153,7 +183,9 @@ class Runner:
         if self.graphs is not None and self.graphs.takes(plan):
             draws, drawn, hidden = self.graphs.run(plan)
             if hidden is None:
-                return PendingStep(plan, draws.rows, drawn, None, {})
+                verified = any(row.drafts or row.slack for row in plan.rows)
+                proposals = self._propose(plan, draws, verified=verified)
+                return PendingStep(plan, draws.rows, drawn, None, {}, proposals)
             return self._draw(plan, self.model.logits(hidden), draws, {})
         batch = make_batch(plan, self.slots, exact=self._exact)
         hidden = forward(
@@ -186,6 +218,8 @@ class Runner:
         """Drop what was captured with a cache that is about to be replaced."""
         if self.graphs is not None:
             self.graphs.forget()
+        if self.drafter is not None and self.drafter.graphs is not None:
+            self.drafter.graphs.forget()
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
         self.slots.enter(newcomers)
@@ -230,12 +264,16 @@ class Runner:
             # A failed draw is kept as a harmless 0.
             table.tokens[slots, lengths] = drawn.clamp(min=0).to(torch.int32)
         logprobs = self.sampler.logprobs(logits, drawn, host_slots) if scored else None
-        proposals = None
-        if self.drafter is not None:
-            if verified is None:
-                table.lengths[slots] = lengths + 1
-            proposals = self.drafter.propose(plan)
+        proposals = self._propose(plan, draws, verified=verified is not None)
         return PendingStep(plan, draws.rows, drawn, logprobs, prompts, proposals)
+
+    def _propose(self, plan: Plan, draws: Draws, *, verified: bool) -> Proposals | None:
+        """Let the speculator draft behind what was drawn; verification has noted the lengths."""
+        if self.drafter is None or not any(row.propose for row in plan.rows):
+            return None
+        if not verified:
+            self.slots.lengths[draws.slots] = draws.lengths + 1
+        return self.drafter.propose(plan)
 
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[PendingLogprobs]]:
         """Log-probabilities of the prompt tokens after those computed in this step."""

@@ -22,7 +22,6 @@ class SlotTable:
             slot knows, and drafts stand behind that.
         lengths: int64 [max_slots + 1], tokens that the slot knows, since it last verified drafts.
         blocks: int32 [max_slots + 1, max_blocks]; 0, the null block, beyond the table's end.
-        max_tokens: of one sequence.
         padding: the last row, which rows that fill up a captured step read and write.
 
     Args:
@@ -44,7 +43,6 @@ class SlotTable:
     ) -> None:
         self.block_size = block_size
         self.device = device
-        self.max_tokens = max_model_len
         self.padding = max_slots
         self.staging = Staging(device)
         width = max_model_len + max_drafts

@@ -18,6 +18,7 @@ def quire_manifest() -> Manifest:
             Provision(
                 "speculator", "draft_model", "quire.plugins.speculation.draft_model:DraftModel"
             ),
+            Provision("speculator", "suffix", "quire.plugins.speculation.suffix:SuffixLookup"),
             Provision("speculator", "ngram", "quire.plugins.speculation.ngram:PromptLookup"),
         ),
     )

@@ -31,8 +31,8 @@ class PromptLookup(Speculator):
                 f"speculation.prompt_lookup_min is {config.prompt_lookup_min}, more than "
                 f"prompt_lookup_max, which is {config.prompt_lookup_max}; lower it"
             )
-        self._least = config.prompt_lookup_min
-        self._longest = config.prompt_lookup_max
+        self.least = config.prompt_lookup_min
+        self.longest = config.prompt_lookup_max
         self._on_host = context.device.type == "cpu"
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
@@ -44,15 +44,27 @@ class PromptLookup(Speculator):
         # run[i]: how many tokens that end before position i are also the last ones of the row.
         same = (at > 0) & (at < lengths)
         run = torch.zeros_like(tokens, dtype=torch.int64)
-        for back in range(1, self._longest + 1):
+        for back in range(1, self.longest + 1):
             last = tokens.gather(1, (lengths - back).clamp(min=0))
             same[:, back:] &= tokens[:, : width - back] == last
             same[:, :back] = False
             run += same
         # The longest run wins, and of equally long ones the last.
-        score = torch.where(run >= self._least, run * width + at, -1)
+        score = torch.where(run >= self.least, run * width + at, -1)
         best, place = score.max(-1, keepdim=True)
         follow = place + torch.arange(drafting.most, device=slots.device)
         drafts = drafting.tokens[slots.unsqueeze(-1), follow.clamp(max=width - 1)].long()
-        found = (best >= 0) & (follow < lengths)
+        found = (best >= 0) & (follow < lengths) & self.trusted(best // width, drafting.most)
         return torch.where(found, drafts, -1)
+
+    def trusted(self, run: torch.Tensor, most: int) -> torch.Tensor:
+        """Which drafts to propose behind a run that was found again.
+
+        Args:
+            run: int64 [N, 1], its tokens.
+            most: drafts of a row.
+
+        Returns:
+            bool [N, most], or what broadcasts to it.
+        """
+        return run > 0
