@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ("Acceptance",)
 
-# What one more row leaves of the weight of those before it.
+# What one more row leaves of the weight of those before it, of one sequence.
 _MEMORY = 0.9
 # Drafts' worth of trust in what other sequences have shown.
 _TRUST = 3.0
@@ -19,11 +19,15 @@ class Acceptance:
 
     Attributes:
         pause: draws still to come before drafts are tried again.
+
+    Args:
+        memory: what one more row leaves of the weight of those before it.
     """
 
-    __slots__ = ("_accepted", "_next_pause", "_tried", "pause")
+    __slots__ = ("_accepted", "_memory", "_next_pause", "_tried", "pause")
 
-    def __init__(self) -> None:
+    def __init__(self, memory: float = _MEMORY) -> None:
+        self._memory = memory
         self._tried = 0.0
         self._accepted = 0.0
         self._next_pause = _FIRST_PAUSE
@@ -31,8 +35,8 @@ class Acceptance:
 
     def learn(self, drafts: int, accepted: int) -> None:
         """Take in a row with this many drafts."""
-        self._tried = self._tried * _MEMORY + min(drafts, accepted + 1)
-        self._accepted = self._accepted * _MEMORY + accepted
+        self._tried = self._tried * self._memory + min(drafts, accepted + 1)
+        self._accepted = self._accepted * self._memory + accepted
 
     def rate(self, prior: float = 0.0, trust: float = _TRUST) -> float:
         """The probability that a draft is accepted once those before it are.

@@ -24,6 +24,8 @@ __all__ = ("Drafting",)
 # Believed of a speculator nobody has seen at work.
 _FIRST_RATE = 0.7
 _FIRST_TRUST = 8.0
+# What one more row, of any sequence, leaves of the weight of those before it.
+_OVERALL_MEMORY = 0.995
 # Relative cost of one draft a row, believed until a step with drafts was measured.
 _FIRST_COST = 0.05
 # Durations kept of one kind of step; their median counts.
@@ -60,7 +62,7 @@ class Drafting:
         self._settings = settings
         self._cache = cache
         self._clock = clock
-        self._overall = Acceptance()
+        self._overall = Acceptance(_OVERALL_MEMORY)
         self._costs: dict[int, _Costs] = {}
         self._now = _Costs()
         self._updated: float | None = None

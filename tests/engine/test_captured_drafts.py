@@ -1,7 +1,7 @@
-"""What captured steps do with drafts, run uncaptured on the host: CUDA's part is played by copies.
+"""What captured steps do with drafts, run on the host, where copies play CUDA's part.
 
-Steps that verify, and proposals, are made of tensors alone so that a graph can hold them. Here their
-work is run again at every launch, over a backend that reads lengths where a graph would.
+Steps that verify, and proposals, are made of tensors alone so that a graph can hold them. Here
+their work is run again at every launch, over a backend that reads lengths where a graph would.
 """
 
 import numpy as np
