@@ -44,7 +44,7 @@ class PromptLookup(Speculator):
         # run[i]: how many tokens that end before position i are also the last ones of the row.
         same = (at > 0) & (at < lengths)
         run = torch.zeros_like(tokens, dtype=torch.int64)
-        for back in range(1, self.longest + 1):
+        for back in range(1, min(self.longest, width - 1) + 1):
             last = tokens.gather(1, (lengths - back).clamp(min=0))
             same[:, back:] &= tokens[:, : width - back] == last
             same[:, :back] = False
