@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ..core.errors import ConfigError
 
-__all__ = ("FLAGS", "Flag", "Kind", "parse_size")
+__all__ = ("FLAGS", "Flag", "Kind", "parse_section", "parse_size")
 
-Kind = Literal["text", "integer", "number", "size", "switch", "list"]
+Kind = Literal["text", "integer", "number", "size", "switch", "list", "section"]
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -19,9 +19,9 @@ class Flag(msgspec.Struct, frozen=True):
 
     Attributes:
         names: as typed; a switch has the forms for true and for false, where there is one.
-        key: dotted, of the configuration.
+        key: dotted, of the configuration; of a ``section``, where its keys belong.
         kind: of the value; a ``size`` may be written 32k (thousands) or 32K (times 1024), a
-            ``list`` flag may be repeated.
+            ``list`` flag may be repeated, a ``section`` is a JSON object.
         help: for ``--help``.
     """
 
@@ -87,6 +87,12 @@ FLAGS: tuple[Flag, ...] = (
         "Devices that share each layer.",
     ),
     Flag(("--speculative-model",), "speculation.model", "text", "Draft model."),
+    Flag(
+        ("--speculative-config",),
+        "speculation",
+        "section",
+        "Speculative decoding, as JSON with the keys of that section.",
+    ),
     Flag(("--host",), "server.host", "text", "Address to listen on."),
     Flag(("--port",), "server.port", "integer", "Port to listen on; 0 takes a free one."),
     Flag(("--served-model-name",), "server.served_model_name", "text", "Name clients use."),
@@ -127,3 +133,23 @@ def parse_size(text: str, flag: str) -> int:
     raise ConfigError(
         f"{flag} must be a whole number such as 32768, 32k (32000) or 32K (32768), not {text!r}"
     )
+
+
+def parse_section(text: str, flag: Flag) -> dict[str, Any]:
+    """A section of the configuration written as a JSON object, as dotted keys and values.
+
+    Args:
+        text: as typed.
+        flag: whose value it is.
+
+    Raises:
+        ConfigError: when it is no JSON object.
+    """
+    try:
+        values = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"{flag.names[0]} must be a JSON object such as "
+            f'\'{{"method": "ngram"}}\', not {text[:80]!r}'
+        ) from error
+    return {f"{flag.key}.{name}": value for name, value in values.items()}

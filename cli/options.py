@@ -11,13 +11,14 @@ import typer
 
 from ..core.config import Config
 from ..core.config_file import load
-from .flags import FLAGS, Flag, parse_size
+from .flags import FLAGS, Flag, parse_section, parse_size
 
 __all__ = ("with_config",)
 
 _KINDS: dict[str, Any] = {
     "text": str | None,
     "size": str | None,
+    "section": str | None,
     "integer": int | None,
     "number": float | None,
     "switch": bool | None,
@@ -99,5 +100,5 @@ def _config(values: dict[str, Any]) -> Config:
             continue
         if flag.kind == "size":
             value = parse_size(value, flag.names[0])
-        settings[flag.key] = value
+        settings |= parse_section(value, flag) if flag.kind == "section" else {flag.key: value}
     return load(values.pop("config_file"), values.pop("overrides") or (), settings)

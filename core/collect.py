@@ -51,6 +51,8 @@ class Collector:
             for index, request in enumerate(requests)
         }
         self._num_cached = 0
+        self._num_drafts = 0
+        self._num_accepted = 0
         self._prompt_logprobs: list[dict[int, Logprob] | None] = [None]
 
     @property
@@ -79,7 +81,13 @@ class Collector:
             return None, None
         finished = not self.unfinished
         stream = StreamDelta(
-            self.request_id, self.prompt_token_ids, [news], finished, self._num_cached
+            self.request_id,
+            self.prompt_token_ids,
+            [news],
+            finished,
+            self._num_cached,
+            self._num_accepted,
+            self._num_drafts - self._num_accepted,
         )
         complete = len(self._prompt_logprobs) == len(self.prompt_token_ids)
         if self.params.prompt_logprobs is not None and complete:
@@ -158,6 +166,8 @@ class Collector:
 
     def _note(self, part: _Completion, delta: Delta) -> None:
         now = time.monotonic()
+        self._num_drafts += delta.num_drafts
+        self._num_accepted += delta.num_accepted
         self._num_cached = max(self._num_cached, delta.num_cached)
         part.queued = part.queued or delta.queued
         if not delta.token_ids:
@@ -183,6 +193,8 @@ class Collector:
 def gather(output: RequestOutput, delta: StreamDelta) -> None:
     """Add a delta to a whole output in place."""
     output.num_cached_tokens = delta.num_cached_tokens
+    output.num_accepted_tokens = delta.num_accepted_tokens
+    output.num_rejected_tokens = delta.num_rejected_tokens
     output.finished = delta.finished
     output.prompt_logprobs = delta.prompt_logprobs or output.prompt_logprobs
     for news in delta.completions:

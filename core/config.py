@@ -21,7 +21,11 @@ __all__ = (
     "ServerConfig",
     "SpeculationConfig",
     "known",
+    "max_draws",
 )
+
+# Sequences that may speculate at full length at the same time, whatever max_num_seqs.
+_SPECULATING = 32
 
 Positive = Annotated[int, Meta(ge=1)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
@@ -132,15 +136,29 @@ class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class SpeculationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Speculative decoding.
+    """Speculative decoding. Field names are those of vLLM's ``--speculative-config``.
 
     Attributes:
         method: name of a speculator; None for none, unless model is set.
         model: the draft model's name, where the method has one.
+        revision: of the draft model's repository.
+        quantization: of the draft model, as model.quantization.
+        num_speculative_tokens: most drafts verified at once for a sequence; None lets the
+            speculator choose.
+        adaptive: draft fewer tokens, or none, for a sequence or a batch where drafts do not pay.
+        prompt_lookup_min: fewest tokens that must be found again before what followed them is
+            proposed.
+        prompt_lookup_max: most tokens that are looked for.
     """
 
     method: str | None = None
     model: str | None = None
+    revision: str | None = None
+    quantization: str = "auto"
+    num_speculative_tokens: Annotated[int, Meta(ge=1, le=32)] | None = None
+    adaptive: bool = True
+    prompt_lookup_min: Positive = 2
+    prompt_lookup_max: Positive = 4
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,6 +221,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     server: ServerConfig = ServerConfig()
     metrics: MetricsConfig = MetricsConfig()
     plugins: PluginsConfig = PluginsConfig()
+
+
+def max_draws(config: Config) -> int:
+    """Most tokens that one step of a resolved configuration draws, one for each draft included."""
+    sequences = known(config.schedule.max_num_seqs)
+    drafts = config.speculation.num_speculative_tokens
+    if config.speculation.method is None or drafts is None:
+        return sequences
+    return max(sequences, (1 + drafts) * min(sequences, _SPECULATING))
 
 
 def known(value: int | None) -> int:

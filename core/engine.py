@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .config import Config, known
+from .config import Config, known, max_draws
 from .contracts.executor import Executor, Pending
 from .contracts.scheduler import Scheduler, SchedulerSettings
 from .errors import EngineDeadError, InvalidRequest
@@ -149,7 +149,8 @@ class Engine:
 
 
 def _settings(config: Config, num_blocks: int) -> SchedulerSettings:
-    schedule, cache = config.schedule, config.cache
+    schedule, cache, speculation = config.schedule, config.cache, config.speculation
+    speculates = speculation.method is not None
     return SchedulerSettings(
         num_blocks=num_blocks,
         block_size=known(cache.block_size),
@@ -159,4 +160,7 @@ def _settings(config: Config, num_blocks: int) -> SchedulerSettings:
         max_waiting=schedule.max_waiting,
         chunked_prefill=schedule.chunked_prefill,
         prefix_caching=cache.prefix_caching,
+        max_drafts=known(speculation.num_speculative_tokens) if speculates else 0,
+        max_draws=max_draws(config),
+        adaptive=speculation.adaptive,
     )

@@ -46,6 +46,7 @@ _KEYWORDS = {
     "scheduling_policy": "schedule.policy",
     "tensor_parallel_size": "parallel.tensor_parallel_size",
     "speculative_model": "speculation.model",
+    "speculative_config": "speculation",
     "attention_backend": "attention.backend",
 }
 
@@ -316,7 +317,13 @@ def _with_keywords(config: Config, model: str, keywords: dict[str, Any]) -> Conf
             raise ConfigError(f"LLM has no keyword {name!r}; it has {known_names}, and config")
         if value is not None:
             section, _, field = _KEYWORDS[name].partition(".")
-            values[section][field] = value
+            if field:
+                values[section][field] = value
+            elif isinstance(value, dict):
+                values[section] |= value
+            else:
+                kind = type(value).__name__
+                raise ConfigError(f"{name} must be a dict of the section {section}, not {kind}")
     try:
         return msgspec.convert(values, Config)
     except msgspec.ValidationError as error:

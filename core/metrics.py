@@ -26,6 +26,10 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
         prompt_tokens: prompt tokens computed, or found in the cache, for the first time.
         generated_tokens: tokens emitted.
         corrupted: sequences that ended because their logits were no numbers.
+        drafts: rows that verified drafts.
+        draft_tokens: drafts verified.
+        accepted_tokens: of these, accepted.
+        accepted_at: of these, those at each position of their row.
     """
 
     step: int = 0
@@ -40,6 +44,10 @@ class EngineStats(msgspec.Struct, array_like=True, gc=False):
     prompt_tokens: int = 0
     generated_tokens: int = 0
     corrupted: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_at: list[int] = []
 
 
 class CompletionRecord(msgspec.Struct, kw_only=True):

@@ -56,6 +56,8 @@ class StreamDelta:
             behind the engine.
         finished: whether this is the last delta.
         num_cached_tokens: prompt tokens taken from the prefix cache.
+        num_accepted_tokens: drafts of a speculator that became tokens, so far.
+        num_rejected_tokens: drafts that did not, so far.
         prompt_logprobs: in the delta that completes them: None for the first token, then a dict
             a token.
     """
@@ -65,12 +67,16 @@ class StreamDelta:
     completions: list[CompletionDelta]
     finished: bool
     num_cached_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_rejected_tokens: int = 0
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
     def append(self, later: "StreamDelta") -> None:
         """Take in what came next."""
         self.completions += later.completions
         self.finished = later.finished
+        self.num_accepted_tokens = later.num_accepted_tokens
+        self.num_rejected_tokens = later.num_rejected_tokens
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
 
 
@@ -100,6 +106,8 @@ class RequestOutput:
         outputs: n completions, by index.
         finished: whether all have ended.
         num_cached_tokens: prompt tokens taken from the prefix cache.
+        num_accepted_tokens: drafts of a speculator that became tokens.
+        num_rejected_tokens: drafts that did not.
     """
 
     request_id: str
@@ -109,3 +117,5 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool
     num_cached_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_rejected_tokens: int = 0

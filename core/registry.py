@@ -29,6 +29,7 @@ DEFAULT_PLUGINS = (
     "quire.plugins.policies",
     "quire.plugins.platforms",
     "quire.plugins.exporters",
+    "quire.plugins.speculation",
     "quire.plugins.demo",
     "quire.server",
 )

@@ -8,6 +8,7 @@ import msgspec
 
 from .config import Config
 from .contracts.platform import Platform, PlatformDefaults
+from .contracts.speculator import Speculator
 from .errors import CapacityError, ConfigError
 from .registry import Registry
 from .source import Source, locate
@@ -60,6 +61,7 @@ def resolve(config: Config, registry: Registry) -> Resolution:
     _choose_model(config, registry, source, defaults, draft)
     _choose_executor(config, registry, draft)
     _choose_attention(config, registry, source, platform, draft)
+    _choose_speculation(config, registry, source, draft)
     _choose_schedule(config, defaults, draft)
     _choose_graphs(config, registry, source, platform, draft)
     _check_names(config, registry)
@@ -194,11 +196,52 @@ def _choose_attention(
         draft.set("cache.block_size", backend.default_block_size, f"what {name} runs best")
 
 
+def _choose_speculation(config: Config, registry: Registry, source: Source, draft: _Draft) -> None:
+    speculation = config.speculation
+    method, model = speculation.method, speculation.model
+    if method is None and model is None:
+        return
+    if method is None and model is not None:
+        # vLLM's name of a method that has no model.
+        bracketed = model.startswith("[") and model.endswith("]")
+        method, reason = (
+            (model[1:-1], f"written as {model}")
+            if bracketed
+            else ("draft_model", "what has a model and no other method")
+        )
+        if bracketed:
+            model = None
+            draft.set("speculation.model", None, reason)
+        draft.set("speculation.method", method, reason)
+    speculator: type[Speculator] = registry.get("speculator", method or "")
+    chosen = msgspec.structs.replace(speculation, method=method, model=model)
+    speculator.check(chosen, source, registry)
+    if speculation.num_speculative_tokens is None:
+        reason = f"what {method} does best"
+        draft.set("speculation.num_speculative_tokens", speculator.default_length, reason)
+    for kind, name in (
+        ("attention", draft.values["attention"]["backend"]),
+        ("executor", draft.values["parallel"]["executor"]),
+    ):
+        if "speculation" not in registry.get(kind, name).capabilities.features:
+            raise ConfigError(
+                f"speculation.method is {method!r}, and {kind} {name!r} cannot verify drafts; "
+                "choose another one, or leave speculation out"
+            )
+    if "overlap" not in speculator.capabilities.features:
+        if config.schedule.overlap:
+            raise ConfigError(
+                f"schedule.overlap is true, and speculator {method!r} needs each step's tokens "
+                "before the next one is planned; leave the setting out"
+            )
+        draft.set("schedule.overlap", False, f"speculator {method} reads tokens on the host")
+
+
 def _choose_schedule(config: Config, defaults: PlatformDefaults, draft: _Draft) -> None:
     schedule = config.schedule
     if schedule.max_num_seqs is None:
         draft.set("schedule.max_num_seqs", defaults.max_num_seqs, "the platform's default")
-    if schedule.overlap is None:
+    if schedule.overlap is None and "schedule.overlap" not in draft.reasons:
         reason = "hides the host behind the device" if defaults.overlap else "nothing to hide"
         draft.set("schedule.overlap", defaults.overlap, reason)
     longest: int = draft.values["model"]["max_model_len"]
@@ -245,8 +288,6 @@ def _check_names(config: Config, registry: Registry) -> None:
     """Everything named must exist before any work starts; the server imports its own parts."""
     registry.get("scheduler", config.schedule.scheduler)
     registry.get("policy", config.schedule.policy)
-    if config.speculation.method or config.speculation.model:
-        registry.get("speculator", config.speculation.method or "draft_model")
     for route in config.server.routes:
         registry.require("route", route)
     if config.metrics.enabled:

@@ -6,6 +6,7 @@ from enum import Enum
 
 from .contracts.policy import Candidate
 from .request import Request
+from .schedule.acceptance import Acceptance
 
 __all__ = ("Sequence", "Status")
 
@@ -29,12 +30,19 @@ class Sequence:
     tokens:   token ids the host has seen (prompt and emitted).
     known:    tokens, and those that launched steps are still drawing; their ids are on the device.
 
+    While drafts are verified, the first and the last of them are bounds from above: each may be up
+    to num_slack less, and an update takes back what was rejected.
+
     Attributes:
         request: what was asked for.
         token_ids: the tokens the host has seen.
         num_prompt: how many of them are the prompt.
         num_computed: see above.
         num_pending: known minus tokens.
+        num_slack: drafts in launched steps.
+        num_ready: drafts that stand on the device for the next row, at most.
+        num_valid: of these, how many a speculator proposed; the others are filling.
+        drafting: what is known of how well its drafts do.
         blocks: its block table.
         block_hashes: chained hashes of the leading full blocks of token_ids, as far as computed.
         num_committed: leading blocks that the prefix index may know.
@@ -55,6 +63,7 @@ class Sequence:
     __slots__ = (
         "block_hashes",
         "blocks",
+        "drafting",
         "epoch",
         "first_plan",
         "num_cached",
@@ -65,6 +74,9 @@ class Sequence:
         "num_preemptions",
         "num_prompt",
         "num_prompt_logprobs",
+        "num_ready",
+        "num_slack",
+        "num_valid",
         "order",
         "quarantined",
         "rank",
@@ -84,6 +96,10 @@ class Sequence:
         self.stop_ids = frozenset(request.stop_ids)
         self.num_computed = 0
         self.num_pending = 0
+        self.num_slack = 0
+        self.num_ready = 0
+        self.num_valid = 0
+        self.drafting = Acceptance()
         self.blocks: list[int] = []
         self.block_hashes: list[bytes] = []
         self.num_committed = 0

@@ -44,10 +44,16 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         slot: whose.
         start: tokens whose keys and values are in the cache already.
-        count: tokens to compute now.
+        count: tokens to compute now, drafts included.
         new_blocks: appended to the slot's block table before the step.
         samples: whether the position after the last one is drawn (the row ends at the last token
             known to the device, which may be one that the step before is still drawing).
+        drafts: how many of the count, at its end, are drafts that an earlier row had proposed. The
+            position after each of them and before the first is drawn; what is drawn after the
+            first draft that differs from its draw does not count.
+        slack: how many tokens start may be too far on, because drafts are verified in a step that
+            still runs; the device knows the true start. 0 where the host does.
+        propose: drafts to propose for the slot's next row, once this one has drawn.
     """
 
     slot: int
@@ -55,6 +61,9 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     count: int
     new_blocks: list[int]
     samples: bool
+    drafts: int = 0
+    slack: int = 0
+    propose: int = 0
 
 
 class Plan(msgspec.Struct, array_like=True, gc=False):
@@ -99,13 +108,16 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
 
     Attributes:
         step: of the plan.
-        tokens: one list a plan row: the tokens drawn (empty where the row does not sample).
+        tokens: one list a plan row: the tokens drawn, up to 1 + drafts (empty where the row does
+            not sample).
         logprobs: row index -> one entry a drawn token, where the request asks for them.
         prompt_logprobs: row index -> entries for the prompt positions that follow those computed
             in this row, where the request asks for them.
         failures: row index -> why this sequence alone failed (the others are unharmed).
         exhausted: rows whose requests' own settings (allowed tokens, bad words) leave no token to
             draw; such a sequence ends there.
+        proposed: row index -> drafts that stand ready for the slot's next row, where the row
+            asked for some.
     """
 
     step: int
@@ -114,6 +126,7 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
     failures: dict[int, str] = {}
     exhausted: list[int] = []
+    proposed: dict[int, int] = {}
 
 
 class Delta(msgspec.Struct, array_like=True, gc=False):
@@ -130,6 +143,8 @@ class Delta(msgspec.Struct, array_like=True, gc=False):
         queued: seconds between arrival and the first step; in the first delta.
         error: the reason behind finish_reason "error".
         num_preemptions: times the sequence was sent back to the queue; in the last delta.
+        num_drafts: drafts verified for these tokens.
+        num_accepted: of these tokens, how many were drafts.
     """
 
     request_id: str
@@ -142,3 +157,5 @@ class Delta(msgspec.Struct, array_like=True, gc=False):
     queued: float = 0.0
     error: str | None = None
     num_preemptions: int = 0
+    num_drafts: int = 0
+    num_accepted: int = 0

@@ -15,6 +15,9 @@ SEGMENT = 128
 """Positions whose values are summed together; a row's first key stands at a multiple of it."""
 _GROUP_BYTES = 32 * 2**20
 """Keys and values gathered at once; larger groups of rows are split."""
+_FEW_QUERIES = 16
+_FEW_KEYS = 8192
+"""Queries of a row, and keys of all of them, up to which rows are taken apart."""
 _SMALL_LENGTH = 256
 """Rows up to this long share a group whatever their lengths: padding costs less than a call."""
 
@@ -121,11 +124,40 @@ def plan_step(
         num_blocks: of the cache.
         kv_bytes: of one element of the cache.
     """
+    unfolded = _unfolded(batch)
     geometries = {
-        layout: _Planner(batch, layout, block_size, num_blocks, kv_bytes).plan()
+        layout: _Planner(unfolded, layout, block_size, num_blocks, kv_bytes).plan()
         for layout in layouts
     }
     return Step(batch.write_slots, _fresh_blocks(batch, block_size), geometries)
+
+
+def _unfolded(batch: AttentionBatch) -> AttentionBatch:
+    """Rows of a few queries over few keys as rows of one: several calls a row cost more.
+
+    The first queries of a row see less than the last one, and what they do not see adds zeros.
+    """
+    counts, lengths = batch.query_lengths, batch.host_lengths
+    if batch.num_decodes == len(counts) or max(counts) > _FEW_QUERIES:
+        return batch
+    if sum(map(int.__mul__, counts, lengths)) > _FEW_KEYS:
+        return batch
+    rows = [row for row, count in enumerate(counts) for _ in range(count)]
+    index = torch.tensor(rows)
+    host = [
+        length - count + 1 + query
+        for count, length in zip(counts, lengths, strict=True)
+        for query in range(count)
+    ]
+    return AttentionBatch(
+        query_start=torch.arange(len(rows) + 1, dtype=torch.int32),
+        lengths=torch.tensor(host, dtype=torch.int32),
+        block_tables=batch.block_tables[index],
+        write_slots=batch.write_slots,
+        num_decodes=len(rows),
+        query_lengths=[1] * len(rows),
+        host_lengths=host,
+    )
 
 
 def _fresh_blocks(batch: AttentionBatch, block_size: int) -> torch.Tensor | None:

@@ -166,12 +166,50 @@ class TritonPaged(AttentionBackend):
         at = self._layers[layer]
         out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
         batch = prepared.batch
+        if prepared.prefill is not None or batch.siblings:
+            _write(at, q, k, v, batch, rotation)
+            rotation = None
         if prepared.decode is not None:
             plan = prepared.decode[at.layout]
             _decode(at, out, q, k, v, batch, plan, rotation)
         if prepared.prefill is not None:
-            _prefill(at, out, q, k, v, batch, prepared.prefill[at.layout], rotation)
+            _prefill(at, out, q, k, v, batch, prepared.prefill[at.layout])
         return out
+
+
+def _write(
+    layer: _Layer,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    batch: AttentionBatch,
+    rotation: Rotation | None,
+) -> None:
+    """Rotate queries and keys in place, and cache keys and values."""
+    spec = layer.spec
+    tiles = -(-spec.num_kv_heads // _WRITE_TILE)
+    if rotation is not None:
+        tiles += -(-spec.num_heads // _WRITE_TILE)
+    launch(
+        write_cache,
+        (len(q), tiles),
+        q,
+        k,
+        v,
+        layer.keys,
+        layer.values,
+        batch.write_slots,
+        None if rotation is None else rotation.positions,
+        None if rotation is None else rotation.table,
+        0,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        1 / layer.k_scale,
+        1 / layer.v_scale,
+        ROTATE=rotation is not None,
+        **layer.write,
+    )
 
 
 def _decode(
@@ -256,34 +294,10 @@ def _prefill(
     v: torch.Tensor,
     batch: AttentionBatch,
     plan: PrefillPlan,
-    rotation: Rotation | None,
 ) -> None:
-    """The rows with several queries, which follow."""
+    """The rows with several queries, which follow; q is rotated, and k and v are cached."""
     spec = layer.spec
     scale, soft_cap = layer.scales()
-    tiles = -(-spec.num_kv_heads // _WRITE_TILE)
-    if rotation is not None:
-        tiles += -(-spec.num_heads // _WRITE_TILE)
-    launch(
-        write_cache,
-        (len(q) - batch.num_decodes, tiles),
-        q,
-        k,
-        v,
-        layer.keys,
-        layer.values,
-        batch.write_slots,
-        None if rotation is None else rotation.positions,
-        None if rotation is None else rotation.table,
-        batch.num_decodes,
-        q.stride(0),
-        k.stride(0),
-        v.stride(0),
-        1 / layer.k_scale,
-        1 / layer.v_scale,
-        ROTATE=rotation is not None,
-        **layer.write,
-    )
     for row in plan.dense:
         attend_dense(row, out, q, layer.keys, layer.values, spec.scale)
     if not plan.grid[1]:

@@ -20,7 +20,8 @@ class CacheManager:
         0                   num_committed * b                num_computed      len(blocks) * b
 
         committed:     read by this sequence and by any that found it; written by nobody.
-        not committed: read and written by steps of this sequence alone.
+        not committed: read and written by steps of this sequence alone. The last num_slack of it
+                       may hold rejected drafts, and are written again.
         A table only grows at its end; the blocks return to the pool together, when the sequence
         finishes or is preempted. A step already launched may still write to them: whoever takes
         them next is written by a later step, and the device runs steps in order.
@@ -89,7 +90,7 @@ class CacheManager:
         if not self.prefix_caching:
             return
         size = self.block_size
-        full = min(seq.num_computed, len(seq.token_ids)) // size
+        full = min(seq.num_computed - seq.num_slack, len(seq.token_ids)) // size
         for index in range(seq.num_committed, full):
             self.pool.publish(seq.blocks[index], self._hash(seq, index))
         seq.num_committed = max(full, seq.num_committed)

@@ -34,6 +34,7 @@ class Scenario:
         longest: most new tokens of one row in one step.
         dtype: of queries and cache.
         rotate: leave the rotation of queries and keys to the backend.
+        siblings: hand every query over as a row of its own.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class Scenario:
     longest: int = 20
     dtype: torch.dtype = torch.float32
     rotate: bool = False
+    siblings: bool = False
 
 
 @dataclass
@@ -85,7 +87,7 @@ def check_attention(
         order = sorted(range(len(present)), key=lambda index: counts[index] > 1)
         chosen = [(present[index], counts[index]) for index in order]
         batch = _batch(chosen, free, scenario.block_size, at)
-        prepared = attention.prepare(batch)
+        prepared = attention.prepare(_unfolded(batch) if scenario.siblings else batch)
         for layer, spec in enumerate(scenario.layers):
             total = sum(counts)
             q = _draw(total, spec.num_heads, spec.head_dim, scenario, generator)
@@ -103,6 +105,25 @@ def check_attention(
             _compare(found.cpu(), _oracle(chosen, layer, spec, q, k, v), scenario, layer)
         for sequence, count in chosen:
             sequence.length += count
+
+
+def _unfolded(batch: AttentionBatch) -> AttentionBatch:
+    """Every query as a row, as drafts are verified."""
+    counts = torch.tensor(batch.query_lengths)
+    rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    query = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    host = torch.tensor(batch.host_lengths)[rows] - counts[rows] + query + 1
+    at = batch.lengths.device
+    return AttentionBatch(
+        query_start=torch.arange(len(rows) + 1, dtype=torch.int32, device=at),
+        lengths=host.to(torch.int32).to(at),
+        block_tables=batch.block_tables[rows.to(at)],
+        write_slots=batch.write_slots,
+        num_decodes=len(rows),
+        query_lengths=[1] * len(rows),
+        host_lengths=host.tolist(),
+        siblings=True,
+    )
 
 
 def check_backend(backend: type[AttentionBackend]) -> None:
@@ -134,7 +155,10 @@ def check_backend(backend: type[AttentionBackend]) -> None:
             check_attention(backend, Scenario(seed, layers, size, dtype=dtype), device)
             long = Scenario(seed, layers, size, rows=6, steps=3, longest=3 * size, dtype=dtype)
             check_attention(backend, long, device)
-            check_attention(backend, dataclasses.replace(long, rotate=True), device)
+            rotated = dataclasses.replace(long, rotate=True)
+            check_attention(backend, rotated, device)
+            if "speculation" in offered.features:
+                check_attention(backend, dataclasses.replace(rotated, siblings=True), device)
 
 
 def _device(devices: frozenset[str]) -> str:

@@ -8,10 +8,10 @@ what is read, which the device notices at once, since it also knows the true tok
 import hashlib
 from collections.abc import Callable
 
-from ..step import Outcome, Plan
+from ..step import Outcome, Plan, Row
 from .report import require
 
-__all__ = ("VOCABULARY", "FakeDevice", "FakePending", "expected", "next_token")
+__all__ = ("VOCABULARY", "FakeDevice", "FakePending", "expected", "guess", "next_token")
 
 VOCABULARY = 50
 
@@ -20,6 +20,16 @@ def next_token(tokens: list[int]) -> int:
     """The model: any change of any token changes what follows."""
     digest = hashlib.blake2b(repr(tokens).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % VOCABULARY
+
+
+def guess(tokens: list[int], most: int) -> list[int]:
+    """Drafts: some number of the tokens that do follow, then others; sometimes fewer than most."""
+    digest = hashlib.blake2b(repr(tokens).encode(), digest_size=2, key=b"guess").digest()
+    right, count = digest[0] % 5, most - (digest[1] % 4 == 0)
+    ahead = list(tokens)
+    for position in range(max(0, count)):
+        ahead.append((next_token(ahead) + (position >= right)) % VOCABULARY)
+    return ahead[len(tokens) :]
 
 
 def expected(prompt: list[int], max_tokens: int, stop_ids: tuple[int, ...] = ()) -> list[int]:
@@ -59,6 +69,9 @@ class FakeDevice:
         self.cache: dict[int, dict[int, int]] = {}
         self.tables: dict[int, list[int]] = {}
         self.tokens: dict[int, list[int]] = {}
+        self.drafts: dict[int, list[int]] = {}
+        # Slots of steps that failed: until somebody enters them, nobody knows what they hold.
+        self.lost: set[int] = set()
 
     def execute(self, plan: Plan) -> FakePending:
         """Run a step at once.
@@ -69,6 +82,8 @@ class FakeDevice:
         for newcomer in plan.newcomers:
             self.tokens[newcomer.slot] = list(newcomer.token_ids)
             self.tables[newcomer.slot] = []
+            self.drafts[newcomer.slot] = []
+            self.lost.discard(newcomer.slot)
         for row in plan.rows:
             self.tables[row.slot] += row.new_blocks
         try:
@@ -76,30 +91,61 @@ class FakeDevice:
                 self.fault(plan)
         except Exception as error:
             for row in plan.rows:
-                self._write(row.slot, row.start, row.count, garbage=True)
+                self._write(row, garbage=True)
+                self.lost.add(row.slot)
             return FakePending(error)
         for row in plan.rows:
-            self._write(row.slot, row.start, row.count)
-        drawn: list[list[int]] = []
-        for row in plan.rows:
-            end = row.start + row.count
-            seen = [self._read(row.slot, position) for position in range(end)]
-            own = seen == self.tokens[row.slot][:end]
-            require(own, f"slot {row.slot} reads a cache that is not its own")
-            if row.samples:
-                known = len(self.tokens[row.slot])
-                require(known == end, "a row draws before its last token is computed")
-                self.tokens[row.slot].append(next_token(self.tokens[row.slot]))
-                drawn.append([self.tokens[row.slot][-1]])
-            else:
-                drawn.append([])
-        return FakePending(Outcome(plan.step, drawn))
+            self._write(row)
+        outcome = Outcome(plan.step, [])
+        for index, row in enumerate(plan.rows):
+            outcome.tokens.append(self._draw(row) if row.samples else [])
+            if row.propose and row.slot not in self.lost:
+                self.drafts[row.slot] = guess(self.tokens[row.slot], row.propose)
+                outcome.proposed[index] = len(self.drafts[row.slot])
+                last = len(self.tokens[row.slot]) + row.propose - 2
+                held = last // self.block_size < len(self.tables[row.slot])
+                require(held, "drafts are to be proposed where no block is")
+        return FakePending(outcome)
 
-    def _write(self, slot: int, start: int, count: int, *, garbage: bool = False) -> None:
-        for position in range(start, start + count):
-            block = self.tables[slot][position // self.block_size]
+    def _draw(self, row: Row) -> list[int]:
+        """Draw behind the last token and behind each draft, up to the first that is wrong."""
+        if row.slot in self.lost:
+            return [0]
+        tokens, start = self.tokens[row.slot], self._start(row)
+        known = start + row.count - row.drafts
+        require(known == len(tokens), "a row draws before its last token is computed")
+        drafts, drawn = self._drafts(row), []
+        for position in range(known, start + row.count + 1):
+            seen = [self._read(row.slot, at) for at in range(position)]
+            require(seen == tokens, f"slot {row.slot} reads a cache that is not its own")
+            tokens.append(next_token(tokens))
+            drawn.append(tokens[-1])
+            if drafts[position - known : position - known + 1] != drawn[-1:]:
+                break
+        return drawn
+
+    def _start(self, row: Row) -> int:
+        """Where the row truly starts."""
+        if not row.slack:
+            return row.start
+        start = len(self.tokens[row.slot]) - 1
+        right = row.start - row.slack <= start <= row.start
+        require(right, f"a row starts at {row.start}, {row.slack} less at most, and not at {start}")
+        return start
+
+    def _drafts(self, row: Row) -> list[int]:
+        """The drafts it verifies, filled up with what nobody proposed."""
+        ready = self.drafts[row.slot][: row.drafts]
+        return [*ready, *[0] * (row.drafts - len(ready))]
+
+    def _write(self, row: Row, *, garbage: bool = False) -> None:
+        garbage = garbage or row.slot in self.lost
+        start = row.start if garbage else self._start(row)
+        tokens = self.tokens[row.slot] + self._drafts(row)
+        for position in range(start, start + row.count):
+            block = self.tables[row.slot][position // self.block_size]
             require(block != 0, "a row writes to the null block")
-            token = -1 if garbage else self.tokens[slot][position]
+            token = -1 if garbage else tokens[position]
             self.cache.setdefault(block, {})[position % self.block_size] = token
 
     def _read(self, slot: int, position: int) -> int | None:

@@ -103,6 +103,9 @@ class _Loop:
         require(counts == sorted(counts, key=lambda c: c > 1), "single tokens do not come first")
         slots = [row.slot for row in plan.rows]
         require(len(set(slots)) == len(slots), "a plan computes one slot twice")
+        drawn = sum(row.samples * (1 + row.drafts) for row in plan.rows)
+        most = max(limits.max_draws, limits.max_num_seqs)
+        require(drawn <= most, f"a plan draws {drawn} of {most} tokens")
         valid = all(0 <= slot < limits.max_num_seqs for slot in slots)
         require(valid, f"a plan names slots {slots} of {limits.max_num_seqs}")
 
@@ -113,6 +116,9 @@ def _check_mix(factory: Factory, rng: random.Random) -> None:
         max_num_batched_tokens=rng.randint(1, 40),
         max_num_seqs=rng.randint(1, 6),
         prefix_caching=rng.random() < 0.7,
+        max_drafts=rng.choice([0, 1, 4]),
+        max_draws=rng.randint(6, 30),
+        adaptive=rng.random() < 0.5,
     )
     scheduler = factory(settings, _Oldest())
     loop = _Loop(scheduler, settings, overlap=rng.random() < 0.5)

@@ -1,98 +1,193 @@
-"""Speculators: proposals of the right shape, slot by slot, with nothing left of who was there."""
+"""Speculators: proposals of the right shape, row by row, with nothing left of who was there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NoReturn
 
-from ..contracts.speculator import Speculator
-from .report import require
+import numpy as np
+import torch
 
-__all__ = ("check_speculator",)
+from ..config import SpeculationConfig
+from ..contracts.speculator import Drafting, HostRows, Speculator, SpeculatorContext
+from .report import Unchecked, require
+
+__all__ = ("check_speculator", "make_context")
+
+Factory = Callable[[SpeculationConfig, SpeculatorContext], Speculator]
 
 _LOOP = [5, 6, 7, 8] * 6
 _OTHER = [9, 9, 2, 1, 9, 9, 2, 1, 9, 9]
 _LONE = [3]
+_SLOTS = 4
+_MOST = 4
+_LENGTH = 64
+_BLOCK = 4
 
 
-def check_speculator(factory: Callable[[], Speculator], vocab_size: int = 16) -> None:
-    """Check a speculator.
+def make_context(**changes: Any) -> SpeculatorContext:
+    """What the suite builds a speculator with: small, on the host, and without checkpoints."""
+    context = SpeculatorContext(
+        device=torch.device("cpu"),
+        max_slots=_SLOTS,
+        max_model_len=_LENGTH,
+        max_tokens=32,
+        vocab_size=16,
+        block_size=_BLOCK,
+        open_model=_no_checkpoint,
+    )
+    return replace(context, **changes)
+
+
+def check_speculator(
+    factory: Factory,
+    *,
+    config: SpeculationConfig | None = None,
+    context: SpeculatorContext | None = None,
+) -> None:
+    """Check a speculator on sequences that repeat themselves and on one that does not.
 
     Args:
-        factory: makes one, without arguments, for at least 3 slots and 64 tokens a sequence.
-        vocab_size: proposals must be below it; at least 16.
+        factory: the class, or whatever makes one from a configuration and a context.
+        config: its section.
+        context: from ``make_context``, for one that opens checkpoints.
 
     Raises:
         ConformanceError: naming the first broken promise.
+        Unchecked: for a speculator with a checkpoint, where the context opens none.
     """
-    speculator = factory()
+    config, context = config or SpeculationConfig(method="checked"), context or make_context()
+
+    def make() -> _Table:
+        return _Table(factory(config, context), context)
+
+    _check_batches(make())
+    _check_independence(make)
+    _check_life(make())
+    _check_forgetting(make)
+
+
+class _Table:
+    """A slot table around a speculator, with blocks for every position."""
+
+    def __init__(self, speculator: Speculator, context: SpeculatorContext) -> None:
+        self.vocab_size = context.vocab_size
+        self._speculator = speculator
+        blocks = -(-(_LENGTH + _MOST) // _BLOCK)
+        self._tokens = torch.zeros(_SLOTS + 1, _LENGTH + _MOST, dtype=torch.int32)
+        order = torch.arange(1, _SLOTS * blocks + 1, dtype=torch.int32).view(_SLOTS, blocks)
+        self._blocks = torch.cat((order, torch.zeros(1, blocks, dtype=torch.int32)))
+        self._lengths = [0] * _SLOTS
+        self._verified = [0] * _SLOTS
+        for backend in speculator.caches():
+            backend.allocate(_SLOTS * blocks + 1)
+
+    def enter(self, slot: int, tokens: list[int]) -> None:
+        self._lengths[slot] = 0
+        self._append(slot, tokens)
+        self._verified[slot] = 0
+        self._speculator.enter(slot, len(tokens))
+
+    def grow(self, slot: int, tokens: list[int], drafts: int) -> None:
+        """Tokens that were drawn while so many drafts were verified."""
+        self._append(slot, tokens)
+        self._verified[slot] = drafts
+
+    def propose(self, slots: list[int], most: int = _MOST) -> list[list[int]]:
+        slack = [self._verified[slot] for slot in slots]
+        lengths = np.array([self._lengths[slot] for slot in slots], dtype=np.int64)
+        host = HostRows(
+            slots=np.array(slots, dtype=np.int64),
+            longest=lengths + np.array(slack, dtype=np.int64),
+            slack=np.array(slack, dtype=np.int64),
+            wanted=np.full(len(slots), most, dtype=np.int64),
+            verified=np.array(slack, dtype=np.int64),
+        )
+        before = self._tokens.clone()
+        drafting = Drafting(
+            slots=torch.tensor(slots),
+            lengths=torch.from_numpy(lengths),
+            wanted=torch.from_numpy(host.wanted),
+            most=most,
+            tokens=self._tokens,
+            blocks=self._blocks,
+            draw=lambda logits, rows, index: logits.argmax(-1),
+            host=host,
+        )
+        self._speculator.prepare(drafting)
+        drafts = self._speculator.propose(drafting)
+        require(bool((before == self._tokens).all()), "propose changes the slots' tokens")
+        return self._checked(drafts, len(slots), most)
+
+    def _append(self, slot: int, tokens: list[int]) -> None:
+        start = self._lengths[slot]
+        self._lengths[slot] += len(tokens)
+        self._tokens[slot, start : self._lengths[slot]] = torch.tensor(tokens)
+
+    def _checked(self, drafts: Any, rows: int, most: int) -> list[list[int]]:
+        right = isinstance(drafts, torch.Tensor) and drafts.dtype == torch.int64
+        require(right, f"propose must give an int64 tensor, not {drafts!r:.80}")
+        shape = list(drafts.shape)
+        require(shape == [rows, most], f"propose gave {shape} where [{rows}, {most}] is due")
+        chains: list[list[int]] = drafts.tolist()
+        for chain in chains:
+            size = self.vocab_size
+            known = all(-1 <= token < size for token in chain)
+            require(known, f"propose gave {chain}, which leaves the vocabulary of {size}")
+            ended = chain[chain.index(-1) :] if -1 in chain else []
+            require(set(ended) <= {-1}, f"propose gave {chain}, which goes on after its end")
+        return chains
+
+
+def _check_batches(table: _Table) -> None:
+    for slot, tokens in {0: _LOOP, 2: _OTHER, 1: _LONE}.items():
+        table.enter(slot, tokens)
+    for most in (1, _MOST):
+        for slots in ([2], [0, 1, 2], [2, 0]):
+            table.propose(slots, most)
+
+
+def _check_independence(make: Callable[[], _Table]) -> None:
     sequences = {0: _LOOP, 2: _OTHER, 1: _LONE}
+    table = make()
     for slot, tokens in sequences.items():
-        speculator.begin(slot, tokens)
-    for most in (0, 1, 4):
-        for slots in ([], [2], [0, 1, 2], [2, 0]):
-            _proposals(speculator, slots, most, vocab_size)
-    _check_independence(speculator, sequences, vocab_size)
-    _check_life(factory(), vocab_size)
-    _check_forgetting(factory, vocab_size)
-
-
-def _check_independence(
-    speculator: Speculator, sequences: dict[int, list[int]], vocab_size: int
-) -> None:
-    together = _proposals(speculator, list(sequences), 4, vocab_size)
-    for slot, drafts in zip(sequences, together, strict=True):
-        alone = _proposals(speculator, [slot], 4, vocab_size)[0]
+        table.enter(slot, tokens)
+    for slot, drafts in zip(sequences, table.propose(list(sequences)), strict=True):
+        lone = make()
+        lone.enter(slot, sequences[slot])
+        alone = lone.propose([slot])[0]
         require(
             alone == drafts,
             f"slot {slot} is proposed {alone} alone and {drafts} beside others",
         )
 
 
-def _check_life(speculator: Speculator, vocab_size: int) -> None:
-    """Sequences grow by all, some and none of what was proposed, for many rounds."""
-    speculator.begin(0, _LOOP)
-    speculator.begin(1, _OTHER)
-    for turn in range(12):
-        drafts, others = _proposals(speculator, [0, 1], 3, vocab_size)
-        kept = min(len(drafts), turn % 4)
-        speculator.accepted(0, [*drafts[:kept], 5 + turn % 4], kept)
-        if turn % 2:
-            speculator.accepted(1, [9], 1 if others[:1] == [9] else 0)
-    speculator.end(0)
-    _proposals(speculator, [1], 3, vocab_size)
-    speculator.end(1)
+def _check_life(table: _Table) -> None:
+    """Sequences grow by all, some and none of what was proposed, for some rounds."""
+    table.enter(0, _LOOP)
+    table.enter(1, _OTHER)
+    for turn in range(10):
+        drafts, _ = table.propose([0, 1], 3)
+        kept = min(sum(token >= 0 for token in drafts), turn % 4)
+        table.grow(0, [*drafts[:kept], 5 + turn % 4], 3)
+        table.grow(1, [9], 3)
+    table.enter(0, _LONE)
+    table.propose([1, 0], 3)
 
 
-def _check_forgetting(factory: Callable[[], Speculator], vocab_size: int) -> None:
-    used, fresh = factory(), factory()
-    used.begin(1, _LOOP)
-    _proposals(used, [1], 4, vocab_size)
-    used.accepted(1, [5, 6], 0)
-    used.end(1)
-    for speculator in (used, fresh):
-        speculator.begin(1, _OTHER)
-    after = _proposals(used, [1], 4, vocab_size)
+def _check_forgetting(make: Callable[[], _Table]) -> None:
+    used, fresh = make(), make()
+    used.enter(1, _LOOP)
+    used.propose([1])
+    used.grow(1, [5, 6], _MOST)
+    for table in (used, fresh):
+        table.enter(1, _OTHER)
     require(
-        after == _proposals(fresh, [1], 4, vocab_size),
+        used.propose([1]) == fresh.propose([1]),
         "a slot that was given up still knows its former sequence",
     )
 
 
-def _proposals(
-    speculator: Speculator, slots: Sequence[int], most: int, vocab_size: int
-) -> list[list[int]]:
-    drafts = speculator.propose(slots, most)
-    require(
-        isinstance(drafts, list) and len(drafts) == len(slots),
-        f"propose must give a list for each of {len(slots)} slots, not {drafts!r}",
-    )
-    for chain in drafts:
-        require(
-            isinstance(chain, list) and len(chain) <= most,
-            f"propose gave {chain!r} where at most {most} tokens were asked for",
-        )
-        require(
-            all(isinstance(token, int) and 0 <= token < vocab_size for token in chain),
-            f"propose gave {chain!r}, which has tokens outside the vocabulary of {vocab_size}",
-        )
-    return drafts
+def _no_checkpoint(_: Any) -> NoReturn:
+    raise Unchecked("it opens a checkpoint, and none is given to the suite")

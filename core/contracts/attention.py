@@ -66,6 +66,9 @@ class AttentionBatch:
         host_lengths: host copy of lengths.
         shares_prefixes: whether rows that stand together are likely to begin with the same blocks;
             a hint, which a backend may use to read those once.
+        siblings: whether rows of single queries may see tokens of each other, so that all keys and
+            values must be in the cache before any row attends, as they must in a step with longer
+            rows.
     """
 
     query_start: torch.Tensor
@@ -76,6 +79,7 @@ class AttentionBatch:
     query_lengths: list[int]
     host_lengths: list[int]
     shares_prefixes: bool = False
+    siblings: bool = False
 
 
 @dataclass(slots=True)

@@ -37,6 +37,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_waiting: requests in the queue.
         chunked_prefill: whether a prompt may be split over steps.
         prefix_caching: whether sequences share blocks of equal prefixes.
+        max_drafts: drafts of one row; 0 where nothing proposes any.
+        max_draws: tokens drawn in a step, one for each draft and one for each row that samples.
+        adaptive: whether fewer drafts, or none, are asked for where they do not pay.
     """
 
     num_blocks: int
@@ -47,6 +50,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 4096
     chunked_prefill: bool = True
     prefix_caching: bool = True
+    max_drafts: int = 0
+    max_draws: int = 0
+    adaptive: bool = True
 
 
 class Scheduler(ABC):

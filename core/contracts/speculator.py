@@ -1,40 +1,201 @@
-"""Speculators: guess the next tokens of a sequence, to be verified by the model in one step.
+"""Speculators: guess the next tokens of sequences, to be verified by the model in one step.
 
 A speculator only proposes. Verification is the engine's, happens once, and is exact, so a wrong
-guess costs time and never changes a result. Life cycle of a sequence: ``begin``, then ``propose``
-and ``accepted`` in turn, then ``end``.
+guess costs time and never changes a result. It reads tokens where the engine keeps them, in the
+slot table on the device, and so needs no state of its own but what it computes itself; the block
+tables are there for one with a cache of keys and values, which then has the geometry of the
+model's.
+
+Life cycle: built once, with the model in place; ``caches`` are allocated together with the
+model's; then ``prepare`` and ``propose`` after every step whose rows ask for drafts, and ``enter``
+before the first one of a sequence new to its slot.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from ..errors import ConfigError
 from .capabilities import Capabilities
 
-__all__ = ("CONTRACT_VERSION", "Speculator")
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ..config import ModelConfig, SpeculationConfig
+    from ..registry import Registry
+    from ..source import Source
+    from .attention import AttentionBackend
+    from .model import Architecture
+
+__all__ = ("CONTRACT_VERSION", "Drafting", "Draw", "HostRows", "Speculator", "SpeculatorContext")
 
 CONTRACT_VERSION = 1
 
 
+@dataclass(frozen=True, slots=True)
+class SpeculatorContext:
+    """What a speculator is built with.
+
+    Attributes:
+        device: torch device of the slot table and of the drafts.
+        max_slots: sequences that may run at once.
+        max_model_len: tokens of one sequence.
+        max_tokens: of a step; no more should go through a model at once.
+        vocab_size: drafts are below it.
+        block_size: tokens a block.
+        open_model: loads a checkpoint on the device, with an attention backend of its own whose
+            cache is not allocated; raises as loading the model itself does.
+    """
+
+    device: torch.device
+    max_slots: int
+    max_model_len: int
+    max_tokens: int
+    vocab_size: int
+    block_size: int
+    open_model: Callable[[ModelConfig], tuple[Architecture, AttentionBackend]]
+
+
+@dataclass(frozen=True, slots=True)
+class HostRows:
+    """What the host knows of the N rows, without waiting for the device.
+
+    Attributes:
+        slots: int64 [N].
+        longest: int64 [N], bounds of ``lengths`` from above.
+        slack: int64 [N], by how much they may be too large.
+        wanted: int64 [N], drafts that each row can use, from 1 on.
+        verified: int64 [N], drafts that the row has just verified, all of them proposed by the
+            call before; 0 for a slot that was not asked for then.
+    """
+
+    slots: np.ndarray
+    longest: np.ndarray
+    slack: np.ndarray
+    wanted: np.ndarray
+    verified: np.ndarray
+
+
+class Draw(Protocol):
+    """Draws from a speculator's own logits as the requests' parameters say.
+
+    The random numbers are those that will draw the tokens themselves, so that good logits give
+    drafts that are accepted; a request without temperature gets the likeliest token.
+    """
+
+    def __call__(self, logits: torch.Tensor, rows: torch.Tensor | None, index: int) -> torch.Tensor:
+        """Draw one draft a row.
+
+        Args:
+            logits: [A, V].
+            rows: int64 [A], which of the N rows; None for all of them.
+            index: of the draft in its chain.
+
+        Returns:
+            int64 [A]; -1 where nothing can be drawn.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """N sequences that want drafts.
+
+    Attributes:
+        slots: int64 [N].
+        lengths: int64 [N], tokens each of them has; the first draft would stand at this position.
+        wanted: int64 [N], drafts that each of them can use, from 1 on.
+        most: drafts that a row can use at most, and columns of the answer. There are blocks for a
+            row's tokens and for all but the last of the drafts that it can use.
+        tokens: int32 [max_slots + 1, max_model_len + slack], a row a slot; not to be changed.
+        blocks: int32 [max_slots + 1, blocks], tables of blocks, a row a slot.
+        draw: what the requests of some rows would draw from logits.
+        host: the same rows, as far as the host knows.
+    """
+
+    slots: torch.Tensor
+    lengths: torch.Tensor
+    wanted: torch.Tensor
+    most: int
+    tokens: torch.Tensor
+    blocks: torch.Tensor
+    draw: Draw
+    host: HostRows
+
+
 class Speculator(ABC):
-    """Proposes chains of draft tokens, slot by slot."""
+    """Proposes chains of draft tokens.
+
+    Features that a class may declare: ``overlap``, if it never reads a tensor's values on the host
+    and so does not make it wait for the device; ``graphs``, if moreover ``propose`` launches the
+    same kernels for all calls with as many rows, the same ``most`` and the same ``graph_key``, so
+    that it can be captured. In a captured call ``host`` holds bounds only.
+
+    Args:
+        config: the section of the configuration.
+        context: what it runs on.
+
+    Raises:
+        ConfigError: for settings that do not go together.
+        CheckpointError: where it has a checkpoint, for one that does not fit the model.
+    """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+    default_length: ClassVar[int] = 4
+    """Drafts of a row, where the configuration names no number."""
+
+    @classmethod
+    def check(cls, config: SpeculationConfig, target: Source, registry: Registry) -> None:
+        """Refuse what can be seen not to work before anything is loaded.
+
+        Args:
+            config: the section of the configuration.
+            target: the files of the model that verifies.
+            registry: for named checkpoints.
+
+        Raises:
+            ConfigError: naming the setting and what to do.
+            CheckpointError: for a checkpoint that is not there.
+        """
+        if config.model is not None:
+            raise ConfigError(
+                f"speculation.model is {config.model!r}, and speculation.method "
+                f"{config.method!r} has no model; leave one of them out"
+            )
 
     @abstractmethod
-    def begin(self, slot: int, token_ids: Sequence[int]) -> None:
-        """A sequence with these tokens enters the slot."""
+    def __init__(self, config: SpeculationConfig, context: SpeculatorContext) -> None: ...
+
+    def caches(self) -> list[AttentionBackend]:
+        """Backends whose caches share the model's blocks; allocated by the engine, as often."""
+        return []
+
+    def enter(self, slot: int, num_tokens: int) -> None:
+        """A sequence with so many tokens takes the slot over; forget who was there."""
+        del slot, num_tokens
+
+    def prepare(self, drafting: Drafting) -> None:
+        """Do what depends on more than the device's tensors; never captured."""
+        del drafting
+
+    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+        """What a captured ``propose`` depends on beside its number of rows and of drafts.
+
+        Args:
+            num_rows: of the call.
+            longest: tokens of its longest row, at most.
+        """
+        del num_rows, longest
+        return None
 
     @abstractmethod
-    def propose(self, slots: Sequence[int], most: int) -> list[list[int]]:
-        """At most ``most`` draft tokens for each slot, likeliest chain first to last; may be []."""
+    def propose(self, drafting: Drafting) -> torch.Tensor:
+        """Draft.
 
-    @abstractmethod
-    def accepted(self, slot: int, token_ids: Sequence[int], drafts_kept: int) -> None:
-        """The sequence grew by these tokens, the first drafts_kept of which were proposed."""
-
-    @abstractmethod
-    def end(self, slot: int) -> None:
-        """The slot is given up; forget it."""
+        Returns:
+            int64 [N, most], each row a chain; -1 from where on it has nothing to propose.
+        """

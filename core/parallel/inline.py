@@ -26,7 +26,7 @@ class InlineExecutor(Executor):
     On a GPU ``execute`` returns while the device works; on a CPU the step is done when it returns.
     """
 
-    capabilities = Capabilities(features=frozenset({"overlap"}))
+    capabilities = Capabilities(features=frozenset({"overlap", "speculation"}))
 
     def __init__(self, config: Config, registry: Registry) -> None:
         self._config = config

@@ -11,37 +11,53 @@ from ..contracts.attention import AttentionBatch
 from ..step import Plan
 from .slots import SlotTable
 
-__all__ = ("Batch", "Draws", "make_batch")
+__all__ = ("Batch", "Draws", "Verified", "make_batch")
+
+
+@dataclass(slots=True)
+class Verified:
+    """Which of a step's M draws stand behind drafts.
+
+    Attributes:
+        offsets: int64 [M], 0 for the first draw of a row.
+        last: bool [M], whether it is the last draw of its row.
+    """
+
+    offsets: torch.Tensor
+    last: torch.Tensor
 
 
 @dataclass(slots=True)
 class Draws:
-    """The M rows of a step that draw a token.
+    """The M draws of a step: one for each row that samples, and one more for each of its drafts.
 
     Attributes:
-        rows: their indices in the plan, in order.
+        rows: the index in the plan of each one's row, in order.
         host_slots: their slots, on the host.
         slots: the same, int64 [M] on the device.
-        lengths: int64 [M], tokens each of them knows; the draw stands at this position.
+        lengths: int64 [M], tokens before each of them; the draw stands at this position.
+        verified: how draws stand to drafts; None where no row has any, nor ever had since the
+            host last knew how many tokens the device has.
     """
 
     rows: list[int]
     host_slots: list[int]
     slots: torch.Tensor
     lengths: torch.Tensor
+    verified: Verified | None = None
 
 
 @dataclass(slots=True)
 class Batch:
-    """A step's inputs. T tokens in R rows, M of which draw.
+    """A step's inputs. T tokens in R rows, with M draws.
 
     Attributes:
         token_ids: int64 [T].
         positions: int64 [T].
         attention: geometry for the attention backend.
-        draws: the rows that draw.
-        last_tokens: int64 [M], index among the T tokens of each drawing row's last one; None when
-            that is the identity.
+        draws: of the rows that draw.
+        last_tokens: int64 [M], index among the T tokens of that before each draw; None when that
+            is the identity.
     """
 
     token_ids: torch.Tensor
@@ -51,52 +67,97 @@ class Batch:
     last_tokens: torch.Tensor | None
 
 
-def make_batch(plan: Plan, table: SlotTable) -> Batch:
-    """Gather the plan's rows from the slot table, whose block tables are up to date."""
-    rows = plan.rows
-    slots = np.array([row.slot for row in rows], dtype=np.int64)
-    starts = np.array([row.start for row in rows], dtype=np.int64)
-    counts = np.array([row.count for row in rows], dtype=np.int64)
-    ends = starts + counts
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    total = int(offsets[-1])
-    draw_rows = [index for index, row in enumerate(rows) if row.samples]
-    drawing = np.array(draw_rows, dtype=np.int64)
-    if total == len(rows):
-        token_slots, positions = slots, starts
+class _Rows:
+    """A plan's rows as arrays."""
+
+    def __init__(self, plan: Plan, table: SlotTable, *, exact: bool) -> None:
+        rows = plan.rows
+        self.slots = np.array([row.slot for row in rows], dtype=np.int64)
+        self.starts = np.array([row.start for row in rows], dtype=np.int64)
+        self.counts = np.array([row.count for row in rows], dtype=np.int64)
+        self.drafts = np.array([row.drafts for row in rows], dtype=np.int64)
+        slack = np.array([row.slack for row in rows], dtype=np.int64)
+        # Rows whose start the device alone knows.
+        self.floating = (slack > 0).nonzero()[0]
+        if exact and len(self.floating):
+            known = table.lengths[torch.from_numpy(self.slots[self.floating]).to(table.device)]
+            self.starts[self.floating] = known.cpu().numpy() - 1
+            self.floating = self.floating[:0]
+        self.ends = self.starts + self.counts
+        self.offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(self.counts, out=self.offsets[1:])
+        # Each draw's row, and how many draws of the row come before it.
+        drawing = np.array([index for index, row in enumerate(rows) if row.samples], dtype=np.int64)
+        draws = self.drafts[drawing] + 1
+        self.drawing = np.repeat(drawing, draws)
+        self.order = np.arange(len(self.drawing)) - np.repeat(np.cumsum(draws) - draws, draws)
+        self.behind = self.order - self.drafts[self.drawing]
+        self.verifies = bool(slack.any() or self.drafts.any())
+
+
+def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
+    """Gather the plan's rows from the slot table, whose block tables are up to date.
+
+    Args:
+        plan: of the step.
+        table: the slot table.
+        exact: whether the attention backend must know true lengths on the host, if need be by
+            waiting for the device; otherwise bounds from above will do.
+    """
+    rows = _Rows(plan, table, exact=exact)
+    total = int(rows.offsets[-1])
+    if total == len(plan.rows):
+        row_of, positions = np.arange(total), rows.starts
     else:
-        token_slots = np.repeat(slots, counts)
-        positions = np.arange(total) - np.repeat(offsets[:-1] - starts, counts)
-    token_slots_d, positions_d, slots_d, offsets_d, ends_d, draw_slots, lengths, last = (
-        table.staging.send(
-            (
-                token_slots,
-                positions,
-                slots,
-                offsets,
-                ends,
-                slots[drawing],
-                ends[drawing],
-                offsets[drawing + 1] - 1,
-            )
+        row_of = np.repeat(np.arange(len(plan.rows)), rows.counts)
+        positions = np.arange(total) - (rows.offsets[:-1] - rows.starts)[row_of]
+    draw_slots = rows.slots[rows.drawing]
+    sent = table.staging.send(
+        (
+            rows.slots[row_of],
+            positions,
+            rows.slots,
+            rows.offsets,
+            rows.ends,
+            draw_slots,
+            rows.ends[rows.drawing] + rows.behind,
+            rows.offsets[rows.drawing + 1] - 1 + rows.behind,
+            rows.order,
+            (rows.behind == 0).astype(np.int64),
         )
     )
-    most_blocks = -(-int(ends.max()) // table.block_size)
-    blocks = table.blocks[token_slots_d, positions_d // table.block_size]
+    token_slots, positions_d, slots, offsets, ends, drawing, lengths, last, order, is_last = sent
+    if len(rows.floating):
+        late = _late(rows, table, slots)
+        on_device = table.staging.send((row_of, rows.drawing))
+        positions_d = positions_d - late[on_device[0]]
+        ends, lengths = ends - late, lengths - late[on_device[1]]
+    most_blocks = -(-int(rows.ends.max()) // table.block_size)
+    blocks = table.blocks[token_slots, positions_d // table.block_size]
     attention = AttentionBatch(
-        query_start=offsets_d.to(torch.int32),
-        lengths=ends_d.to(torch.int32),
-        block_tables=table.blocks[slots_d, :most_blocks],
+        query_start=offsets.to(torch.int32),
+        lengths=ends.to(torch.int32),
+        block_tables=table.blocks[slots, :most_blocks],
         write_slots=blocks.long() * table.block_size + positions_d % table.block_size,
-        num_decodes=int((counts == 1).sum()),
-        query_lengths=counts.tolist(),
-        host_lengths=ends.tolist(),
+        num_decodes=int((rows.counts == 1).sum()),
+        query_lengths=rows.counts.tolist(),
+        host_lengths=rows.ends.tolist(),
     )
+    draws = Draws(rows.drawing.tolist(), draw_slots.tolist(), drawing, lengths)
+    if rows.verifies:
+        draws.verified = Verified(order, is_last.bool())
     return Batch(
-        token_ids=table.tokens[token_slots_d, positions_d].long(),
+        token_ids=table.tokens[token_slots, positions_d].long(),
         positions=positions_d,
         attention=attention,
-        draws=Draws(draw_rows, slots[drawing].tolist(), draw_slots, lengths),
-        last_tokens=None if len(draw_rows) == total else last,
+        draws=draws,
+        last_tokens=None if len(draws.rows) == total else last,
     )
+
+
+def _late(rows: _Rows, table: SlotTable, slots: torch.Tensor) -> torch.Tensor:
+    """int64 [R], by how much each row's start is too far on."""
+    late = torch.zeros_like(slots)
+    (floating, starts) = table.staging.send((rows.floating, rows.starts[rows.floating]))
+    late[floating] = starts + 1 - table.lengths[slots[floating]]
+    return late

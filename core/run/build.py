@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+import msgspec
 import torch
 
 from ..cache.sizing import size_cache
-from ..config import Config, known
+from ..config import Config, ModelConfig, known, max_draws
 from ..contracts.attention import AttentionBackend
 from ..contracts.executor import ModelInfo
 from ..contracts.model import Architecture, BuildContext
 from ..contracts.platform import Platform
+from ..contracts.speculator import Speculator, SpeculatorContext
 from ..errors import CapacityError
 from ..progress import bytes_bar
 from ..registry import Registry
@@ -20,10 +22,10 @@ from ..source import Source, locate
 from ..weights.load import dummy_weights, load_weights
 from .footprint import measure_worst_step
 from .graphs import graph_rows
-from .runner import Runner
+from .runner import Limits, Runner
 from .warmup import warm_up
 
-__all__ = ("build_runner",)
+__all__ = ("build_runner", "model_opener")
 
 _GIB = 2**30
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -50,56 +52,67 @@ def build_runner(
     _check_fits(config, source, platform)
     before = platform.memory().free
     with phase("weights"), _out_of_memory(config, platform):
-        model = _load(config, registry, source, platform, device)
+        model = _load(config.model, registry, source, platform, device)
+        speculator = _speculator(config, registry, source, platform, device)
     weights = before - platform.memory().free
     with phase("kernels"), _out_of_memory(config, platform):
-        attention = _attention(config, registry, model, device)
-        rows = graph_rows(known(config.schedule.max_num_seqs))
+        attention = _attention(config.attention.backend, config, registry, model, device)
+        rows = graph_rows(max_draws(config))
         draw = platform.draw(rows, source.vocab_size(), device)
         runner = Runner(
             model,
             attention,
-            max_slots=known(config.schedule.max_num_seqs),
-            max_model_len=known(config.model.max_model_len),
-            vocab_size=source.vocab_size(),
+            _limits(config, source),
             device=device,
             graphs=bool(config.schedule.graphs),
             draw=draw,
+            speculator=speculator,
         )
         warm_up(runner, platform)
     with phase("memory"), _out_of_memory(config, platform):
-        footprint = measure_worst_step(runner, platform, config.schedule, weights=weights)
+        footprint = measure_worst_step(runner, platform, config, weights=weights)
     with phase("cache"), _out_of_memory(config, platform):
         num_blocks = size_cache(
             config.cache,
-            bytes_per_block=attention.bytes_per_block(),
+            bytes_per_block=runner.bytes_per_block(),
             footprint=footprint,
             max_model_len=known(config.model.max_model_len),
             on_host=device.type == "cpu",
         )
-        attention.allocate(num_blocks)
+        runner.allocate(num_blocks)
     return runner, platform, ModelInfo(num_blocks, source.vocab_size())
 
 
+def _limits(config: Config, source: Source) -> Limits:
+    speculation = config.speculation
+    return Limits(
+        max_slots=known(config.schedule.max_num_seqs),
+        max_model_len=known(config.model.max_model_len),
+        vocab_size=source.vocab_size(),
+        max_draws=max_draws(config),
+        max_drafts=known(speculation.num_speculative_tokens) if speculation.method else 0,
+    )
+
+
 def _load(
-    config: Config,
+    config: ModelConfig,
     registry: Registry,
     source: Source,
     platform: Platform,
     device: torch.device,
 ) -> Architecture:
-    method = registry.get("quant", config.model.quantization)
+    method = registry.get("quant", config.quantization)
     context = BuildContext(
-        dtype=getattr(torch, config.model.dtype),
+        dtype=getattr(torch, config.dtype),
         device=device,
         quant=method.from_checkpoint(source.config.get("quantization_config"), platform),
         platform=platform,
-        max_model_len=known(config.model.max_model_len),
+        max_model_len=known(config.max_model_len),
     )
     architecture = registry.get("model", source.architecture())
     model: Architecture = architecture.build(source.config, context)
-    if config.model.load_format == "dummy":
-        dummy_weights(model, device, config.model.seed)
+    if config.load_format == "dummy":
+        dummy_weights(model, device, config.seed)
     else:
         with bytes_bar("weights") as advance:
             load_weights(source, model, advance)
@@ -107,15 +120,67 @@ def _load(
 
 
 def _attention(
-    config: Config, registry: Registry, model: Architecture, device: torch.device
+    name: str, config: Config, registry: Registry, model: Architecture, device: torch.device
 ) -> AttentionBackend:
-    backend: AttentionBackend = registry.get("attention", config.attention.backend)(
+    backend: AttentionBackend = registry.get("attention", name)(
         model.attention_layers(),
         block_size=known(config.cache.block_size),
         kv_dtype=_kv_dtype(config.cache.kv_dtype),
         device=device,
     )
     return backend
+
+
+def _speculator(
+    config: Config, registry: Registry, source: Source, platform: Platform, device: torch.device
+) -> Speculator | None:
+    if config.speculation.method is None:
+        return None
+    context = SpeculatorContext(
+        device=device,
+        max_slots=known(config.schedule.max_num_seqs),
+        max_model_len=known(config.model.max_model_len),
+        max_tokens=known(config.schedule.max_num_batched_tokens),
+        vocab_size=source.vocab_size(),
+        block_size=known(config.cache.block_size),
+        open_model=model_opener(config, registry, platform, device),
+    )
+    speculator: Speculator = registry.get("speculator", config.speculation.method)(
+        config.speculation, context
+    )
+    return speculator
+
+
+def model_opener(
+    config: Config, registry: Registry, platform: Platform, device: torch.device
+) -> Callable[[ModelConfig], tuple[Architecture, AttentionBackend]]:
+    """What loads a further checkpoint for the same engine; see ``SpeculatorContext``.
+
+    Args:
+        config: resolved.
+        registry: for the parts it names.
+        platform: of the device.
+        device: as the platform set it up.
+    """
+
+    def open_model(draft: ModelConfig) -> tuple[Architecture, AttentionBackend]:
+        files = locate(draft, registry)
+        quantization = draft.quantization
+        if quantization == "auto":
+            quantization = files.quantization() or "none"
+        filled = msgspec.structs.replace(
+            draft,
+            dtype=config.model.dtype,
+            quantization=quantization,
+            max_model_len=config.model.max_model_len,
+            deterministic=config.model.deterministic,
+        )
+        model = _load(filled, registry, files, platform, device)
+        own = platform.defaults().draft_attention
+        backend = config.attention.backend if own is None else own
+        return model, _attention(backend, config, registry, model, device)
+
+    return open_model
 
 
 def _kv_dtype(name: str) -> torch.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cache.sizing import Footprint
-from ..config import ScheduleConfig, known
+from ..config import Config, known, max_draws
 from ..contracts.platform import Platform
 from ..request import SamplingParams
 from ..step import Newcomer, Plan, Row
@@ -13,7 +13,7 @@ __all__ = ("measure_worst_step",)
 
 
 def measure_worst_step(
-    runner: Runner, platform: Platform, schedule: ScheduleConfig, *, weights: int
+    runner: Runner, platform: Platform, config: Config, *, weights: int
 ) -> Footprint:
     """Run the largest step there may be, and capture the largest graph, with a cache of nothing.
 
@@ -23,14 +23,14 @@ def measure_worst_step(
     Args:
         runner: without a cache.
         platform: of the runner's device.
-        schedule: resolved.
+        config: resolved.
         weights: bytes they took.
     """
     loaded = platform.memory()
     if platform.device_type == "cpu":
         return Footprint(loaded, weights=weights)
-    runner.attention.allocate(2)
-    runner.execute(_worst_plan(runner, schedule)).wait()
+    runner.allocate(2)
+    runner.execute(_worst_plan(runner, config)).wait()
     platform.synchronize()
     # What the step took stays with torch's allocator, so it is no longer free.
     stepped = platform.memory()
@@ -47,18 +47,23 @@ def measure_worst_step(
     )
 
 
-def _worst_plan(runner: Runner, schedule: ScheduleConfig) -> Plan:
-    """As many tokens and as many draws as a plan may hold."""
-    tokens = known(schedule.max_num_batched_tokens)
-    longest = runner.slots.tokens.shape[1] - 1
+def _worst_plan(runner: Runner, config: Config) -> Plan:
+    """As many tokens and as many draws as a plan may hold, and as many drafts."""
+    tokens = known(config.schedule.max_num_batched_tokens)
+    longest = runner.limits.max_model_len - 1
     rows: list[Row] = []
     newcomers: list[Newcomer] = []
-    slots = min(known(schedule.max_num_seqs), tokens)
+    slots = min(known(config.schedule.max_num_seqs), tokens)
+    speculates = config.speculation.method is not None
+    most = known(config.speculation.num_speculative_tokens) if speculates else 0
+    spare = max_draws(config) - slots
     params = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
     for slot in range(slots):
         count = min(longest, tokens // slots + (slot < tokens % slots))
         newcomers.append(Newcomer(slot, [0] * count, count, slot, params))
-        blocks = [0] * -(-count // runner.attention.block_size)
-        rows.append(Row(slot, 0, count, blocks, samples=True))
+        blocks = [0] * -(-(count + most) // runner.attention.block_size)
+        drafts = min(most, count - 1, spare)
+        spare -= drafts
+        rows.append(Row(slot, 0, count, blocks, True, drafts, 0, most))
     rows.sort(key=lambda row: row.count > 1)
     return Plan(0, newcomers, rows)

@@ -2,13 +2,15 @@
 
 A step of single queries has a shape that depends on its number of rows and on how the attention
 backend divides its longest row. Rows are rounded up to few sizes, the rest being padding that
-reads and writes the null block, so that few graphs serve every step.
+reads and writes the null block, so that few graphs serve every step. Drafts are single queries,
+too: a sequence with k of them is k + 1 rows, which see each other's tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, Literal, NamedTuple
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +18,12 @@ import torch
 from ..contracts.attention import AttentionBackend, AttentionBatch
 from ..contracts.model import Architecture
 from ..step import Plan
-from .batch import Draws
+from .batch import Draws, Verified
+from .capture import Capturing
 from .forward import forward
 from .sample import Sampler
 from .slots import SlotTable
+from .verify import verify
 
 __all__ = ("DecodeGraphs", "Decoded", "graph_rows")
 
@@ -30,12 +34,14 @@ _Ending = Literal["drawn", "filtered", "hidden"]
 
 
 class _Shape(NamedTuple):
-    """What a step is captured for: rows, the longest one's tokens, its end, a hint to attention."""
+    """What a step is captured for: rows, the longest one's tokens, its end, a hint to attention,
+    and whether there are drafts among the rows."""
 
     rows: int
     longest: int = 1
     ending: _Ending = "drawn"
     shares: bool = False
+    verifies: bool = False
 
 
 class _Graph(NamedTuple):
@@ -72,7 +78,7 @@ def graph_rows(rows: int) -> int:
 
 
 class DecodeGraphs:
-    """Runs steps in which every row computes and draws one token.
+    """Runs steps in which every row computes a token, with drafts behind it, and draws after each.
 
     A graph ends with the drawn tokens in the slot table, or, where a request asks for more than the
     sampler's kernels do, with hidden states.
@@ -83,6 +89,7 @@ class DecodeGraphs:
         table: the slot table.
         sampler: draws.
         max_rows: rows of the largest step.
+        verifies: whether there will be drafts.
     """
 
     def __init__(
@@ -93,47 +100,82 @@ class DecodeGraphs:
         sampler: Sampler,
         *,
         max_rows: int,
+        verifies: bool = False,
     ) -> None:
         self._model = model
         self._attention = attention
         self._table = table
         self._sampler = sampler
         self._max_rows = graph_rows(max_rows)
+        self._verifies = verifies
         device = table.device
-        self._inputs = torch.empty(2 * self._max_rows, dtype=torch.int64, device=device)
+        self._inputs = torch.empty(3 * self._max_rows, dtype=torch.int64, device=device)
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
         self._drawn = torch.empty(self._max_rows, dtype=torch.int64, device=device)
         self._graphs: dict[Hashable, _Graph] = {}
-        self._pool: Any = None
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._capturing = Capturing(device)
 
     def takes(self, plan: Plan) -> bool:
         """Whether a plan is of this kind."""
-        return all(row.count == 1 and row.samples for row in plan.rows)
+        return all(row.count == 1 + row.drafts and row.samples for row in plan.rows)
 
     def run(self, plan: Plan) -> Decoded:
         """Launch a step; what it gives is valid until the next one is launched."""
+        if any(row.drafts or row.slack for row in plan.rows):
+            return self._run_verifying(plan)
         rows, shares = self._table.by_prefix([row.slot for row in plan.rows])
         slots = [plan.rows[index].slot for index in rows]
         starts = [plan.rows[index].start for index in rows]
         count = len(rows)
         size = graph_rows(count)
         self._fill(slots, starts, size)
-        ending: _Ending = "hidden"
-        if self._sampler.graphable(slots):
-            ending = "filtered" if self._sampler.filters(slots) else "drawn"
-        graph = self._graph(_Shape(size, max(starts) + 1, ending, shares))
+        graph = self._graph(_Shape(size, max(starts) + 1, self._ending(slots), shares))
         graph.replay()
         draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
         hidden = None if graph.hidden is None else graph.hidden[:count]
         return Decoded(draws, self._drawn[:count], hidden)
 
+    def _run_verifying(self, plan: Plan) -> Decoded:
+        order, _ = self._table.by_prefix([row.slot for row in plan.rows])
+        ordered = [plan.rows[index] for index in order]
+        counts = np.array([row.count for row in ordered])
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        last = offsets == np.repeat(counts, counts) - 1
+        floating = np.repeat([row.slack > 0 for row in ordered], counts)
+        rows: list[int] = np.repeat(order, counts).tolist()
+        slots: list[int] = np.repeat([row.slot for row in ordered], counts).tolist()
+        starts = (np.repeat([row.start for row in ordered], counts) + offsets).tolist()
+        codes = (offsets * 4 + last * 2 + floating).tolist()
+        count = len(rows)
+        size = graph_rows(count)
+        self._fill(slots, starts, size, codes)
+        shape = _Shape(size, max(starts) + 1, self._ending(slots), shares=True, verifies=True)
+        graph = self._graph(shape)
+        graph.replay()
+        draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
+        if graph.hidden is None:
+            return Decoded(draws, self._drawn[:count], None)
+        after, ends, _ = self._codes(size)
+        draws.verified = Verified(after[:count], ends[:count])
+        return Decoded(draws, self._drawn[:count], graph.hidden[:count])
+
+    def _ending(self, slots: list[int]) -> _Ending:
+        if not self._sampler.graphable(slots):
+            return "hidden"
+        return "filtered" if self._sampler.filters(slots) else "drawn"
+
+    def _codes(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of each row of a verifying step: the drafts before it, whether it is the last one of its
+        sequence, and whether the device alone knows where it stands."""
+        codes = self._inputs[2 * size : 3 * size]
+        return codes >> 2, (codes & 2).bool(), (codes & 1).bool()
+
     def capture_ahead(self) -> bool:
         """Capture one more size for short contexts; False when all are there."""
-        for size in self._sizes():
-            shape = _Shape(size)
+        for size, verifies in itertools.product(self._sizes(), {False, self._verifies}):
+            shape = _Shape(size, shares=verifies, verifies=verifies)
             if self._key(shape) not in self._graphs:
-                self._fill([], [], size)
+                self._pad(size)
                 self._graph(shape)
                 return True
         return False
@@ -142,26 +184,29 @@ class DecodeGraphs:
         """Run, without a graph, steps in which every kernel of such steps occurs."""
         sizes = [size for size in _PRODUCT_ROWS if size < self._max_rows]
         shapes = [_Shape(size) for size in (*sizes, self._max_rows)]
-        for shape in (*shapes, shapes[-1]._replace(shares=True, ending="filtered")):
-            self._fill([], [], shape.rows)
+        shapes.append(shapes[-1]._replace(shares=True, ending="filtered"))
+        if self._verifies:
+            shapes.append(shapes[-1]._replace(verifies=True))
+        for shape in shapes:
+            self._pad(shape.rows)
             self._step(shape)
 
     def capture_largest(self) -> None:
         """Capture the step that takes most memory."""
-        self._fill([], [], self._max_rows)
-        self._graph(_Shape(self._max_rows, ending="filtered"))
+        self._pad(self._max_rows)
+        self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._verifies))
 
     def forget(self) -> None:
         """Drop every graph: the cache they were captured with is gone."""
         self._graphs.clear()
-        self._pool = None
+        self._capturing.forget()
 
     def _sizes(self) -> list[int]:
         return sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)})
 
     def _key(self, shape: _Shape) -> Hashable:
         key = self._attention.graph_key(shape.rows, shape.longest, shares_prefixes=shape.shares)
-        return shape.rows, shape.ending, key
+        return shape.rows, shape.ending, shape.verifies, key
 
     def _graph(self, shape: _Shape) -> _Graph:
         key = self._key(shape)
@@ -170,34 +215,37 @@ class DecodeGraphs:
             graph = self._graphs[key] = self._capture(shape)
         return graph
 
-    def _fill(self, slots: list[int], starts: list[int], size: int) -> None:
-        values = np.zeros(2 * size, dtype=np.int64)
+    def _fill(
+        self, slots: list[int], starts: list[int], size: int, codes: Sequence[int] = ()
+    ) -> None:
+        values = np.zeros(3 * size if codes else 2 * size, dtype=np.int64)
         values[: len(slots)] = slots
         values[len(slots) : size] = self._table.padding
         values[size : size + len(starts)] = starts
+        if codes:
+            values[2 * size :] = 2  # Padding is the last row of itself.
+            values[2 * size : 2 * size + len(codes)] = codes
         self._table.staging.refill(self._inputs, values)
 
+    def _pad(self, size: int) -> None:
+        """Inputs of a step of nothing but padding."""
+        self._fill([], [], size, [2] * size)
+
     def _capture(self, shape: _Shape) -> _Graph:
-        stream = self._stream
-        stream.wait_stream(torch.cuda.current_stream())
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(stream):
-            # Once outside the capture, which must not load or compile a kernel.
-            self._step(shape)
-            graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
-            try:
-                hidden = self._step(shape)
-            finally:
-                graph.capture_end()
-        if self._pool is None:
-            self._pool = graph.pool()
-        torch.cuda.current_stream().wait_stream(stream)
-        return _Graph(graph.replay, hidden)
+        # The rehearsal must not move the lengths that the step itself starts from.
+        inputs = self._inputs.clone()
+        self._pad(shape.rows)
+        graph = _Graph(*self._capturing(lambda: self._step(shape)))
+        self._inputs.copy_(inputs)
+        return graph
 
     def _step(self, shape: _Shape) -> torch.Tensor | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
         table, size = self._table, shape.rows
         slots, starts = self._inputs[:size], self._inputs[size : 2 * size]
+        if shape.verifies:
+            offsets, last, floating = self._codes(size)
+            starts = torch.where(floating, table.lengths[slots] - 1 + offsets, starts)
         lengths = torch.add(starts, 1, out=self._lengths[:size])
         blocks = table.blocks[slots, starts // table.block_size].long()
         batch = AttentionBatch(
@@ -209,17 +257,21 @@ class DecodeGraphs:
             query_lengths=[1] * size,
             host_lengths=[shape.longest] * size,
             shares_prefixes=shape.shares,
+            siblings=shape.verifies,
         )
         token_ids = table.tokens[slots, starts].long()
         hidden = forward(self._model, self._attention, token_ids, starts, batch)
         if shape.ending == "hidden":
             return hidden
+        drawn = self._drawn[:size]
         self._sampler.draw_static(
             self._model.logits(hidden),
             slots,
             lengths,
-            self._drawn[:size],
-            tokens=table.tokens,
+            drawn,
+            tokens=None if shape.verifies else table.tokens,
             filters=shape.ending == "filtered",
         )
+        if shape.verifies:
+            drawn.copy_(verify(drawn, slots, lengths, offsets, last, table))
         return None

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from ..contracts.attention import AttentionBackend
 from ..contracts.model import Architecture
+from ..contracts.speculator import Speculator
 from ..step import Newcomer, Outcome, Plan
 from .batch import Draws, make_batch
+from .draft_graphs import DraftGraphs
+from .drafter import Drafter, Proposals
 from .forward import forward
 from .graphs import DecodeGraphs
 from .sample import BROKEN, EXHAUSTED, PendingLogprobs, Sampler, prompt_logprobs
 from .sample_table import Draw
 from .slots import SlotTable
+from .verify import REJECTED, verify
 
-__all__ = ("PendingStep", "Runner")
+__all__ = ("Limits", "PendingStep", "Runner")
 
 # Rows of prompt logits computed at once: bounds their memory at 256 x vocabulary x 4 bytes.
 _PROMPT_ROWS = 256
@@ -31,9 +37,13 @@ class PendingStep:
         drawn: torch.Tensor,
         logprobs: tuple[list[int], PendingLogprobs] | None,
         prompts: dict[int, list[PendingLogprobs]],
+        proposals: Proposals | None = None,
     ) -> None:
         self._plan = plan
         self._rows = rows
+        self._proposing = [] if proposals is None else proposals.rows
+        if proposals is not None:
+            drawn = torch.cat((drawn, proposals.counts))
         self._logprobs = logprobs
         self._prompts = prompts
         self._event: torch.cuda.Event | None = None
@@ -51,7 +61,11 @@ class PendingStep:
         tokens: list[list[int]] = [[] for _ in self._plan.rows]
         outcome = Outcome(self._plan.step, tokens)
         rows = self._rows
-        for index, token in zip(rows, self._drawn.tolist(), strict=True):
+        drawn: list[int] = self._drawn.tolist()
+        outcome.proposed = dict(zip(self._proposing, drawn[len(rows) :], strict=True))
+        for index, token in zip(rows, drawn[: len(rows)], strict=True):
+            if token == REJECTED:
+                continue
             if token == BROKEN:
                 outcome.failures[index] = _BROKEN
             elif token == EXHAUSTED:
@@ -62,11 +76,29 @@ class PendingStep:
             asking, pending = self._logprobs
             for row, entry in zip(asking, pending.read(), strict=True):
                 if entry is not None:
-                    outcome.logprobs[rows[row]] = [entry]
+                    outcome.logprobs.setdefault(rows[row], []).append(entry)
         for index, parts in self._prompts.items():
             entries = [entry for part in parts for entry in part.read()]
             outcome.prompt_logprobs[index] = [entry for entry in entries if entry is not None]
         return outcome
+
+
+class Limits(NamedTuple):
+    """What a plan may hold.
+
+    Attributes:
+        max_slots: sequences that run at once.
+        max_model_len: tokens of one sequence.
+        vocab_size: rows of the model's head.
+        max_draws: tokens drawn in a step.
+        max_drafts: of one row.
+    """
+
+    max_slots: int
+    max_model_len: int
+    vocab_size: int
+    max_draws: int
+    max_drafts: int
 
 
 class Runner:
@@ -75,44 +107,73 @@ class Runner:
     Args:
         model: with its weights.
         attention: backend whose cache is allocated.
-        max_slots: sequences that may run at once.
-        max_model_len: tokens of one sequence.
-        vocab_size: rows of the model's head.
+        limits: what a plan may hold.
         device: where all of it lives.
         graphs: run decode steps as CUDA graphs.
         draw: kernels that draw tokens; torch's operators where None.
+        speculator: proposes drafts.
     """
 
     def __init__(
         self,
         model: Architecture,
         attention: AttentionBackend,
+        limits: Limits,
         *,
-        max_slots: int,
-        max_model_len: int,
-        vocab_size: int,
         device: torch.device,
         graphs: bool,
         draw: Draw | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self.model = model
         self.attention = attention
+        self.limits = limits
         self.slots = SlotTable(
-            max_slots=max_slots,
-            max_model_len=max_model_len,
+            max_slots=limits.max_slots,
+            max_model_len=limits.max_model_len,
             block_size=attention.block_size,
             device=device,
+            max_drafts=limits.max_drafts,
         )
+        self._caches = [attention, *(speculator.caches() if speculator is not None else ())]
+        # A backend that graphs can hold reads lengths on the device alone.
+        self._exact = device.type == "cpu" or "graphs" not in attention.capabilities.features
         self.sampler = Sampler(
-            max_slots=max_slots, vocab_size=vocab_size, device=device, kernels=draw
+            max_slots=limits.max_slots,
+            vocab_size=limits.vocab_size,
+            device=device,
+            kernels=draw,
         )
+        self.drafter: Drafter | None = None
+        if speculator is not None:
+            captures = graphs and "graphs" in speculator.capabilities.features
+            drafts = (
+                DraftGraphs(speculator, self.slots, self.sampler, limits.max_slots)
+                if captures
+                else None
+            )
+            self.drafter = Drafter(speculator, self.slots, self.sampler, drafts)
         self.graphs: DecodeGraphs | None = None
         if graphs:
             self.graphs = DecodeGraphs(
-                model, attention, self.slots, self.sampler, max_rows=max_slots
+                model,
+                attention,
+                self.slots,
+                self.sampler,
+                max_rows=limits.max_draws,
+                verifies=limits.max_drafts > 0,
             )
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
+
+    def allocate(self, num_blocks: int) -> None:
+        """Make the cache, and those that share its blocks; what was captured before is void."""
+        for backend in self._caches:
+            backend.allocate(num_blocks)
+
+    def bytes_per_block(self) -> int:
+        """Bytes that one block takes in all caches."""
+        return sum(backend.bytes_per_block() for backend in self._caches)
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> PendingStep:
@@ -122,9 +183,11 @@ class Runner:
         if self.graphs is not None and self.graphs.takes(plan):
             draws, drawn, hidden = self.graphs.run(plan)
             if hidden is None:
-                return PendingStep(plan, draws.rows, drawn, None, {})
+                verified = any(row.drafts or row.slack for row in plan.rows)
+                proposals = self._propose(plan, draws, verified=verified)
+                return PendingStep(plan, draws.rows, drawn, None, {}, proposals)
             return self._draw(plan, self.model.logits(hidden), draws, {})
-        batch = make_batch(plan, self.slots)
+        batch = make_batch(plan, self.slots, exact=self._exact)
         hidden = forward(
             self.model, self.attention, batch.token_ids, batch.positions, batch.attention
         )
@@ -155,6 +218,8 @@ class Runner:
         """Drop what was captured with a cache that is about to be replaced."""
         if self.graphs is not None:
             self.graphs.forget()
+        if self.drafter is not None and self.drafter.graphs is not None:
+            self.drafter.graphs.forget()
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
         self.slots.enter(newcomers)
@@ -166,6 +231,8 @@ class Runner:
                 self._scored[newcomer.slot] = (newcomer.num_prompt, alternatives)
         if newcomers:
             self.sampler.upload()
+            if self.drafter is not None:
+                self.drafter.enter(newcomers)
 
     def _draw(
         self,
@@ -176,19 +243,37 @@ class Runner:
     ) -> PendingStep:
         """Draw from logits [M, V] and put the draws where the next step finds them."""
         slots, host_slots, lengths = draws.slots, draws.host_slots, draws.lengths
-        if self.sampler.graphable(host_slots):
+        table, verified = self.slots, draws.verified
+        scored = not self.sampler.graphable(host_slots)
+        if scored:
+            logits = logits.float()
+            drawn = self.sampler.draw(logits, slots, host_slots, lengths, table.tokens)
+        else:
             drawn = torch.empty_like(lengths)
-            filters = self.sampler.filters(host_slots)
             self.sampler.draw_static(
-                logits, slots, lengths, drawn, tokens=self.slots.tokens, filters=filters
+                logits,
+                slots,
+                lengths,
+                drawn,
+                tokens=table.tokens if verified is None else None,
+                filters=self.sampler.filters(host_slots),
             )
-            return PendingStep(plan, draws.rows, drawn, None, prompts)
-        logits = logits.float()
-        drawn = self.sampler.draw(logits, slots, host_slots, lengths, self.slots.tokens)
-        # A failed draw is kept as a harmless 0.
-        self.slots.tokens[slots, lengths] = drawn.clamp(min=0).to(torch.int32)
-        logprobs = self.sampler.logprobs(logits, drawn, host_slots)
-        return PendingStep(plan, draws.rows, drawn, logprobs, prompts)
+        if verified is not None:
+            drawn = verify(drawn, slots, lengths, verified.offsets, verified.last, table)
+        elif scored:
+            # A failed draw is kept as a harmless 0.
+            table.tokens[slots, lengths] = drawn.clamp(min=0).to(torch.int32)
+        logprobs = self.sampler.logprobs(logits, drawn, host_slots) if scored else None
+        proposals = self._propose(plan, draws, verified=verified is not None)
+        return PendingStep(plan, draws.rows, drawn, logprobs, prompts, proposals)
+
+    def _propose(self, plan: Plan, draws: Draws, *, verified: bool) -> Proposals | None:
+        """Let the speculator draft behind what was drawn; verification has noted the lengths."""
+        if self.drafter is None or not any(row.propose for row in plan.rows):
+            return None
+        if not verified:
+            self.slots.lengths[draws.slots] = draws.lengths + 1
+        return self.drafter.propose(plan)
 
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[PendingLogprobs]]:
         """Log-probabilities of the prompt tokens after those computed in this step."""

@@ -18,7 +18,9 @@ class SlotTable:
     from here, so a token need not visit the host in between.
 
     Attributes:
-        tokens: int32 [max_slots + 1, max_model_len]; a row is valid up to what the slot knows.
+        tokens: int32 [max_slots + 1, max_model_len + max_drafts]; a row is valid up to what the
+            slot knows, and drafts stand behind that.
+        lengths: int64 [max_slots + 1], tokens that the slot knows, since it last verified drafts.
         blocks: int32 [max_slots + 1, max_blocks]; 0, the null block, beyond the table's end.
         padding: the last row, which rows that fill up a captured step read and write.
 
@@ -27,17 +29,26 @@ class SlotTable:
         max_model_len: tokens of one sequence.
         block_size: tokens a block.
         device: where the tables live.
+        max_drafts: of one sequence.
     """
 
     def __init__(
-        self, *, max_slots: int, max_model_len: int, block_size: int, device: torch.device
+        self,
+        *,
+        max_slots: int,
+        max_model_len: int,
+        block_size: int,
+        device: torch.device,
+        max_drafts: int = 0,
     ) -> None:
         self.block_size = block_size
         self.device = device
         self.padding = max_slots
         self.staging = Staging(device)
-        self.tokens = torch.zeros(max_slots + 1, max_model_len, dtype=torch.int32, device=device)
-        max_blocks = -(-max_model_len // block_size)
+        width = max_model_len + max_drafts
+        self.tokens = torch.zeros(max_slots + 1, width, dtype=torch.int32, device=device)
+        self.lengths = torch.ones(max_slots + 1, dtype=torch.int64, device=device)
+        max_blocks = -(-width // block_size)
         self.blocks = torch.zeros(max_slots + 1, max_blocks, dtype=torch.int32, device=device)
         self._num_blocks = [0] * max_slots
         self._first_blocks = np.zeros(max_slots, dtype=np.int64)
@@ -49,6 +60,7 @@ class SlotTable:
         ids = [np.asarray(newcomer.token_ids, dtype=np.int64) for newcomer in newcomers]
         for newcomer, sent in zip(newcomers, self.staging.send(ids), strict=True):
             self.tokens[newcomer.slot, : len(sent)] = sent
+            self.lengths[newcomer.slot] = len(sent)
             self._num_blocks[newcomer.slot] = 0
 
     def append_blocks(self, rows: list[Row]) -> None:

@@ -9,8 +9,8 @@ import torch
 
 __all__ = ("Staging",)
 
-# Steps that may be on their way at once, and one to spare.
-_BUFFERS = 4
+# A step sends a few times, and two may be on their way at once.
+_BUFFERS = 16
 
 
 class Staging:

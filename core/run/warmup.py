@@ -22,21 +22,26 @@ def warm_up(runner: Runner, platform: Platform) -> None:
     """
     if platform.device_type == "cpu":
         return
-    runner.attention.allocate(2)
+    runner.allocate(2)
     with platform.compiling():
-        _small_steps(runner)
-    _small_steps(runner)
+        _small_steps(runner, 0)
+    _small_steps(runner, runner.limits.max_drafts)
     platform.synchronize()
 
 
-def _small_steps(runner: Runner) -> None:
-    longest = runner.slots.tokens.shape[1] - 1
+def _small_steps(runner: Runner, drafts: int) -> None:
+    """Prompts, each with drafts behind it where results mean something."""
+    longest = runner.limits.max_model_len - 1 - 2 * drafts
     plain = SamplingParams(top_p=0.9, top_k=50)
     penalised = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
     for index, count in enumerate(_PROMPTS):
         params = plain if index else penalised
-        count = min(count, longest)
+        count = max(1, min(count, longest))
         newcomer = Newcomer(0, [0] * count, count, 0, params)
-        blocks = [0] * -(-count // runner.attention.block_size)
-        runner.execute(Plan(0, [newcomer], [Row(0, 0, count, blocks, samples=True)])).wait()
+        blocks = [0] * -(-(count + 1 + 2 * drafts) // runner.attention.block_size)
+        row = Row(0, 0, count, blocks, True, 0, 0, drafts)
+        runner.execute(Plan(0, [newcomer], [row])).wait()
+        if drafts:
+            row = Row(0, count, 1 + drafts, [], True, drafts, 0, drafts)
+            runner.execute(Plan(0, [], [row])).wait()
     runner.decode_sizes()

@@ -19,6 +19,7 @@ from ..metrics import EngineStats
 from ..request import Request
 from ..sequence import Sequence, Status
 from ..step import Delta, Newcomer, Outcome, Plan, Row
+from .drafting import Drafting
 from .intake import take_in
 from .roster import Roster
 
@@ -63,6 +64,7 @@ class DefaultScheduler(Scheduler):
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._corrupted = 0
+        self._drafting = Drafting(settings, self.cache, clock)
 
     def add(self, request: Request) -> None:
         longest = len(request.prompt_token_ids) + request.max_tokens
@@ -117,19 +119,18 @@ class DefaultScheduler(Scheduler):
             # What was computed for a sequence that ended or restarted meanwhile is dropped here.
             if seq.status is Status.FINISHED or seq.epoch != epoch:
                 continue
-            if index in outcome.failures:
-                self._corrupted += 1
-                deltas.append(self._end_with_error(seq, outcome.failures[index]))
-                continue
             delta = take_in(seq, row, index, outcome)
             if delta is None:
                 continue
             self._generated_tokens += len(delta.token_ids)
+            self._drafting.learn(seq, row, delta)
             if delta.finish_reason is not None:
+                self._corrupted += delta.finish_reason == "error"
                 self._finish(seq)
             elif delta.token_ids and seq.quarantined:
                 self._roster.clear(seq)
             deltas.append(delta)
+        self._drafting.measure(plan.rows, last=not self._roster.running)
         return deltas
 
     def fail(self, plan: Plan, message: str) -> list[Delta]:
@@ -149,10 +150,13 @@ class DefaultScheduler(Scheduler):
             for seq in affected:
                 self._roster.suspects.append(seq)
                 seq.quarantined = True
+        restarted = [seq for seq in affected if seq.status is Status.WAITING]
         for seq in list(self._roster.running):
-            seq.epoch += 1
-            seq.num_pending = 0
             self._preempt(seq)
+            restarted.append(seq)
+        for seq in restarted:
+            seq.epoch += 1
+            seq.num_pending = seq.num_slack = 0
         return deltas
 
     def has_work(self) -> bool:
@@ -176,6 +180,10 @@ class DefaultScheduler(Scheduler):
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             corrupted=self._corrupted,
+            drafts=self._drafting.rows,
+            draft_tokens=self._drafting.tried,
+            accepted_tokens=sum(self._drafting.accepted_at),
+            accepted_at=list(self._drafting.accepted_at),
         )
 
     def check(self) -> None:
@@ -188,21 +196,28 @@ class DefaultScheduler(Scheduler):
         self, seq: Sequence, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]
     ) -> None:
         budget = self.settings.max_num_batched_tokens
+        running = self._roster.running
         if seq.status is Status.RUNNING:
-            self._advance(seq, min(seq.num_wanted, budget), rows)
-        else:
-            self._admit(seq, budget, rows, newcomers)
+            count = min(seq.num_wanted, budget)
+            if count > 0 and self._make_room(seq, seq.num_computed + count, 0):
+                self._advance(seq, count, rows)
+            return
+        # Those who proved harmless hold blocks, and do not run before it has.
+        while not self._admit(seq, budget, rows, newcomers) and running and not seq.num_pending:
+            self._push_out(running[self.policy.victim([other.candidate() for other in running])])
 
     def _plan_all(self, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]) -> None:
         budget = self.settings.max_num_batched_tokens
         running = self._roster.running
         prompts = self._prompt_budget(budget)
         preemptions = self._preemptions
+        self._drafting.begin(len(running), len(self._roster.waiting), budget)
         index = 0
         while index < len(running) and budget > 0:
             seq = running[index]
-            if self._decode(seq, rows):
-                budget -= 1
+            planned = self._decode(seq, rows, budget)
+            if planned:
+                budget -= planned
                 index += 1
                 continue
             wanted = seq.num_wanted
@@ -232,35 +247,40 @@ class DefaultScheduler(Scheduler):
         part = max(1, budget // _PARTS_OF_BUDGET)
         return min(budget, -(-(decoding + _FEWEST_PROMPT_TOKENS) // part) * part - decoding)
 
-    def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]]) -> bool:
+    def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]], budget: int) -> int:
         """Plan the next token of a sequence that lacks only that, in a block it has.
 
         ``_advance`` would do the same. With hundreds of sequences nearly every row of every step
         is such a one, and what they cost is what the host costs.
+
+        Returns:
+            Tokens planned, with the sequence's drafts; 0 for a sequence of another kind.
         """
         start = seq.num_computed
         end = start + 1
         known = len(seq.token_ids) + seq.num_pending
         size = self.cache.block_size
         if end <= seq.num_prompt or end != known:
-            return False
+            return 0
         if end >= seq.token_limit or end > len(seq.blocks) * size:
-            return False
+            return 0
+        if self._drafting.most:
+            drafts = self._drafting.take(seq, end, budget - 1)
+            self._advance(seq, 1 + drafts, rows, drafts)
+            return 1 + drafts
         rows.append((Row(seq.slot, start, 1, [], True), seq))
         seq.num_computed = end
         seq.num_pending += 1
         if end >= (seq.num_committed + 1) * size:
             self.cache.commit(seq)
-        return True
+        return 1
 
     def _make_room(self, seq: Sequence, num_tokens: int, index: int) -> bool:
         """Preempt sequences not planned yet until seq can grow; False when it was the victim."""
         while self.cache.missing(seq, num_tokens) > self.cache.pool.num_free:
             rest = self._roster.running[index:]
             victim = rest[self.policy.victim([other.candidate() for other in rest])]
-            self._preempt(victim)
-            self._preemptions += 1
-            victim.num_preemptions += 1
+            self._push_out(victim)
             if victim is seq:
                 return False
         return True
@@ -308,16 +328,25 @@ class DefaultScheduler(Scheduler):
         row.new_blocks = shared + row.new_blocks
         return count
 
-    def _advance(self, seq: Sequence, count: int, rows: list[tuple[Row, Sequence]]) -> Row:
-        """Plan the next count tokens of a sequence whose blocks are there to be had."""
+    def _advance(
+        self, seq: Sequence, count: int, rows: list[tuple[Row, Sequence]], drafts: int = 0
+    ) -> Row:
+        """Plan the next count tokens, drafts among them, of a sequence whose blocks are to be had.
+
+        Where drafts are to be proposed, there are blocks for them as well, so that a speculator
+        with a cache of its own can fill it.
+        """
         start = seq.num_computed
         end = start + count
-        samples = end == seq.num_known
-        blocks = self.cache.grow(seq, end)
-        row = Row(seq.slot, start, count, blocks, samples)
+        samples = end == seq.num_known + drafts
+        propose = self._drafting.propose(seq, end) if samples and self._drafting.most else 0
+        blocks = self.cache.grow(seq, end + propose)
+        row = Row(seq.slot, start, count, blocks, samples, drafts, seq.num_slack, propose)
         rows.append((row, seq))
         seq.num_computed = end
-        seq.num_pending += samples
+        seq.num_pending += samples * (1 + drafts)
+        seq.num_slack += drafts
+        seq.num_ready = propose
         fresh = max(0, min(end, seq.num_prompt) - seq.num_counted)
         seq.num_counted += fresh
         self._prompt_tokens += fresh
@@ -326,8 +355,14 @@ class DefaultScheduler(Scheduler):
 
     # Leaving
 
+    def _push_out(self, seq: Sequence) -> None:
+        self._preempt(seq)
+        self._preemptions += 1
+        seq.num_preemptions += 1
+
     def _preempt(self, seq: Sequence) -> None:
         self.cache.release(seq)
+        seq.num_ready = 0
         self._roster.stop(seq)
         self._roster.enqueue(seq)
 

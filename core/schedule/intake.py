@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..sequence import Sequence
+from ..sequence import Sequence, Status
 from ..step import Delta, FinishReason, Outcome, Row, TokenLogprobs
 
 __all__ = ("take_in",)
@@ -18,14 +18,14 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
         outcome: of the step.
 
     Returns:
-        What the caller learns, with finish_reason when the sequence has ended; None for a row
-        that only filled the cache.
+        What the caller learns, with finish_reason when the sequence has ended, as it does where
+        its row failed; None for a row that only filled the cache.
     """
     first = len(seq.token_ids) == seq.num_prompt
-    if row.samples:
-        seq.num_pending -= 1
     drawn = outcome.tokens[index]
-    reason: FinishReason | None = "stop" if index in outcome.exhausted else None
+    if row.samples:
+        _take_back(seq, row, len(drawn))
+    reason: FinishReason | None = None
     kept = 0
     for token in drawn:
         seq.token_ids.append(token)
@@ -33,12 +33,24 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
         reason = _ends(seq, token)
         if reason is not None:
             break
+    if reason is None and index in outcome.failures:
+        reason = "error"
+    elif reason is None and index in outcome.exhausted:
+        reason = "stop"
     prompt_logprobs = _news(seq, row, index, outcome)
     if not kept and not prompt_logprobs and reason is None:
         return None
     delta = Delta(seq.request.request_id, drawn[:kept], reason, prompt_logprobs=prompt_logprobs)
     if reason is not None:
         delta.num_preemptions = seq.num_preemptions
+    if reason == "error":
+        delta.error = outcome.failures[index]
+    if row.drafts:
+        delta.num_drafts = min(row.drafts, seq.num_valid)
+        delta.num_accepted = min(kept, _accepted(row, outcome, index), delta.num_drafts)
+    seq.num_valid = outcome.proposed.get(index, 0)
+    if not seq.num_pending:
+        seq.num_ready = min(seq.num_ready, seq.num_valid)
     if index in outcome.logprobs:
         delta.logprobs = outcome.logprobs[index][:kept]
     last = drawn[kept - 1] if kept else -1
@@ -48,6 +60,21 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
         delta.num_cached = seq.num_cached
         delta.queued = max(0.0, seq.first_plan - seq.request.arrival)
     return delta
+
+
+def _accepted(row: Row, outcome: Outcome, index: int) -> int:
+    """Drafts that were accepted; after the last of them one more token is drawn, if any can be."""
+    drawn = len(outcome.tokens[index])
+    ended = index in outcome.exhausted or index in outcome.failures
+    return min(row.drafts, drawn if ended else max(0, drawn - 1))
+
+
+def _take_back(seq: Sequence, row: Row, drawn: int) -> None:
+    """The row has drawn fewer tokens than were planned, and computed as many in vain."""
+    seq.num_pending -= 1 + row.drafts
+    seq.num_slack -= row.drafts
+    if seq.status is Status.RUNNING:
+        seq.num_computed -= min(row.drafts, 1 + row.drafts - drawn)
 
 
 def _ends(seq: Sequence, token: int) -> FinishReason | None:

@@ -99,6 +99,7 @@ class Prometheus(Exporter):
             "enable_prefix_caching": str(config.cache.prefix_caching),
             "gpu_memory_utilization": str(config.cache.gpu_memory_utilization),
         }
+        self._speculates = config.speculation.method is not None
         self._stats = EngineStats()
         self._finished: Counter[str] = Counter()
         self._rejections: Counter[str] = Counter()
@@ -197,10 +198,29 @@ class Prometheus(Exporter):
         ):
             family = CounterMetricFamily(f"vllm:{name}", words, labels=[*self._labels])
             yield self._add(family, value)
+        if self._speculates:
+            yield from self._speculation(stats)
         words = "Finished requests by reason"
         yield self._by("request_success", words, "finished_reason", FINISH_REASONS, self._finished)
         words = "Requests that were not taken in, by reason"
         yield self._by("admission_rejections", words, "reason", REJECTIONS, self._rejections)
+
+    def _speculation(self, stats: EngineStats) -> Iterator[Metric]:
+        for name, value, words in (
+            ("num_drafts", stats.drafts, "Chains of drafts verified"),
+            ("num_draft_tokens", stats.draft_tokens, "Drafts verified"),
+            ("num_accepted_tokens", stats.accepted_tokens, "Drafts accepted"),
+        ):
+            family = CounterMetricFamily(f"vllm:spec_decode_{name}", words, labels=[*self._labels])
+            yield self._add(family, value)
+        positions = tuple(map(str, range(len(stats.accepted_at))))
+        yield self._by(
+            "spec_decode_num_accepted_tokens_per_pos",
+            "Drafts accepted, by position in their chain",
+            "position",
+            positions,
+            Counter(dict(zip(positions, stats.accepted_at, strict=True))),
+        )
 
     def _by(
         self, name: str, words: str, label: str, values: tuple[str, ...], counts: Counter[str]

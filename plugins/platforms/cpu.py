@@ -43,6 +43,7 @@ class CPU(Platform):
             dtypes=("bfloat16", "float32") if fast else ("float32",),
             dtypes_on_request=() if fast else ("bfloat16",),
             attention=("cpu", "reference"),
+            draft_attention="sdpa",
             overlap=False,
             max_num_seqs=64,
             max_num_batched_tokens=2048,

@@ -11,7 +11,7 @@ from ...core.collect import gather
 from ...core.output import CompletionOutput, RequestOutput, StreamDelta
 from ...core.request import SamplingParams
 from ..errors import APIError
-from .responses import PromptTokensDetails, Usage
+from .responses import CompletionTokensDetails, PromptTokensDetails, Usage
 
 if TYPE_CHECKING:
     from ...core.async_llm import AsyncLLM
@@ -55,6 +55,8 @@ class Generation:
         self._engine = engine
         self._open = {f"{request_id}-{index}": index for index in range(len(prompts))}
         self._cached = [0] * len(prompts)
+        self._accepted = [0] * len(prompts)
+        self._rejected = [0] * len(prompts)
         self._generated = 0
         self._first: Event | None = None
         self._events = _merge(
@@ -117,7 +119,8 @@ class Generation:
         prompt = sum(map(len, self.prompts))
         completion = self._generated if generated else 0
         details = PromptTokensDetails(sum(self._cached))
-        return Usage(prompt, completion, prompt + completion, details)
+        drafted = CompletionTokensDetails(sum(self._accepted), sum(self._rejected))
+        return Usage(prompt, completion, prompt + completion, details, drafted)
 
     def _completions(self) -> list[CompletionOutput]:
         return [CompletionOutput(index) for index in range(self.params.n)]
@@ -128,6 +131,8 @@ class Generation:
             return None
         index, delta = event
         self._cached[index] = delta.num_cached_tokens
+        self._accepted[index] = delta.num_accepted_tokens
+        self._rejected[index] = delta.num_rejected_tokens
         for news in delta.completions:
             self._generated += len(news.token_ids)
             if news.finish_reason == "error":

@@ -23,6 +23,7 @@ __all__ = (
     "Completion",
     "CompletionChoice",
     "CompletionLogprobs",
+    "CompletionTokensDetails",
     "Delta",
     "Model",
     "ModelList",
@@ -40,6 +41,16 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """How completion tokens came about: drafts that became some, and drafts that did not.
+
+    OpenAI's API counts its predicted outputs under these names; here they are speculation's.
+    """
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of a request, over all prompts and choices."""
 
@@ -47,6 +58,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class ChatTopLogprob(msgspec.Struct, frozen=True):

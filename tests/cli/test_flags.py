@@ -1,5 +1,7 @@
 """The table of flags: every row reaches its key, and every name of vLLM's is there."""
 
+import re
+
 import msgspec
 import pytest
 import typer
@@ -7,7 +9,7 @@ from typer.testing import CliRunner
 
 from quire.cli.flags import FLAGS, Flag, parse_size
 from quire.cli.options import with_config
-from quire.core.config import Config
+from quire.core.config import Config, SpeculationConfig
 from quire.core.config_file import keys
 from quire.core.errors import ConfigError
 
@@ -27,7 +29,8 @@ FROM_VLLM = """
 --tensor-parallel-size -tp --quantization -q --dtype --enable-prefix-caching
 --no-enable-prefix-caching --enable-chunked-prefill --no-enable-chunked-prefill
 --trust-remote-code --host --port --served-model-name --api-key --chat-template --seed
---enable-metrics --metrics-port --speculative-model --attention-backend --kv-cache-dtype
+--enable-metrics --metrics-port --speculative-model --speculative-config
+--attention-backend --kv-cache-dtype
 --load-format --block-size --revision --tokenizer --scheduling-policy
 """.split()
 
@@ -52,7 +55,11 @@ def value(config: Config, key: str):
     return msgspec.to_builtins(config)[section][name]
 
 
-@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.names[0])
+@pytest.mark.parametrize(
+    "flag",
+    [flag for flag in FLAGS if flag.kind != "section"],
+    ids=lambda flag: flag.names[0],
+)
 def test_every_row_sets_its_key_and_nothing_else(flag: Flag):
     for index, name in enumerate(flag.names):
         if flag.kind == "switch":
@@ -66,6 +73,17 @@ def test_every_row_sets_its_key_and_nothing_else(flag: Flag):
         assert all(value(config, key) == value(Config(), key) for key in others)
 
 
+def test_a_section_is_written_as_json():
+    text = '{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 5}'
+    config = resolved("--speculative-config", text)
+    assert config.speculation == SpeculationConfig(
+        method="ngram", num_speculative_tokens=3, prompt_lookup_max=5
+    )
+    for wrong, words in (("[1]", "JSON object"), ('{"methods": "ngram"}', "speculation.method?")):
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            resolved("--speculative-config", wrong)
+
+
 def test_the_names_that_users_of_vllm_know_are_there():
     assert set(FROM_VLLM) <= {name for flag in FLAGS for name in flag.names}
 
@@ -73,7 +91,8 @@ def test_the_names_that_users_of_vllm_know_are_there():
 def test_rows_are_unique_and_name_known_keys():
     names = [name for flag in FLAGS for name in flag.names]
     assert len(names) == len(set(names))
-    assert {flag.key for flag in FLAGS} <= dict(keys()).keys()
+    sections = {key.partition(".")[0] for key, _ in keys()}
+    assert {flag.key for flag in FLAGS} <= dict(keys()).keys() | sections
 
 
 def test_flags_win_over_the_file_and_overrides_over_flags(tmp_path):

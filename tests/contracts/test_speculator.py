@@ -1,49 +1,88 @@
-"""Speculators: a lookup shows that the contract can be kept; broken ones are caught."""
+"""Speculators: those that are registered keep the contract; broken ones are caught."""
 
 import pytest
+import torch
 
+from quire.core.conformance.speculator import make_context
 from quire.core.contracts.speculator import Speculator
-from quire.testing import ConformanceError, check_speculator
+from quire.core.registry import Registry
+from quire.testing import ConformanceError, Unchecked, check_speculator
 
 from ..fakes.speculator import LookupSpeculator
 
+WITH_A_CHECKPOINT = {"draft_model"}
 
-def test_a_lookup_conforms_and_finds_what_repeats() -> None:
+
+@pytest.mark.parametrize("name", sorted({*Registry().names("speculator")} - WITH_A_CHECKPOINT))
+def test_a_registered_speculator_conforms(name: str) -> None:
+    check_speculator(Registry().get("speculator", name))
+
+
+def test_a_lookup_conforms() -> None:
     check_speculator(LookupSpeculator)
-    speculator = LookupSpeculator()
-    speculator.begin(4, [1, 2, 3, 4, 1, 2])
-    assert speculator.propose([4], 3) == [[3, 4, 1]]
-    speculator.accepted(4, [3, 9], 1)
-    assert speculator.propose([4], 3) == [[]]
 
 
 class Eager(LookupSpeculator):
-    def propose(self, slots, most):
-        return super().propose(slots, most + 1)
+    def propose(self, drafting):
+        drafts = super().propose(drafting)
+        return torch.cat((drafts, drafts[:, :1]), 1)
 
 
 class Short(LookupSpeculator):
-    def propose(self, slots, most):
-        return super().propose(slots, most)[:1]
+    def propose(self, drafting):
+        return super().propose(drafting)[:1]
 
 
 class Foreign(LookupSpeculator):
-    def propose(self, slots, most):
-        return [[99][:most] for _ in slots]
+    def chain(self, tokens, most):
+        return [99][:most]
+
+
+class Holey(LookupSpeculator):
+    def chain(self, tokens, most):
+        return [-1, 3][:most]
+
+
+class Listing(LookupSpeculator):
+    def propose(self, drafting):
+        return super().propose(drafting).tolist()
 
 
 class Mixed(LookupSpeculator):
-    def propose(self, slots, most):
-        return [self._chain(self._tokens[slots[0]], most) for _ in slots]
+    def propose(self, drafting):
+        return super().propose(drafting)[:1].expand(len(drafting.slots), -1)
+
+
+class Writing(LookupSpeculator):
+    def propose(self, drafting):
+        drafts = super().propose(drafting)
+        drafting.tokens[drafting.slots, drafting.lengths] = 7
+        return drafts
+
+
+class Remembering(LookupSpeculator):
+    def __init__(self, config, context):
+        self._first = {}
+
+    def propose(self, drafting):
+        first = [
+            self._first.setdefault(slot, int(drafting.tokens[slot, 0]))
+            for slot in drafting.slots.tolist()
+        ]
+        return torch.tensor(first)[:, None].repeat(1, drafting.most)
 
 
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        (Eager, "at most"),
-        (Short, "for each"),
+        (Eager, "is due"),
+        (Short, "is due"),
         (Foreign, "vocabulary"),
+        (Holey, "after its end"),
+        (Listing, "int64 tensor"),
         (Mixed, "beside others"),
+        (Writing, "changes the slots' tokens"),
+        (Remembering, "former sequence"),
     ],
 )
 def test_a_broken_speculator_is_caught(broken: type[Speculator], words: str) -> None:
@@ -51,16 +90,8 @@ def test_a_broken_speculator_is_caught(broken: type[Speculator], words: str) -> 
         check_speculator(broken)
 
 
-def test_a_speculator_that_remembers_is_caught() -> None:
-    class Remembering(LookupSpeculator):
-        def begin(self, slot, token_ids):
-            self._tokens[slot] = [*self._tokens.get(slot, ()), *token_ids]
-
-        def end(self, slot):
-            pass
-
-        def _chain(self, tokens, most):
-            return tokens[:1][:most]
-
-    with pytest.raises(ConformanceError, match="former sequence"):
-        check_speculator(Remembering)
+def test_what_opens_a_checkpoint_is_checked_with_one(embedded_draft) -> None:
+    speculator = Registry().get("speculator", "draft_model")
+    with pytest.raises(Unchecked):
+        check_speculator(speculator)
+    check_speculator(speculator, context=make_context(vocab_size=4096, open_model=embedded_draft))

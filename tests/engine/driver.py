@@ -28,8 +28,8 @@ def make_config(folder: Path | str, **sections: dict[str, Any]) -> Config:
 class Driver:
     """One engine and what it said."""
 
-    def __init__(self, config: Config) -> None:
-        self.engine = Engine.start(config, Registry(), lambda name, seconds: None)
+    def __init__(self, config: Config, registry: Registry | None = None) -> None:
+        self.engine = Engine.start(config, registry or Registry(), lambda name, seconds: None)
         self.tokens: dict[str, list[int]] = {}
         self.reasons: dict[str, str] = {}
         self.errors: dict[str, str | None] = {}

@@ -134,7 +134,7 @@ def test_what_cannot_be_is_refused_before_work() -> None:
         ({"max_model_len": 4096}, CapacityError, "made for 2048"),
         ({"quantization": "awq"}, ConfigError, "is not quantized"),
         ({"tensor_parallel_size": 2}, ConfigError, "runs one device"),
-        ({"speculative_model": "demo-draft"}, ConfigError, "speculator"),
+        ({"speculative_config": "demo-draft"}, ConfigError, "speculative_config must be a dict"),
         ({"kv_cache_dtype": "fp8", "attention_backend": "cpu"}, ConfigError, "kv_dtype fp8"),
         ({"max_tokens": 3}, ConfigError, "no keyword 'max_tokens'"),
         ({"max_num_seqs": "many"}, ConfigError, "max_num_seqs"),

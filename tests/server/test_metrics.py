@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client import Histogram as Reference
 from prometheus_client.parser import text_string_to_metric_families
 
-from quire.core.config import Config
+from quire.core.config import Config, SpeculationConfig
 from quire.core.metrics import CompletionRecord, EngineStats, RequestRecord
 from quire.plugins.exporters.histogram import E2E, GAPS, TTFT, Histogram, token_bounds
 from quire.plugins.exporters.prometheus import FINISH_REASONS, Prometheus
@@ -89,6 +89,20 @@ def test_token_counters_are_the_engines(exporter):
     assert found["prompt_tokens_cached_total"] == 4
     assert found["generation_tokens_total"] == 3
     assert found["corrupted_requests_total"] == 2
+
+
+def test_speculation_is_counted_where_there_is_any(exporter):
+    assert not any("spec_decode" in name for name in scrape(exporter))
+    exporter = Prometheus(Config(speculation=SpeculationConfig(method="ngram")))
+    exporter.engine(
+        EngineStats(step=9, drafts=4, draft_tokens=12, accepted_tokens=5, accepted_at=[3, 2, 0])
+    )
+    found = scrape(exporter)
+    assert found["spec_decode_num_drafts_total"] == 4
+    assert found["spec_decode_num_draft_tokens_total"] == 12
+    assert found["spec_decode_num_accepted_tokens_total"] == 5
+    name = "spec_decode_num_accepted_tokens_per_pos_total"
+    assert [found[f"{name}[{position}]"] for position in range(3)] == [3, 2, 0]
 
 
 def test_a_step_that_is_told_twice_counts_once(exporter):

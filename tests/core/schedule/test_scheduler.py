@@ -97,7 +97,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     requests=requests,
     num_blocks=st.integers(11, 40),
@@ -106,9 +106,11 @@ requests = st.lists(
     overlap=st.booleans(),
     prefix_caching=st.booleans(),
     by_priority=st.booleans(),
+    drafts=st.integers(0, 5),
+    adaptive=st.booleans(),
 )
 def test_any_mix_ends_right_and_leaks_nothing(
-    requests, num_blocks, budget, slots, overlap, prefix_caching, by_priority
+    requests, num_blocks, budget, slots, overlap, prefix_caching, by_priority, drafts, adaptive
 ) -> None:
     scheduler = DefaultScheduler(
         make_settings(
@@ -116,6 +118,9 @@ def test_any_mix_ends_right_and_leaks_nothing(
             max_num_batched_tokens=budget,
             max_num_seqs=slots,
             prefix_caching=prefix_caching,
+            max_drafts=drafts,
+            max_draws=20,
+            adaptive=adaptive,
         ),
         ByPriority() if by_priority else FirstComeFirstServed(),
     )
@@ -152,14 +157,17 @@ def test_any_mix_ends_right_and_leaks_nothing(
     assert scheduler.stats().blocks_used == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     bad=st.sets(st.integers(0, 7), max_size=3),
     overlap=st.booleans(),
     after=st.integers(1, 20),
+    num_blocks=st.integers(12, 30),
+    drafts=st.integers(0, 5),
 )
-def test_a_request_that_breaks_steps_dies_alone(bad, overlap, after) -> None:
-    scheduler = DefaultScheduler(make_settings(num_blocks=30), FirstComeFirstServed())
+def test_a_request_that_breaks_steps_dies_alone(bad, overlap, after, num_blocks, drafts) -> None:
+    limits = make_settings(num_blocks=num_blocks, max_drafts=drafts, max_draws=20, adaptive=False)
+    scheduler = DefaultScheduler(limits, FirstComeFirstServed())
     prompts = {index: [1, 2, 3, 4, 5 + index % 2, index] for index in range(8)}
     owners: dict[int, int] = {}
 

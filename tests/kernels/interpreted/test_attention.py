@@ -194,3 +194,10 @@ def test_parts_cover_every_row(seed: int) -> None:
         assert [part[1] for part in mine] == [first, *(part[2] for part in mine[:-1])]
         assert mine[-1][2] == length
         assert all(begin < end for _, begin, end, *_ in mine)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_single_queries_that_see_tokens_of_each_other(seed: int) -> None:
+    layers = (_spec(4, 2, 16), _spec(4, 2, 16, window=9))
+    scenario = Scenario(seed, layers, rows=2, steps=3, longest=5, rotate=bool(seed), siblings=True)
+    check_attention(TritonPaged, scenario)

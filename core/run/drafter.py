@@ -1,0 +1,127 @@
+"""The speculator's part of a step, and what keeps its faults from everybody else."""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..contracts.speculator import Drafting, HostRows, Speculator
+from ..step import Newcomer, Plan, Row
+from .draft_graphs import DraftGraphs
+from .sample import Sampler
+from .slots import SlotTable
+from .verify import place_drafts
+
+__all__ = ("Drafter", "Proposals")
+
+logger = logging.getLogger(__name__)
+
+
+class Proposals(NamedTuple):
+    """Drafts that stand ready: rows of the plan, and int64 [N], how many for each."""
+
+    rows: list[int]
+    counts: torch.Tensor
+
+
+class Drafter:
+    """Asks a speculator for drafts and puts them into the slot table.
+
+    A speculator that raises is not asked again: the engine goes on without drafts.
+
+    Args:
+        speculator: asked.
+        table: the slot table.
+        sampler: draws for speculators, and knows what drafts are below.
+        graphs: capture the proposals that can be; None for none.
+    """
+
+    def __init__(
+        self, speculator: Speculator, table: SlotTable, sampler: Sampler, graphs: DraftGraphs | None
+    ) -> None:
+        self.speculator = speculator
+        self.graphs = graphs
+        self._table = table
+        self._sampler = sampler
+        self._broken = False
+
+    def enter(self, newcomers: list[Newcomer]) -> None:
+        """Sequences take slots over."""
+        for newcomer in newcomers:
+            self.speculator.enter(newcomer.slot, len(newcomer.token_ids))
+
+    def propose(self, plan: Plan) -> Proposals | None:
+        """Draft for the rows that ask for it, once the table's tokens and lengths are those after
+        this step; None where no row asks."""
+        asking = [index for index, row in enumerate(plan.rows) if row.propose]
+        if not asking:
+            return None
+        drafting = self._drafting([plan.rows[index] for index in asking])
+        counts = None if self._broken else self._counts(drafting)
+        return Proposals(asking, torch.zeros_like(drafting.slots) if counts is None else counts)
+
+    def _counts(self, drafting: Drafting) -> torch.Tensor | None:
+        """int64 [N], drafts that stand ready now; None where the speculator fails."""
+        try:
+            self.speculator.prepare(drafting)
+            if self.graphs is not None and self.graphs.takes(drafting.host):
+                return self.graphs.run(drafting.host)
+            drafts = self.speculator.propose(drafting)
+            expected = (len(drafting.slots), drafting.most)
+            if tuple(drafts.shape) != expected or drafts.dtype != torch.int64:
+                found = f"{drafts.dtype} {list(drafts.shape)}"
+                raise TypeError(f"drafts must be int64 {list(expected)}, not {found}")
+        except Exception:
+            name = type(self.speculator).__name__
+            logger.exception("the speculator %s failed and is not asked again", name)
+            self._broken = True
+            return None
+        drafts = drafts.clamp(max=self._sampler.vocab_size - 1)
+        counts = place_drafts(drafts, drafting.slots, drafting.lengths, self._table)
+        return torch.minimum(counts, drafting.wanted)
+
+    def _drafting(self, rows: list[Row]) -> Drafting:
+        table = self._table
+        host = HostRows(
+            slots=np.array([row.slot for row in rows], dtype=np.int64),
+            longest=np.array([row.start + row.count + 1 for row in rows], dtype=np.int64),
+            slack=np.array([row.slack + row.drafts for row in rows], dtype=np.int64),
+            wanted=np.array([row.propose for row in rows], dtype=np.int64),
+            verified=np.array([row.drafts for row in rows], dtype=np.int64),
+        )
+        slots, wanted = table.staging.send((host.slots, host.wanted))
+        lengths = table.lengths[slots]
+
+        def draw(logits: torch.Tensor, rows: torch.Tensor | None, index: int) -> torch.Tensor:
+            where = slots, host.slots.tolist(), lengths + index
+            if rows is not None:
+                on_host = host.slots[host.wanted > index].tolist()
+                where = slots[rows], on_host, lengths[rows] + index
+            return self._draw(logits, *where)
+
+        return Drafting(
+            slots=slots,
+            lengths=lengths,
+            wanted=wanted,
+            most=int(host.wanted.max()),
+            tokens=table.tokens,
+            blocks=table.blocks,
+            draw=draw,
+            host=host,
+        )
+
+    def _draw(
+        self,
+        logits: torch.Tensor,
+        slots: torch.Tensor,
+        host_slots: list[int],
+        lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        table = self._table
+        drawn = self._sampler.draw(logits, slots, host_slots, lengths, table.tokens)
+        # Where penalties on the next draft look for it.
+        table.tokens[slots, lengths] = drawn.clamp(min=0).to(table.tokens.dtype)
+        return drawn.clamp(-1, self._sampler.vocab_size - 1)

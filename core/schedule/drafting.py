@@ -1,0 +1,204 @@
+"""How many tokens to draft for whom: as many as make tokens come fastest, by what was measured.
+
+Drafts make a step longer and let it emit more. With r the rate at which a sequence's drafts are
+accepted, k drafts give 1 + r + ... + r^k tokens a step on average; what steps with k drafts a row
+take is measured as they run, for each size of batch. The best k maximises tokens over time, and is
+0 where drafting loses.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from statistics import median
+
+from ..cache.manager import CacheManager
+from ..contracts.scheduler import SchedulerSettings
+from ..sequence import Sequence
+from ..step import Delta, Row
+from .acceptance import Acceptance
+
+__all__ = ("Drafting",)
+
+# Believed of a speculator nobody has seen at work.
+_FIRST_RATE = 0.7
+_FIRST_TRUST = 8.0
+# What one more row, of any sequence, leaves of the weight of those before it.
+_OVERALL_MEMORY = 0.995
+# Relative cost of one draft a row, believed until a step with drafts was measured.
+_FIRST_COST = 0.05
+# Durations kept of one kind of step; their median counts.
+_KEPT = 7
+# Plain steps to measure before drafts are believed to pay, and after how many steps again.
+_PLAIN = 2
+_PLAIN_AGAIN = 1000
+# A row of drafts must promise this much more than a plain one.
+_MARGIN = 1.02
+
+
+class Drafting:
+    """Chooses the number of drafts, row by row, and learns from every step.
+
+    Attributes:
+        most: drafts of a row; 0 where nothing proposes any.
+        rows: that verified drafts.
+        tried: drafts verified.
+        accepted_at: of these, accepted, by position in their row.
+
+    Args:
+        settings: limits.
+        cache: drafts take blocks of it, too.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, settings: SchedulerSettings, cache: CacheManager, clock: Callable[[], float]
+    ) -> None:
+        self.most = settings.max_drafts
+        self.rows = 0
+        self.tried = 0
+        self.accepted_at = [0] * self.most
+        self._settings = settings
+        self._cache = cache
+        self._clock = clock
+        self._overall = Acceptance(_OVERALL_MEMORY)
+        self._costs: dict[int, _Costs] = {}
+        self._now = _Costs()
+        self._updated: float | None = None
+        # Draws and tokens, and blocks, that drafts may take of the step that is planned.
+        self._spare = 0
+        self._kept_blocks = 0
+
+    def begin(self, running: int, waiting: int, budget: int) -> None:
+        """Plan a step: drafts may take what no sequence needs for its next token.
+
+        Args:
+            running: sequences.
+            waiting: sequences that may be admitted.
+            budget: tokens.
+        """
+        if not self.most:
+            return
+        needed = running + min(waiting, self._settings.max_num_seqs - running)
+        self._spare = min(self._settings.max_draws, budget) - needed
+        self._kept_blocks = running
+        self._now = self._costs.setdefault(running.bit_length(), _Costs())
+
+    def take(self, seq: Sequence, end: int, most: int) -> int:
+        """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
+        drafts = self._room(seq, end, min(seq.num_ready, self._spare, most))
+        self._spare -= drafts
+        return drafts
+
+    def propose(self, seq: Sequence, end: int) -> int:
+        """Drafts to propose after a row that ends with so many tokens computed."""
+        if seq.quarantined:
+            return 0
+        return self._room(seq, end + 1, self._choose(seq))
+
+    def learn(self, seq: Sequence, row: Row, delta: Delta) -> None:
+        """Take in what a row has given; filling where no draft was proposed has its cost, too."""
+        if not row.drafts:
+            return
+        accepted = delta.num_accepted
+        self.rows += 1
+        self.tried += delta.num_drafts
+        for position in range(accepted):
+            self.accepted_at[position] += 1
+        seq.drafting.learn(row.drafts, accepted)
+        self._overall.learn(row.drafts, accepted)
+
+    def measure(self, rows: Many[Row], *, last: bool) -> None:
+        """A step has ended; its duration is the time since the one before did.
+
+        Args:
+            rows: of the step.
+            last: whether no step follows at once, so that the next interval means nothing.
+        """
+        if not self.most or not self._settings.adaptive:
+            return
+        now = self._clock()
+        before, self._updated = self._updated, None if last else now
+        if before is None or any(row.count > 1 + row.drafts for row in rows):
+            return
+        costs = self._costs.get(len(rows).bit_length())
+        if costs is not None:
+            drafts = -(-sum(row.drafts for row in rows) // len(rows))
+            costs.add(drafts, (now - before) / len(rows))
+
+    def _room(self, seq: Sequence, end: int, drafts: int) -> int:
+        """The last token a limit allows is never computed, and nobody is preempted for a draft."""
+        blocks = max(0, self._cache.pool.num_free - self._kept_blocks) + len(seq.blocks)
+        room = min(seq.token_limit - 1, blocks * self._cache.block_size) - end
+        return max(0, min(drafts, room))
+
+    def _choose(self, seq: Sequence) -> int:
+        if not self._settings.adaptive:
+            return self.most
+        acceptance = seq.drafting
+        if acceptance.pause > 0:
+            acceptance.pause -= 1
+            return 0
+        if self._now.wants_plain():
+            return 0
+        rate = acceptance.rate(self._overall.rate(_FIRST_RATE, _FIRST_TRUST))
+        length = self._now.best(rate, self.most)
+        if length:
+            acceptance.win()
+            return length
+        # One try before the pause tells whether anything has changed.
+        acceptance.rest()
+        return 1
+
+
+class _Costs:
+    """Seconds a row of steps of one size, by drafts a row."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+        self._since_plain = 0
+
+    def add(self, drafts: int, seconds: float) -> None:
+        kept = self._seconds.get(drafts)
+        if kept is None:
+            kept = self._seconds[drafts] = deque(maxlen=_KEPT)
+        kept.append(seconds)
+        self._medians[drafts] = median(kept)
+        if drafts == 0:
+            self._since_plain = 0
+        else:
+            self._since_plain += 1
+
+    def wants_plain(self) -> bool:
+        """Whether it is time for a step without drafts, to compare with."""
+        return len(self._seconds.get(0, ())) < _PLAIN or self._since_plain >= _PLAIN_AGAIN
+
+    def best(self, rate: float, most: int) -> int:
+        """The number of drafts that makes tokens come fastest."""
+        chosen, fastest, tokens, gain = 0, _MARGIN, 1.0, 1.0
+        for drafts in range(1, most + 1):
+            gain *= rate
+            tokens += gain
+            speed = tokens / self._relative(drafts)
+            if speed > fastest:
+                chosen, fastest = drafts, speed
+        return chosen
+
+    def _relative(self, drafts: int) -> float:
+        """Cost of a step with so many drafts a row, a plain one's being 1."""
+        plain = self._medians.get(0)
+        if not plain:
+            return 1 + _FIRST_COST * drafts
+        found = self._medians.get(drafts)
+        if found is not None:
+            return found / plain
+        below = max((d for d in self._medians if 0 < d < drafts), default=0)
+        above = min((d for d in self._medians if d > drafts), default=0)
+        if above:
+            low, high = self._medians[below] / plain, self._medians[above] / plain
+            return low + (high - low) * (drafts - below) / (above - below)
+        if below:
+            return 1 + (self._medians[below] / plain - 1) * drafts / below
+        return 1 + _FIRST_COST * drafts

@@ -1,0 +1,129 @@
+"""How many drafts are asked for: what makes tokens come fastest, by a clock of the test's own."""
+
+import random
+
+import pytest
+
+from quire.core.cache.manager import CacheManager
+from quire.core.contracts.scheduler import SchedulerSettings
+from quire.core.request import Request, SamplingParams
+from quire.core.schedule.acceptance import Acceptance
+from quire.core.schedule.drafting import Drafting
+from quire.core.sequence import Sequence
+from quire.core.step import Delta, Row
+
+MOST = 6
+
+
+class World:
+    """Sequences whose drafts are accepted at a rate, and steps that take what a formula says."""
+
+    def __init__(self, rates: list[float], seconds) -> None:
+        limits = SchedulerSettings(
+            num_blocks=9000, block_size=16, max_num_seqs=64, max_num_batched_tokens=4096,
+            max_model_len=100_000, max_drafts=MOST, max_draws=512,
+        )  # fmt: skip
+        cache = CacheManager(9000, 16, prefix_caching=False)
+        self.now = 0.0
+        self.drafting = Drafting(limits, cache, lambda: self.now)
+        self.seconds = seconds
+        self.rates = rates
+        self.rng = random.Random(0)
+        self.tokens = 0
+        self.seqs = [Sequence(_request(str(index))) for index in range(len(rates))]
+        self.lengths = [0] * len(rates)
+
+    def step(self) -> list[int]:
+        self.drafting.begin(len(self.seqs), 0, 4096)
+        rows = []
+        for seq in self.seqs:
+            drafts = self.drafting.take(seq, 10, 4096)
+            rows.append(Row(seq.slot, 10, 1 + drafts, [], True, drafts))
+            seq.num_ready = self.drafting.propose(seq, 10)
+        self.now += self.seconds(sum(row.count for row in rows), sum(row.drafts for row in rows))
+        for seq, row, rate in zip(self.seqs, rows, self.rates, strict=True):
+            accepted = 0
+            while accepted < row.drafts and self.rng.random() < rate:
+                accepted += 1
+            self.tokens += 1 + accepted
+            delta = Delta("", [0] * (1 + accepted), num_drafts=row.drafts, num_accepted=accepted)
+            self.drafting.learn(seq, row, delta)
+        self.drafting.measure(rows, last=False)
+        return [row.drafts for row in rows]
+
+    def run(self, steps: int) -> list[list[int]]:
+        return [self.step() for _ in range(steps)]
+
+
+def _request(name: str) -> Request:
+    params = SamplingParams(max_tokens=90_000)
+    return Request(request_id=name, prompt_token_ids=[1], params=params, seed=0, max_tokens=90_000)
+
+
+def flat(rows: int, drafts: int) -> float:
+    """A device that reads weights: drafts cost two percent each."""
+    return 1 + 0.02 * drafts
+
+
+def busy(rows: int, drafts: int) -> float:
+    """A device at the limit of its arithmetic: every row costs the same."""
+    return rows
+
+
+def rate_of(world: World, steps: int = 400) -> float:
+    """Tokens a second, once the first steps have taught what there is to learn."""
+    world.run(100)
+    before, since = world.tokens, world.now
+    world.run(steps)
+    return (world.tokens - before) / (world.now - since)
+
+
+def test_good_drafts_get_long() -> None:
+    world = World([0.95], flat)
+    world.run(40)
+    lengths = [lengths[0] for lengths in world.run(100)]
+    assert sum(lengths) / len(lengths) > MOST - 1
+
+
+def test_bad_drafts_are_given_up_and_tried_again() -> None:
+    world = World([0.0], flat)
+    world.run(40)
+    lengths = [lengths[0] for lengths in world.run(2000)]
+    assert 0 < sum(lengths) < 40
+    world.rates = [0.95]
+    world.run(700)
+    assert sum(lengths[0] for lengths in world.run(50)) > 50 * (MOST - 2)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("users", [1, 8, 64])
+@pytest.mark.parametrize("cost", [flat, busy])
+def test_never_three_percent_slower_than_without(rate, users, cost) -> None:
+    world = World([rate] * users, cost)
+    plain = users / cost(users, 0)
+    assert rate_of(world) > 0.97 * plain
+
+
+def test_where_drafts_are_nearly_free_they_pay() -> None:
+    assert rate_of(World([0.7], flat)) > 2.2 / flat(1, 0)
+    assert rate_of(World([0.9], flat)) > 3.5 / flat(1, 0)
+
+
+def test_each_sequence_has_a_length_of_its_own() -> None:
+    world = World([0.95, 0.0, 0.95, 0.0], lambda rows, drafts: 1 + 0.05 * drafts)
+    world.run(100)
+    found = world.run(200)
+    good = sum(lengths[0] + lengths[2] for lengths in found)
+    bad = sum(lengths[1] + lengths[3] for lengths in found)
+    assert good > 20 * max(1, bad)
+
+
+def test_a_rate_is_learned_and_forgotten() -> None:
+    acceptance = Acceptance()
+    assert acceptance.rate(0.5) == 0.5
+    for _ in range(50):
+        acceptance.learn(4, 4)
+    assert acceptance.rate(0.5) > 0.9
+    for _ in range(50):
+        acceptance.learn(4, 0)
+    assert acceptance.rate(0.5) < 0.2

@@ -1,0 +1,138 @@
+"""What captured steps do with drafts, run on the host, where copies play CUDA's part.
+
+Steps that verify, and proposals, are made of tensors alone so that a graph can hold them. Here
+their work is run again at every launch, over a backend that reads lengths where a graph would.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from quire.backends.attention.reference import Reference
+from quire.core import resolve
+from quire.core.contracts.capabilities import Capabilities
+from quire.core.contracts.platform import Platform
+from quire.core.request import SamplingParams
+from quire.core.run import draft_graphs, graphs
+from quire.core.run.staging import Staging
+from quire.plugins.platforms.cpu import CPU
+from tests.engine.checkpoints import make
+from tests.engine.driver import Driver
+from tests.engine.test_parity import GREEDY, LENGTHS, MODES, configure, greedy, prompts_of
+
+
+class Again:
+    """Runs work once in advance, as before a capture, and again at every launch."""
+
+    def __init__(self, device) -> None:
+        self.launches = 0
+
+    def __call__(self, work):
+        result = work()
+
+        def replay() -> None:
+            self.launches += 1
+            found = work()
+            if result is not None:
+                result.copy_(found)
+
+        return replay, result
+
+    def forget(self) -> None:
+        pass
+
+
+class Lengths(Reference):
+    """Looks at no bound of the host's, as a backend with graphs would not."""
+
+    capabilities = Capabilities(features=Reference.capabilities.features | {"graphs"})
+
+    def prepare(self, batch):
+        batch.host_lengths = batch.lengths.tolist()
+        return super().prepare(batch)
+
+
+class Greedy:
+    def __call__(self, logits, slots, lengths, table, out, *, tokens=None, filters=True):
+        out.copy_(logits.argmax(-1))
+        if tokens is not None:
+            tokens[slots, lengths] = out.to(tokens.dtype)
+
+
+@pytest.fixture
+def captured(monkeypatch) -> list[Again]:
+    made: list[Again] = []
+
+    def capturing(device):
+        made.append(Again(device))
+        return made[-1]
+
+    def refill(self, target, values: np.ndarray) -> None:
+        target[: len(values)] = torch.from_numpy(values)
+
+    def choose(config, registry, source, platform: Platform, draft) -> None:
+        draft.set("schedule.graphs", True, "in this test")
+
+    run = graphs.DecodeGraphs.run
+
+    def run_and_copy(self, plan):
+        """The next launch overwrites what this one drew; a GPU's draws are on their way by then."""
+        decoded = run(self, plan)
+        return decoded._replace(drawn=decoded.drawn.clone())
+
+    monkeypatch.setattr(graphs.DecodeGraphs, "run", run_and_copy)
+    monkeypatch.setattr(graphs, "Capturing", capturing)
+    monkeypatch.setattr(draft_graphs, "Capturing", capturing)
+    monkeypatch.setattr(Staging, "refill", refill)
+    monkeypatch.setattr(resolve, "_choose_graphs", choose)
+    monkeypatch.setattr(CPU, "draw", lambda *_: Greedy())
+    monkeypatch.setattr("quire.backends.attention.cpu.CPUAttention", Lengths)
+    monkeypatch.setattr("quire.backends.attention.sdpa.SDPA", Lengths)
+    return made
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = make("Llama", 0, folder)
+    prompts = prompts_of(len(LENGTHS))
+    return folder, prompts, [greedy(model, prompt, 32) for prompt in prompts]
+
+
+@pytest.mark.parametrize("method", ["none", "ngram", "draft_model"])
+@pytest.mark.parametrize("mode", MODES)
+def test_greedy_tokens(case, captured, mode: str, method: str) -> None:
+    folder, prompts, wanted = case
+    speculation = {
+        "none": {},
+        "ngram": {"method": "ngram", "prompt_lookup_min": 1, "num_speculative_tokens": 5},
+        "draft_model": {"model": str(folder)},
+    }[method]
+    config = configure(
+        folder,
+        attention={"backend": "cpu"},
+        speculation=speculation | {"adaptive": False},
+        **MODES[mode],
+    )
+    driver = Driver(config)
+    assert driver.generate(prompts, GREEDY) == wanted
+    assert driver.generate(prompts, GREEDY) == wanted  # From cached prefixes.
+    assert all(capturing.launches > 10 for capturing in captured)
+    assert len(captured) == 1 + (method != "none")
+    stats = driver.engine.stats()
+    if method == "draft_model":
+        assert stats.accepted_tokens > 0.85 * stats.draft_tokens
+
+
+def test_what_kernels_do_not_draw_ends_with_hidden_states(case, captured) -> None:
+    folder, prompts, wanted = case
+    asked = SamplingParams(temperature=0, max_tokens=32, logprobs=2)
+    config = configure(
+        folder,
+        attention={"backend": "cpu"},
+        schedule={"overlap": True},
+        speculation={"model": str(folder), "adaptive": False},
+    )
+    driver = Driver(config)
+    assert driver.generate(prompts, asked) == wanted
+    assert [len(driver.logprobs[str(index)]) for index in range(len(prompts))] == [32] * 4

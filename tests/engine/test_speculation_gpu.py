@@ -1,0 +1,81 @@
+"""Speculation on a CUDA device: plain decoding's tokens, in captured steps and overlapped ones."""
+
+import pytest
+
+from quire.core.request import SamplingParams
+from tests.engine.checkpoints import make
+from tests.engine.driver import Driver, make_config
+from tests.engine.test_parity import GREEDY, LENGTHS, greedy, prompts_of
+
+pytestmark = pytest.mark.gpu
+
+NGRAM = {"method": "ngram", "prompt_lookup_min": 1, "num_speculative_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = make("Llama", 2, folder)
+    prompts = prompts_of(len(LENGTHS))
+    return folder, prompts, [greedy(model, prompt, 32) for prompt in prompts]
+
+
+def driver_of(folder, *, backend="triton_paged", **sections):
+    """A driver on the device; blocks are as small as the backend allows."""
+    cache = {"num_blocks": 60, "block_size": 4 if backend == "reference" else 16}
+    speculation = {"adaptive": False} | sections.pop("speculation", {})
+    return Driver(
+        make_config(
+            folder,
+            parallel={"platform": "cuda"},
+            attention={"backend": backend},
+            cache=cache | sections.pop("cache", {}),
+            speculation=speculation,
+            **sections,
+        )
+    )
+
+
+@pytest.mark.parametrize("method", ["ngram", "draft_model"])
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("chunk", "num_blocks"), [(256, 60), (7, 60), (256, 36)])
+def test_greedy_tokens(case, method, chunk: int, num_blocks: int, overlap: bool, graphs: bool):
+    folder, prompts, wanted = case
+    driver = driver_of(
+        folder,
+        schedule={"overlap": overlap, "graphs": graphs, "max_num_batched_tokens": chunk},
+        cache={"num_blocks": num_blocks},
+        speculation=NGRAM if method == "ngram" else {"model": str(folder)},
+    )
+    for _ in range(2):  # The second time from cached prefixes.
+        assert driver.generate(prompts, GREEDY) == wanted
+    stats = driver.engine.stats()
+    if method == "draft_model":
+        assert stats.accepted_tokens > 0.8 * stats.draft_tokens
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_backend_that_reads_lengths_on_the_host(case, overlap: bool) -> None:
+    folder, prompts, wanted = case
+    driver = driver_of(
+        folder, backend="reference", schedule={"overlap": overlap}, speculation=NGRAM
+    )
+    assert driver.generate(prompts, GREEDY) == wanted
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("method", ["ngram", "draft_model"])
+def test_draws_at_random_are_those_of_plain_decoding(case, method, graphs: bool) -> None:
+    folder, prompts, _ = case
+    speculation = NGRAM if method == "ngram" else {"model": str(folder)}
+    schedule = {"overlap": True, "graphs": graphs}
+    for changes in (
+        {"temperature": 0.8},
+        {"temperature": 1.2, "top_p": 0.9, "top_k": 40},
+        {"temperature": 0.9, "presence_penalty": 0.5, "logprobs": 2},
+    ):
+        asked = SamplingParams(seed=5, max_tokens=24, **changes)
+        plain = driver_of(folder, schedule=schedule).generate(prompts, asked)
+        found = driver_of(folder, schedule=schedule, speculation=speculation)
+        assert found.generate(prompts, asked) == plain, changes
