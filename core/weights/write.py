@@ -31,6 +31,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     held = {name: tensor.cpu().contiguous() for name, tensor in sorted(tensors.items())}
     unfinished = path.with_name(path.name + ".part")
     save_file(held, unfinished, metadata={"format": "pt"})
+    # The library makes files that only their owner may read.
+    unfinished.chmod(path.parent.stat().st_mode & 0o666)
     _move(unfinished, path)
 
 

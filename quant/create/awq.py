@@ -81,7 +81,7 @@ def round_clipped(
     if clip:
         groups = range(w.shape[1])
         blocks = torch.stack([gram[_slice(g, group_size), _slice(g, group_size)] for g in groups])
-        parts = [_clipped(part, blocks, bits) for part in w.split(_ROWS)]
+        parts = [_clipped(part, blocks, bits) for part in torch.split(w, _ROWS)]
         grid = Grid(
             torch.cat([part.scale for part in parts]),
             torch.cat([part.zero for part in parts]),

@@ -55,7 +55,7 @@ def read_blocks(path: Path, tokenizer: Tokenizer, *, samples: int, length: int) 
         ConfigError: when the file is missing, malformed, or too short for two blocks.
     """
     start = tokenizer.encode("")[:1]
-    wanted = samples + -(-samples // (_HELD_OUT - 1))
+    wanted = max(2, samples + samples // (_HELD_OUT - 1))
     body = length - len(start)
     blocks: list[list[int]] = []
     pending: list[int] = []
@@ -77,7 +77,7 @@ def read_blocks(path: Path, tokenizer: Tokenizer, *, samples: int, length: int) 
 def made_up_blocks(vocab_size: int, *, samples: int, length: int, seed: int) -> Blocks:
     """Random tokens, for made-up weights."""
     generator = torch.Generator().manual_seed(seed)
-    wanted = samples + -(-samples // (_HELD_OUT - 1))
+    wanted = max(2, samples + samples // (_HELD_OUT - 1))
     return _parted(torch.randint(vocab_size, (wanted, length), generator=generator))
 
 

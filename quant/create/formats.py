@@ -90,9 +90,8 @@ def _gemm(value: GroupedWeight) -> dict[str, torch.Tensor]:
 
 
 def _gptq(value: GroupedWeight) -> dict[str, torch.Tensor]:
-    rows, columns = value.codes.shape
     codes, middle = value.codes.T, 2 ** (value.bits - 1)
-    index = torch.arange(columns, device=codes.device) // value.group_size
+    index = torch.arange(len(codes), device=codes.device) // value.group_size
     if value.order is not None:
         codes = torch.empty_like(codes).index_copy_(0, value.order, codes)
         index = torch.empty_like(index).index_copy_(0, value.order, index)
@@ -112,7 +111,8 @@ def _gptq(value: GroupedWeight) -> dict[str, torch.Tensor]:
 def _awq_order(codes: torch.Tensor) -> torch.Tensor:
     """[R, N] with each eight columns in the order in which a word holds them."""
     places = [_AWQ_PLACES.index(place) for place in range(len(_AWQ_PLACES))]
-    return codes.unflatten(1, (-1, len(places)))[:, :, places].flatten(1)
+    eights = codes.reshape(len(codes), -1, len(places))
+    return eights.index_select(2, torch.tensor(places, device=codes.device)).flatten(1)
 
 
 def _compressed(kind: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class _Grids:
             in_groups(weight, group_size),
             bits,
             symmetric=symmetric,
-            importance=activity.unflatten(0, (-1, group_size)),
+            importance=activity.view(-1, group_size),
         )
         self.scale, self.zero = (x.squeeze(-1).T.contiguous() for x in (grid.scale, grid.zero))
         self._group = (order // group_size).tolist()
@@ -147,7 +147,10 @@ def _spread(hessian: torch.Tensor, damping: float) -> torch.Tensor:
         added = 10 * added
         factor, failed = torch.linalg.cholesky_ex(turned)
     del turned
-    upper = torch.linalg.solve_triangular(
-        factor.flip(0, 1), torch.eye(len(factor), dtype=factor.dtype, device=factor.device), upper=True
+    upper: torch.Tensor = torch.linalg.solve_triangular(
+        factor.flip(0, 1),
+        torch.eye(len(factor), dtype=factor.dtype, device=factor.device),
+        upper=True,
     )
-    return (upper / upper.diagonal().unsqueeze(1)).float()
+    upper /= upper.diagonal().unsqueeze(1)
+    return upper.float()

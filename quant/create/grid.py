@@ -42,7 +42,7 @@ class Grid:
 
 def in_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     """[N, K] -> [N, K / group_size, group_size]."""
-    return weight.unflatten(1, (-1, group_size))
+    return weight.view(len(weight), -1, group_size)
 
 
 def fit(w: torch.Tensor, bits: int, *, symmetric: bool, shrink: float = 1.0) -> Grid:

@@ -68,8 +68,8 @@ class Maker(ABC):
         for site, gram in zip(layer.sites, collect(layer.sites), strict=True):
             self.store(site, gram.matrix, self._nearest_of(site))
 
-    def prepare(self, site: Site) -> None:
-        """Let the site do to its inputs what the stored layer will."""
+    def prepare(self, site: Site) -> None:  # noqa: B027
+        """Let the site do to its inputs what the stored layer will: most do nothing."""
 
     def store(self, site: Site, gram: torch.Tensor | None, values: dict[str, Weight]) -> None:
         """Keep the values of a site's layers, and put what they stand for into the site."""

@@ -85,7 +85,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
                 )
         grouped = options.method in ("awq", "gptq")
         recipe = cls(
-            method=options.method,  # type: ignore[arg-type]
+            method=options.method,
             bits=(options.bits or 4) if grouped else 8,
             group_size=_group_size(options, spec) if grouped else -1,
             symmetric=options.method != "awq" and options.symmetric is not False,

@@ -58,9 +58,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def row(
-    name: str, weight: torch.Tensor, rounded: torch.Tensor, gram: torch.Tensor | None
-) -> Row:
+def row(name: str, weight: torch.Tensor, rounded: torch.Tensor, gram: torch.Tensor | None) -> Row:
     """Compare a matrix with what was stored for it.
 
     Args:

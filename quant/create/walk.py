@@ -104,7 +104,7 @@ class Walk:
     def advance(self, layer: WatchedLayer, hidden: torch.Tensor) -> None:
         """Let hidden states, float32 [blocks, length, hidden size], pass a layer, in place."""
         for x in self._batches(hidden):
-            layer.layer(x, self._rotation(len(x)), self._attend(layer))
+            layer.layer(x, self._rotation(len(x)), self._attend())
 
     def collect(
         self, layer: WatchedLayer, sites: Sequence[Site], hidden: torch.Tensor
@@ -118,7 +118,7 @@ class Walk:
             site.gram = Gram(site.spec.in_features, self.device, last=site is last)
         for x in self._batches(hidden):
             try:
-                layer.layer(x.clone(), self._rotation(len(x)), self._attend(layer))
+                layer.layer(x.clone(), self._rotation(len(x)), self._attend())
             except Reached:
                 continue
         grams = [site.gram for site in sites if site.gram is not None]
@@ -128,16 +128,16 @@ class Walk:
 
     def _batches(self, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
         """Views [tokens, hidden size] of several whole blocks."""
-        for part in hidden.split(max(1, _BATCH_TOKENS // self._length)):
+        for part in torch.split(hidden, max(1, _BATCH_TOKENS // self._length)):
             yield part.view(-1, part.shape[-1])
 
     def _rotation(self, tokens: int) -> Rotation:
         positions = torch.arange(self._length, device=self.device)
         return self._rotary.at(positions.repeat(tokens // self._length))
 
-    def _attend(self, layer: WatchedLayer) -> Attend:
+    def _attend(self) -> Attend:
         def attend(
-            index: int,
+            layer: int,
             q: torch.Tensor,
             k: torch.Tensor,
             v: torch.Tensor,
@@ -145,7 +145,7 @@ class Walk:
         ) -> torch.Tensor:
             if rotation is not None:
                 rotation.apply(q, k)
-            return _attention(q, k, v, self.spec.attention(index), self._length)
+            return _attention(q, k, v, self.spec.attention(layer), self._length)
 
         return attend
 
@@ -177,6 +177,17 @@ class Ends:
         """int64 [blocks, length] -> float32 [blocks, length, hidden size]."""
         return self._embedding(tokens)
 
+    def tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of them.
+
+        Args:
+            dtype: to store them in.
+        """
+        held = {x.name: x.data.to(dtype) for x in (self._embedding, self._norm)}
+        if self._head is not None:
+            held["lm_head.weight"] = self._head.weight.to(dtype)
+        return held
+
     def perplexity(self, hidden: torch.Tensor, tokens: torch.Tensor) -> float:
         """exp of the mean surprise at each block's tokens, the first of each left out.
 
@@ -196,7 +207,7 @@ def _attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec, length: int
 ) -> torch.Tensor:
     """Causal attention inside each block: [T, heads, head_dim] -> [T, heads * head_dim]."""
-    q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
     repeats = spec.num_heads // spec.num_kv_heads
     k, v = (x.repeat_interleave(repeats, 1) for x in (k, v))
     mask = None
