@@ -33,7 +33,7 @@ def tensors(
         dtype: of what is stored in the model's own.
     """
     if isinstance(value, GroupedWeight):
-        stored = _gemm(value) if recipe.method == "awq" else _gptq(value)
+        stored = _gemm(value) if recipe.method == "awq" else _gptq(value, recipe)
     elif isinstance(value, Float8Weight):
         if value.block is None:
             stored = {"weight": value.values, "weight_scale": value.scales.to(dtype)}
@@ -63,7 +63,7 @@ def describe(recipe: Recipe) -> dict[str, Any]:
             "desc_act": recipe.desc_act,
             "sym": recipe.symmetric,
             "lm_head": False,
-            "checkpoint_format": "gptq",
+            "checkpoint_format": "gptq_v2" if _second_version(recipe) else "gptq",
             "pack_dtype": "int32",
             "damp_percent": recipe.damping,
             "meta": {"quantizer": [f"quire:{__version__}"]},
@@ -78,6 +78,11 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     return _compressed("float" if recipe.method == "fp8" else "int")
 
 
+def _second_version(recipe: Recipe) -> bool:
+    """Zero points go into the second version: readers differ in what they make of the first's."""
+    return not recipe.symmetric
+
+
 def _gemm(value: GroupedWeight) -> dict[str, torch.Tensor]:
     zeros = value.zeros
     if zeros is None:
@@ -89,7 +94,7 @@ def _gemm(value: GroupedWeight) -> dict[str, torch.Tensor]:
     }
 
 
-def _gptq(value: GroupedWeight) -> dict[str, torch.Tensor]:
+def _gptq(value: GroupedWeight, recipe: Recipe) -> dict[str, torch.Tensor]:
     codes, middle = value.codes.T, 2 ** (value.bits - 1)
     index = torch.arange(len(codes), device=codes.device) // value.group_size
     if value.order is not None:
@@ -99,7 +104,7 @@ def _gptq(value: GroupedWeight) -> dict[str, torch.Tensor]:
     if zeros is None:
         zeros = torch.full_like(value.scales, middle).to(torch.uint8)
     # The first version of the format stores zero points less one.
-    stored = (zeros.T - 1) & (2**value.bits - 1)
+    stored = zeros.T if _second_version(recipe) else zeros.T - 1
     return {
         "qweight": pack(codes.T, value.bits).T,
         "qzeros": pack(stored, value.bits),

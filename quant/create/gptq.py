@@ -37,8 +37,7 @@ def round_by_hessian(
         hessian: float32 [K, K], mean of x^T x over inputs.
         bits: of a code.
         group_size: divides K, and is a divisor or a multiple of 128.
-        symmetric: zero is the middle code; otherwise no zero point is 0, as the first version of
-            the format stores it less one and readers differ in what they make of less than zero.
+        symmetric: zero is the middle code.
         order_groups: inputs of like activity share a group, which a reader then needs an index for;
             otherwise neighbours do.
         damping: added to the diagonal, in shares of its mean.
@@ -102,7 +101,6 @@ class _Grids:
             bits,
             symmetric=symmetric,
             importance=activity.view(-1, group_size),
-            below=True,
         )
         self.scale, self.zero = (x.squeeze(-1).T.contiguous() for x in (grid.scale, grid.zero))
         self._group = (order // group_size).tolist()
@@ -116,7 +114,6 @@ class _Grids:
             self._bits,
             symmetric=self._symmetric,
             importance=self._activity[at : at + self._size],
-            below=True,
         )
         self.scale[at // self._size] = grid.scale.squeeze(-1)
         self.zero[at // self._size] = grid.zero.squeeze(-1)

@@ -45,9 +45,7 @@ def in_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     return weight.view(len(weight), -1, group_size)
 
 
-def fit(
-    w: torch.Tensor, bits: int, *, symmetric: bool, shrink: float = 1.0, below: bool = False
-) -> Grid:
+def fit(w: torch.Tensor, bits: int, *, symmetric: bool, shrink: float = 1.0) -> Grid:
     """The grid that spans each group's weights and zero.
 
     Args:
@@ -55,7 +53,6 @@ def fit(
         bits: of a code.
         symmetric: zero is the middle code.
         shrink: of the span, below 1 to clip.
-        below: keep a level below zero, so that no zero point is 0.
     """
     most = 2**bits - 1
     if symmetric:
@@ -64,15 +61,11 @@ def fit(
         return Grid(scale, torch.full_like(scale, 2.0 ** (bits - 1)), most)
     low = w.amin(-1, keepdim=True).clamp_(max=0).mul_(shrink)
     high = w.amax(-1, keepdim=True).clamp_(min=0).mul_(shrink)
-    if below:
-        low = torch.minimum(low, -high / (most - 1))
     scale = _storable((high - low) / most)
-    return Grid(scale, (-low / scale).round_().clamp_(int(below), most), most)
+    return Grid(scale, (-low / scale).round_().clamp_(0, most), most)
 
 
-def fit_best(
-    w: torch.Tensor, bits: int, *, symmetric: bool, importance: torch.Tensor, below: bool = False
-) -> Grid:
+def fit_best(w: torch.Tensor, bits: int, *, symmetric: bool, importance: torch.Tensor) -> Grid:
     """Of spans from the whole down to half, each group's with the least weighted square error.
 
     Args:
@@ -80,12 +73,11 @@ def fit_best(
         bits: of a code.
         symmetric: zero is the middle code.
         importance: float32, broadcastable to w: of a weight's error, squared.
-        below: keep a level below zero.
     """
-    best = fit(w, bits, symmetric=symmetric, below=below)
+    best = fit(w, bits, symmetric=symmetric)
     least = _error(best, w, importance)
     for shrink in _SHRINKS[1:]:
-        grid = fit(w, bits, symmetric=symmetric, shrink=shrink, below=below)
+        grid = fit(w, bits, symmetric=symmetric, shrink=shrink)
         error = _error(grid, w, importance)
         better = error < least
         least = torch.where(better, error, least)
@@ -97,9 +89,7 @@ def fit_best(
     return best
 
 
-def grouped(
-    weight: torch.Tensor, bits: int, group_size: int, *, symmetric: bool, below: bool = False
-) -> GroupedWeight:
+def grouped(weight: torch.Tensor, bits: int, group_size: int, *, symmetric: bool) -> GroupedWeight:
     """Round to nearest: each group by its own span, nothing else taken into account.
 
     Args:
@@ -107,10 +97,9 @@ def grouped(
         bits: of a code.
         group_size: divides K.
         symmetric: zero is the middle code.
-        below: keep a level below zero.
     """
     w = in_groups(weight, group_size)
-    return to_weight(w, fit(w, bits, symmetric=symmetric, below=below), bits, symmetric=symmetric)
+    return to_weight(w, fit(w, bits, symmetric=symmetric), bits, symmetric=symmetric)
 
 
 def to_weight(w: torch.Tensor, grid: Grid, bits: int, *, symmetric: bool) -> GroupedWeight:

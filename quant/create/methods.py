@@ -141,7 +141,7 @@ class GPTQMaker(Maker):
     def nearest(self, weight: torch.Tensor) -> Weight:
         recipe = self.recipe
         size = recipe.groups(weight.shape[1])
-        return grouped(weight, recipe.bits, size, symmetric=recipe.symmetric, below=True)
+        return grouped(weight, recipe.bits, size, symmetric=recipe.symmetric)
 
     def calibrated(self, layer: WatchedLayer, collect: Collect) -> None:
         for site in layer.sites:

@@ -128,15 +128,6 @@ def test_activations_that_overflow_are_told():
         )  # fmt: skip
 
 
-def test_v1_zero_points_are_never_zero():
-    """The format stores them less one, and readers differ in what they make of less than zero."""
-    weight, _, gram = layer()
-    found = gptq.round_by_hessian(
-        weight.abs(), gram, bits=4, group_size=32, symmetric=False, order_groups=False, damping=0.01
-    )
-    assert int(found.zeros.min()) >= 1
-
-
 @pytest.mark.parametrize("size", [32, 64, COLUMNS])
 def test_awq_beats_rounding_to_nearest(size):
     for seed in range(3):
