@@ -1,6 +1,6 @@
 """What each way to quantize costs the embedded model, as the table of docs/quantizing.md.
 
-    python docs/benchmarks/accuracy.py [--questions 100] [--only awq] [--work DIR]
+    python docs/benchmarks/accuracy.py [--questions 100] [--only "awq 4 bits"] [--work DIR]
 
 Makes a checkpoint each way, in DIR, asks it the held-out questions greedily, and scores held-out
 source text. Every way answers the same questions, so that losses are compared in pairs: intervals
@@ -78,13 +78,13 @@ def main() -> None:
     """Measure what is missing, then rewrite the page's table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=100, help="a task")
-    parser.add_argument("--only", help="measure ways whose names begin so, even if done before")
+    parser.add_argument("--only", help="measure this way alone, even if done before")
     parser.add_argument("--work", type=Path, help="folder for checkpoints; a temporary one if none")
     args = parser.parse_args()
     results = _read()
     work = args.work or Path(tempfile.mkdtemp())
     for way in WAYS:
-        chosen = way.name.startswith(args.only) if args.only else way.name not in results
+        chosen = way.name == args.only if args.only else way.name not in results
         if chosen:
             results[way.name] = _measure(way, args.questions, work)
             lines = [json.dumps(results[w.name]) for w in WAYS if w.name in results]

@@ -19,7 +19,6 @@ __all__ = ("CASES", "TOKENS", "make", "walk")
 
 TOKENS = 32
 SIZES = {
-    "vocab_size": 96,
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_attention_heads": 4,
@@ -34,10 +33,13 @@ CASES = {
 }
 
 
-def make(case: str, folder: Path) -> transformers.PreTrainedModel:
-    """Write the case's checkpoint and return transformers' model, both in float32."""
+def make(
+    case: str, folder: Path, *, vocab_size: int = 96, dtype: torch.dtype = torch.float32
+) -> transformers.PreTrainedModel:
+    """Write the case's checkpoint and return transformers' model, both in the dtype."""
     family, values = CASES[case]
-    config = getattr(transformers, f"{family}Config")(**{**BASE, **SIZES, **values})
+    sizes = SIZES | {"vocab_size": vocab_size}
+    config = getattr(transformers, f"{family}Config")(**{**BASE, **sizes, **values})
     config.architectures = [f"{family}ForCausalLM"]
     torch.manual_seed(1)
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
@@ -46,6 +48,7 @@ def make(case: str, folder: Path) -> transformers.PreTrainedModel:
             # Biases start at zero and norms at one, which would hide that they are not used.
             if name.endswith("bias") or "norm" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+    model = model.to(dtype)
     model.save_pretrained(folder)
     return model
 
