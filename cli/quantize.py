@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -12,10 +12,6 @@ from ..core.config import Config
 from ..core.registry import Registry, import_target
 from .console import columns, output, progress, status
 from .options import with_config
-
-if TYPE_CHECKING:
-    from ..quant.create.job import Job
-    from ..quant.create.report import Report
 
 __all__ = ("quantize",)
 
@@ -75,7 +71,7 @@ def quantize(
         samples=samples,
         length=length,
     )
-    job: Job = import_target(_JOB)(
+    job = import_target(_JOB)(
         resolved.source,
         options,
         out,
@@ -91,7 +87,7 @@ def quantize(
     _show(report, out)
 
 
-def _announce(job: Job, platform: str) -> None:
+def _announce(job: Any, platform: str) -> None:
     """The estimate, before the first layer."""
     recipe, expected = job.recipe, job.estimate()
     parts = [recipe.method, f"{recipe.bits} bits"]
@@ -116,7 +112,7 @@ def _announce(job: Job, platform: str) -> None:
         say(f"{job.finished} of {job.layers} layers are there already", highlight=False)
 
 
-def _show(report: Report, out: Path) -> None:
+def _show(report: Any, out: Path) -> None:
     table = columns("layer", "error of weights", "error of outputs")
     for row in report.rows:
         shown = "" if row.output_error is None else f"{row.output_error:.2%}"

@@ -9,9 +9,11 @@ import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 from quire.core.errors import CheckpointError, ConfigError
 from quire.core.registry import Registry
+from quire.core.request import SamplingParams
 from quire.core.source import open_folder
 from quire.core.text.tokenizer import Tokenizer
 from quire.core.weights.parts import CheckpointParts
@@ -23,7 +25,7 @@ from quire.quant.create.recipe import Options
 from tests.engine.driver import Driver, make_config
 from tests.quant.create.tiny import make
 from tests.quant.oracle import Oracle
-from tests.quant.test_fixtures import GREEDY, NEAR, NEAR_ROUNDED, reference, shortfall
+from tests.quant.test_fixtures import TOLERANCE, reference
 
 TEXT = {"samples": 6, "length": 64}
 WAYS = {
@@ -88,17 +90,20 @@ def test_the_checkpoint_is_what_the_report_says_and_the_engine_runs(way, model, 
     assert report.bytes_after == pytest.approx(expected.bytes_after, rel=0.03)
     assert len(report.rows) == 14
     assert {kept.what for kept in report.kept} == {"embedding", "head", "norms and biases"}
-    prompts = [held_out(model)[0, :length].tolist() for length in (5, 40)]
     driver = Driver(make_config(out, model={"max_model_len": 128, "dtype": "float32"}))
-    near = NEAR_ROUNDED if Oracle.read(out).rounding else NEAR
-    for prompt, found in zip(prompts, driver.generate(prompts, GREEDY), strict=True):
-        assert shortfall(network, prompt, found) <= near
+    driver.generate([tokens[0].tolist()], SamplingParams(max_tokens=1, prompt_logprobs=0))
+    found = torch.tensor([entry.logprob for entry in driver.prompt_logprobs["0"]])
+    with torch.no_grad():
+        exact = network(tokens[:1]).logits[0].log_softmax(-1)
+    wanted = exact[:-1].gather(1, tokens[0, 1:, None]).flatten()
+    assert (found - wanted).norm() <= TOLERANCE["float32"] * wanted.norm()
 
 
-def test_calibration_beats_rounding_to_nearest(model, tmp_path):
-    """By the error of the outputs, measured on text that no method saw."""
+def test_calibration_beats_rounding_to_nearest(tmp_path):
+    """By what happens to a trained model's logits, on text that no method saw."""
+    model = DemoDraft().folder()
     tokens = held_out(model)
-    plain = reference_of_the_plain(model)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
     with torch.no_grad():
         exact = plain(tokens).logits
     for index, options in enumerate((WAYS["awq"], WAYS["gptq"], WAYS["gptq, desc_act"])):
@@ -108,13 +113,7 @@ def test_calibration_beats_rounding_to_nearest(model, tmp_path):
             job(model, out, **options, calibrated=calibrated, samples=24).run(lambda: None)
             with torch.no_grad():
                 errors.append(float((reference(out)(tokens).logits - exact).norm()))
-        assert errors[0] < 0.95 * errors[1], options
-
-
-def reference_of_the_plain(model: Path):
-    import transformers
-
-    return transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
+        assert errors[0] < 0.9 * errors[1], options
 
 
 class Killed(BaseException):
