@@ -2,7 +2,7 @@
 
     python docs/benchmarks/calibration_text.py quant/create/calibration.jsonl
 
-A third is English prose and a third Python, both from this repository; a third is conversations of
+A part is English prose and a part Python, both from this repository; the rest is conversations of
 the embedded model's training curriculum, none of whose held-out questions is among them.
 """
 
@@ -22,9 +22,9 @@ from quire.plugins.demo.snippets import source_file
 _ROOT = Path(__file__).resolve().parents[2]
 _PROSE = ("README.md", "docs/*.md", "docs/decisions/*.md", "plugins/demo/MODEL_CARD.md")
 _CODE = ("core/*.py", "core/schedule/*.py", "server/*.py")
-_CODE_BYTES = 90_000
+_CODE_BYTES = 60_000
 _SNIPPETS = 40
-_CHATS = 420
+_CHATS = 900
 # Of a piece, so that a few blocks hold many kinds of text.
 _PIECE = 3_000
 _SEED = 1

@@ -1,23 +1,20 @@
 """AWQ (Lin et al., arXiv 2306.00978): weights of active inputs are scaled up before rounding.
 
-A channel that is multiplied by s before it is rounded loses 1/s of its error; whatever comes before
-the layer gives a channel divided by s, so that nothing else changes. Scales and clipping are chosen
-by the squared error of the layer's output, which needs of the inputs x only the mean of x^T x.
+A channel that is multiplied by s before it is rounded loses 1/s of its error; whatever comes
+before the layer gives a channel divided by s, so that nothing else changes. Scales are chosen by
+the squared error of the layer's output, which needs of the inputs x only the mean of x^T x. Where
+the paper then clips and rounds to nearest, what follows here is GPTQ's rounding, which loses less.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ..weights import GroupedWeight
-from .grid import Grid, fit, in_groups, to_weight
+from .grid import fit, in_groups
 
-__all__ = ("find_scales", "round_clipped")
+__all__ = ("find_scales",)
 
 _STEPS = 20
-_CLIP_STEPS = 10
-_MOST_CLIPPED = 0.5
-_ROWS = 2048
 
 
 def find_scales(
@@ -64,55 +61,6 @@ def find_scales(
     return best
 
 
-def round_clipped(
-    weight: torch.Tensor, gram: torch.Tensor, *, bits: int, group_size: int, clip: bool
-) -> GroupedWeight:
-    """Round to nearest, each group of each row by the span that changes its output least.
-
-    Args:
-        weight: float32 [N, K].
-        gram: float32 [K, K], mean of x^T x.
-        bits: of a code.
-        group_size: divides K.
-        clip: choose spans; False takes the whole ones.
-    """
-    w = in_groups(weight, group_size)
-    grid = fit(w, bits, symmetric=False)
-    if clip:
-        groups = range(w.shape[1])
-        blocks = torch.stack([gram[_slice(g, group_size), _slice(g, group_size)] for g in groups])
-        parts = [_clipped(part, blocks, bits) for part in torch.split(w, _ROWS)]
-        grid = Grid(
-            torch.cat([part.scale for part in parts]),
-            torch.cat([part.zero for part in parts]),
-            grid.most,
-        )
-    return to_weight(w, grid, bits, symmetric=False)
-
-
-def _clipped(w: torch.Tensor, blocks: torch.Tensor, bits: int) -> Grid:
-    """The best grid of [n, groups, group size], with the Gram matrix of each group's inputs."""
-    best = fit(w, bits, symmetric=False)
-    least = _block_loss(best, w, blocks)
-    for step in range(1, _CLIP_STEPS + 1):
-        shrink = 1 - step / _CLIP_STEPS * _MOST_CLIPPED
-        grid = fit(w, bits, symmetric=False, shrink=shrink)
-        loss = _block_loss(grid, w, blocks)
-        better = loss < least
-        least = torch.where(better, loss, least)
-        best = Grid(
-            torch.where(better, grid.scale, best.scale),
-            torch.where(better, grid.zero, best.zero),
-            best.most,
-        )
-    return best
-
-
-def _block_loss(grid: Grid, w: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    error = grid.round(w).sub_(w)
-    return torch.einsum("ngi,gij->ngj", error, blocks).mul_(error).sum(-1, keepdim=True)
-
-
 def _loss(
     weight: torch.Tensor, scales: torch.Tensor, gram: torch.Tensor, bits: int, group_size: int
 ) -> float:
@@ -126,7 +74,3 @@ def _share(x: torch.Tensor, shared: int, head_dim: int) -> torch.Tensor:
     """The mean over heads that share channels, at each of them."""
     heads = x.view(-1, shared, head_dim)
     return heads.mean(1, keepdim=True).expand_as(heads).reshape(-1)
-
-
-def _slice(group: int, size: int) -> slice:
-    return slice(group * size, (group + 1) * size)

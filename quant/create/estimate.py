@@ -16,7 +16,6 @@ __all__ = ("Estimate", "estimate")
 _PROBE_SECONDS = 0.2
 _PROBE = 1024
 _CANDIDATES = 41
-_CLIPS = 11
 _OPERATIONS_A_COLUMN = 9
 _DOUBLE = 3
 """How much slower float64 is taken to be: 2 to 4 on a CPU, less on a data-center GPU."""
@@ -90,21 +89,16 @@ def _work(recipe: Recipe, spec: DecoderSpec, blocks: Blocks | None) -> tuple[flo
     forward = sum(2 * rows * columns for rows, columns in sites)
     operations: float = forward * (tokens + 2 * held_out)
     operations += tokens * sum(2 * columns**2 for _, columns in sites)
+    if recipe.method not in ("awq", "gptq"):
+        return operations + forward * tokens, 0
+    operations += sum(2 * r * c**2 + _DOUBLE * 4 / 3 * c**3 for r, c in sites)
     if recipe.method == "awq":
-        width = recipe.groups(spec.hidden_size)
         operations += forward * tokens
-        operations += sum(
-            2 * rows * columns * (_CANDIDATES * columns + _CLIPS * width) for rows, columns in sites
-        )
-    elif recipe.method == "gptq":
-        # Each site's inputs are computed anew, by the products before it.
-        before = sum(2 * r * c * (3 - at) for at, (r, c) in enumerate(sites[:3]))
-        operations += before * tokens
-        operations += sum(2 * r * c**2 + _DOUBLE * 4 / 3 * c**3 for r, c in sites)
-        return operations, sum(columns for _, columns in sites)
+        operations += _CANDIDATES * sum(2 * rows * columns**2 for rows, columns in sites)
     else:
-        operations += forward * tokens
-    return operations, 0
+        # Each site's inputs are computed anew, by the products before it.
+        operations += tokens * sum(2 * r * c * (3 - at) for at, (r, c) in enumerate(sites[:3]))
+    return operations, sum(columns for _, columns in sites)
 
 
 def _memory(recipe: Recipe, spec: DecoderSpec, blocks: Blocks | None, layer: int) -> int:
@@ -116,9 +110,10 @@ def _memory(recipe: Recipe, spec: DecoderSpec, blocks: Blocks | None, layer: int
         return total
     tokens = blocks.calibration.numel() + 2 * blocks.held_out.numel()
     total += 4 * tokens * spec.hidden_size
-    if recipe.method == "gptq":
-        return total + 4 * widest**2 + 4 * 8 * widest**2
-    return total + sum(4 * columns**2 for _, columns in _sites(spec))
+    grams = [columns**2 for _, columns in _sites(spec)]
+    total += 4 * (max(grams) if recipe.method == "gptq" else sum(grams))
+    # The Hessian in float64, its factor, the inverse of that, and what they are made from.
+    return total + (4 * 8 * widest**2 if recipe.method in ("awq", "gptq") else 0)
 
 
 def _measure(device: torch.device) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 from ...core.layers.norm import RMSNorm
 from ..reference import dequantize
 from ..weights import GroupedWeight, Weight
-from .awq import find_scales, round_clipped
+from .awq import find_scales
 from .eight_bit import float8_blocks, float8_input, float8_rows, int8_input, int8_rows
 from .gptq import round_by_hessian
 from .grid import grouped
@@ -84,7 +84,7 @@ class Maker(ABC):
 
 
 class AWQMaker(Maker):
-    """Scales, then clipping; see ``awq``."""
+    """Scales folded into what comes before, then rounding; see ``awq`` and ``gptq``."""
 
     def nearest(self, weight: torch.Tensor) -> Weight:
         size = self.recipe.groups(weight.shape[1])
@@ -106,7 +106,7 @@ class AWQMaker(Maker):
         factors = (qkv, output, gate_up, down)
         for site, gram, scales in zip(layer.sites, grams, factors, strict=True):
             scaled = gram.matrix / scales / scales.unsqueeze(1)
-            self.store(site, scaled, self._round(site, scaled))
+            self.store(site, scaled, round_site(self.recipe, site, scaled))
 
     def _find(self, site: Site, gram: Gram, shared: int = 1, head_dim: int = 1) -> torch.Tensor:
         return find_scales(
@@ -118,21 +118,6 @@ class AWQMaker(Maker):
             shared=shared,
             head_dim=head_dim,
         )
-
-    def _round(self, site: Site, gram: torch.Tensor) -> dict[str, Weight]:
-        # Queries meet keys in a product, where errors of single channels count for more than the
-        # error of the layer's output tells: their outliers are not clipped.
-        kept = (".q_proj", ".k_proj")
-        return {
-            name: round_clipped(
-                site.weight[rows],
-                gram,
-                bits=self.recipe.bits,
-                group_size=self.recipe.groups(site.spec.in_features),
-                clip=not name.endswith(kept),
-            )
-            for name, rows in site.shards().items()
-        }
 
 
 class GPTQMaker(Maker):
@@ -147,17 +132,7 @@ class GPTQMaker(Maker):
         for site in layer.sites:
             (gram,) = collect([site])
             matrix = gram.matrix
-            value = round_by_hessian(
-                site.weight,
-                matrix,
-                bits=self.recipe.bits,
-                group_size=self.recipe.groups(site.spec.in_features),
-                symmetric=self.recipe.symmetric,
-                order_groups=self.recipe.desc_act,
-                damping=self.recipe.damping,
-            )
-            parts = {name: _cut(value, rows) for name, rows in site.shards().items()}
-            self.store(site, matrix, parts)
+            self.store(site, matrix, round_site(self.recipe, site, matrix))
 
 
 class Float8Maker(Maker):
@@ -192,6 +167,26 @@ def make_maker(recipe: Recipe, dtype: torch.dtype) -> Maker:
         "int8": Int8Maker,
     }
     return makers[recipe.method](recipe, dtype)
+
+
+def round_site(recipe: Recipe, site: Site, gram: torch.Tensor) -> dict[str, Weight]:
+    """The codes of a site's layers, by ``gptq``; all rows mend each other's inputs alike.
+
+    Args:
+        recipe: how.
+        site: with the weights to round.
+        gram: float32 [K, K], mean of x^T x over its inputs.
+    """
+    value = round_by_hessian(
+        site.weight,
+        gram,
+        bits=recipe.bits,
+        group_size=recipe.groups(site.spec.in_features),
+        symmetric=recipe.symmetric,
+        order_groups=recipe.desc_act,
+        damping=recipe.damping,
+    )
+    return {name: _cut(value, rows) for name, rows in site.shards().items()}
 
 
 def fold_into_norm(
