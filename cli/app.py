@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..core.errors import EngineDeadError, Overloaded, QuireError
-from . import chat, config, evaluate, generate, plan, plugins, serve, tune
+from . import chat, config, evaluate, generate, plan, plugins, quantize, serve, tune
 from .bench import commands as bench
 from .console import print_error
 
@@ -36,6 +36,7 @@ def build() -> typer.Typer:
     app.command("chat")(chat.chat)
     app.command("plan")(plan.plan)
     app.command("tune")(tune.tune)
+    app.command("quantize")(quantize.quantize)
     app.command("eval")(evaluate.evaluate)
     app.add_typer(bench.app, name="bench")
     app.add_typer(plugins.app, name="plugins")

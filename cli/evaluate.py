@@ -19,7 +19,7 @@ from .remote import Remote
 if TYPE_CHECKING:
     from ..core.llm import LLM
 
-__all__ = ("bits_per_byte", "evaluate", "tally")
+__all__ = ("bits_per_byte", "evaluate", "pieces", "tally")
 
 CURRICULUM = "quire.plugins.demo.curriculum"
 TEXTS = "quire.plugins.demo.corpus:held_out_sources"
@@ -143,7 +143,7 @@ def evaluate(
     table.add_section()
     table.add_row("all", str(count), str(right), f"{right / count:.1%}", "")
     output().print(table)
-    texts = _pieces(import_target(TEXTS)(), kilobytes * 1024)
+    texts = pieces(import_target(TEXTS)(), kilobytes * 1024)
     if texts:
         bits = bits_per_byte(subject.log_likelihood(texts), texts)
         output().print(f"held-out source text: {bits:.3f} bits per byte")
@@ -169,7 +169,7 @@ def bits_per_byte(log_likelihood: float, texts: Sequence[str]) -> float:
     return -log_likelihood / math.log(2) / size
 
 
-def _pieces(sources: dict[str, str], limit: int) -> list[str]:
+def pieces(sources: dict[str, str], limit: int) -> list[str]:
     """Whole lines of the sources in pieces of about PIECE_BYTES, up to limit bytes in all."""
     pieces: list[str] = []
     size = 0

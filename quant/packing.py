@@ -29,7 +29,7 @@ def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
         words: the stream runs along a row.
         bits: one of WIDTHS.
     """
-    held = words.contiguous().view(torch.uint8)
+    held = words.contiguous().flatten().view(torch.uint8).view(len(words), -1)
     if bits == 8:
         return held
     if bits == 3:
@@ -56,7 +56,8 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
         raise ValueError(f"{codes.shape[1]} codes of {bits} bits do not end with a word")
     codes = codes.contiguous()
     if bits == 8:
-        return codes.view(torch.int32)
+        # Flat first: a single row may keep any stride.
+        return codes.flatten().view(torch.int32).view(len(codes), -1)
     if bits == 3:
         parts = codes.view(len(codes), -1, 8).to(torch.int32)
         eight = parts[..., 0].clone()
@@ -68,4 +69,4 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
         held = parts[..., 0].clone()
         for i in range(1, 8 // bits):
             held |= parts[..., i] << bits * i
-    return held.view(len(codes), -1).contiguous().view(torch.int32)
+    return held.flatten().view(torch.int32).view(len(codes), -1)

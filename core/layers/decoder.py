@@ -8,7 +8,7 @@ from typing import Any, Self
 import msgspec
 import torch
 
-from ..contracts.attention import AttentionSpec
+from ..contracts.attention import AttentionSpec, Rotation
 from ..contracts.capabilities import Capabilities
 from ..contracts.model import Architecture, Attend, BuildContext, TensorHolder
 from ..contracts.quant import LinearWeights
@@ -21,7 +21,7 @@ from .norm import RMSNorm
 from .rope_scaling import RopeSpec
 from .rotary import Rotary
 
-__all__ = ("Decoder", "DecoderSpec")
+__all__ = ("Decoder", "DecoderLayer", "DecoderSpec", "layer_name")
 
 
 class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,9 +108,35 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
             window=self.windows[layer] if self.windows else None,
         )
 
+    def products(self) -> tuple[tuple[str, int, int], ...]:
+        """A layer's matrices: module below the layer, outputs, inputs."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return (
+            ("self_attn.q_proj", queries, hidden),
+            ("self_attn.k_proj", keys, hidden),
+            ("self_attn.v_proj", keys, hidden),
+            ("self_attn.o_proj", hidden, queries),
+            ("mlp.gate_proj", inner, hidden),
+            ("mlp.up_proj", inner, hidden),
+            ("mlp.down_proj", hidden, inner),
+        )
 
-class _Layer:
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+def layer_name(index: int) -> str:
+    """Name of a layer's module in the checkpoint."""
+    return f"model.layers.{index}"
+
+
+class DecoderLayer:
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        name: of the module in the checkpoint.
+        index: of the layer.
+        spec: of the decoder.
+        context: what to build with.
+    """
 
     def __init__(self, name: str, index: int, spec: DecoderSpec, context: BuildContext) -> None:
         parts = AttentionParts(
@@ -138,12 +164,24 @@ class _Layer:
         )
 
     def holders(self) -> list[TensorHolder]:
+        """Norms and products."""
         return [
             self.attention_norm,
             *self.attention.holders(),
             self.mlp_norm,
             *self.mlp.holders(),
         ]
+
+    def __call__(self, x: torch.Tensor, rotation: Rotation, attend: Attend) -> torch.Tensor:
+        """[T, hidden_size] -> [T, hidden_size]; x may be written into.
+
+        Args:
+            x: the input.
+            rotation: of the T positions.
+            attend: this step's attention.
+        """
+        x = self.attention(x, rotation, attend, norm=self.attention_norm, add=x)
+        return self.mlp(x, norm=self.mlp_norm, add=x)
 
 
 class Decoder(Architecture):
@@ -163,7 +201,7 @@ class Decoder(Architecture):
         )
         self._rotary = Rotary(spec.rope, context)
         self._layers = [
-            _Layer(f"model.layers.{index}", index, spec, context)
+            DecoderLayer(layer_name(index), index, spec, context)
             for index in range(spec.num_layers)
         ]
         self._norm = RMSNorm("model.norm", spec.hidden_size, spec.norm_eps, context)
@@ -210,8 +248,7 @@ class Decoder(Architecture):
         x = self._embedding(token_ids)
         rotation = self._rotary.at(positions)
         for layer in self._layers:
-            x = layer.attention(x, rotation, attend, norm=layer.attention_norm, add=x)
-            x = layer.mlp(x, norm=layer.mlp_norm, add=x)
+            x = layer(x, rotation, attend)
         return self._norm(x)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

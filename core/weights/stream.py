@@ -6,7 +6,8 @@ shard's pages. Nothing of a file is trusted: names stay inside the folder and si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 
-__all__ = ("Progress", "stream_tensors", "tensor_names")
+__all__ = (
+    "Progress",
+    "checkpoint_files",
+    "names_in_file",
+    "read_file",
+    "stream_tensors",
+    "tensor_names",
+)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in total)."""
@@ -41,13 +49,13 @@ def stream_tensors(
     Raises:
         CheckpointError: for missing, truncated or malformed files, naming them.
     """
-    files, indexed = _files(folder)
+    files, indexed = checkpoint_files(folder)
     sizes = [path.stat().st_size for path in files]
     total, before = sum(sizes), 0
     seen: set[str] = set()
     for path, size in zip(files, sizes, strict=True):
         done = before
-        for name, tensor in _read(path, size):
+        for name, tensor in read_file(path):
             if name in seen:
                 raise CheckpointError(f"{name} is in {path.name} and in another shard as well")
             seen.add(name)
@@ -71,12 +79,16 @@ def tensor_names(folder: Path) -> set[str]:
     Raises:
         CheckpointError: for missing, truncated or malformed files, naming them.
     """
-    files, indexed = _files(folder)
-    return indexed.union(*(_names(path) for path in files))
+    files, indexed = checkpoint_files(folder)
+    return indexed.union(*(names_in_file(path) for path in files))
 
 
-def _files(folder: Path) -> tuple[list[Path], set[str]]:
-    """Shards in order, and the tensor names that an index promises."""
+def checkpoint_files(folder: Path) -> tuple[list[Path], set[str]]:
+    """A checkpoint's files in order, and the tensor names that an index promises.
+
+    Raises:
+        CheckpointError: for missing files or a malformed index, naming them.
+    """
     index = folder / _INDEX
     if index.is_file():
         shards = _weight_map(index)
@@ -122,29 +134,44 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _names(path: Path) -> list[str]:
+def read_file(
+    path: Path, wanted: Iterable[str] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of one mapped file.
+
+    Args:
+        path: of the file.
+        wanted: names; None for every tensor.
+
+    Raises:
+        CheckpointError: for a truncated or malformed file, naming it.
+    """
+    with _opened(path) as file:
+        names: Any = file.keys() if wanted is None else wanted
+        for name in names:
+            yield name, file.get_tensor(name)
+
+
+def names_in_file(path: Path) -> list[str]:
+    """Names of one file's tensors.
+
+    Raises:
+        CheckpointError: for a truncated or malformed file, naming it.
+    """
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     _check_header(path, path.stat().st_size)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            names: list[str] = file.keys()
-            return names
+            yield file
     except (SafetensorError, OSError) as error:
-        raise _not_whole(path, error) from error
-
-
-def _read(path: Path, size: int) -> Iterator[tuple[str, torch.Tensor]]:
-    _check_header(path, size)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names: Any = file.keys()
-            for name in names:
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise _not_whole(path, error) from error
-
-
-def _not_whole(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} is not a whole safetensors file ({error}); fetch it again")
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); fetch it again"
+        ) from error
 
 
 def _check_header(path: Path, size: int) -> None:

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 HEAVY = ("torch", "transformers", "litestar", "matplotlib", "numpy", "tokenizers")
-COMMANDS = ("serve", "generate", "chat", "plan", "tune", "eval", "bench", "plugins", "config")
+COMMANDS = (
+    "serve", "generate", "chat", "plan", "tune", "quantize", "eval", "bench", "plugins", "config",
+)  # fmt: skip
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():
@@ -48,6 +50,8 @@ def test_every_command_has_help(quire, command):
         (["chat", "--url", "http://127.0.0.1:9"], "quire serve"),
         (["plugins", "why", "fcfss"], "did you mean 'fcfs'?"),
         (["plugins", "check", "no-such-package"], "no-such-package"),
+        (["quantize", "demo", "--method", "gguf", "--out", "x"], "--method must be awq, gptq"),
+        (["quantize", "demo", "--method", "fp8", "--out", "/dev/null"], "not an empty folder"),
         (["nonsense"], "nonsense"),
     ],
 )

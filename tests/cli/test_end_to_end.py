@@ -164,6 +164,21 @@ def test_a_call_that_a_server_took_out_of_the_text_counts_as_written():
     assert [row[2:] for row in tally([example], [_text(message)])] == [(1, 1, 1)]
 
 
+def test_a_model_is_quantized_reported_and_runs(quire, tmp_path):
+    out = tmp_path / "out"
+    words = ["--samples", "8", "--length", "128"]
+    done = quire("quantize", "demo-draft", "--method", "gptq", "--out", str(out), *words)
+    assert done.returncode == 0, done.stderr
+    assert "gptq, 4 bits, groups of" in done.stderr and "about" in done.stderr
+    assert "model.layers.0.mlp.down_proj" in done.stdout
+    for line in ("kept: embedding", "weights: ", "perplexity on held-out text: ", "wrote "):
+        assert line in done.stdout
+    told = quire("generate", "import os", "--model", str(out), "--max-tokens", "4")
+    assert told.returncode == 0 and told.stdout.strip(), told.stderr
+    again = quire("quantize", "demo-draft", "--method", "gptq", "--out", str(out), *words)
+    assert again.returncode == 2 and "not an empty folder" in again.stderr
+
+
 def test_eval_of_a_server_prints_the_table(quire, served):
     done = quire("eval", "--url", served.url, "-n", "1", "--kilobytes", "1")
     assert done.returncode == 0, done.stderr

@@ -79,10 +79,12 @@ class Oracle:
 
     @classmethod
     def read(cls, folder: Path) -> Oracle:
-        """Decode the one safetensors file of a folder."""
-        (file,) = folder.glob("*.safetensors")
+        """Decode the safetensors files of a folder."""
+        tensors: dict[str, torch.Tensor] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            tensors |= load_file(file)
         config = json.loads((folder / "config.json").read_text())["quantization_config"]
-        return cls.decode(load_file(file), config)
+        return cls.decode(tensors, config)
 
     @classmethod
     def decode(cls, stored: dict[str, torch.Tensor], config: dict[str, Any]) -> Oracle:

@@ -43,6 +43,7 @@ def reference(folder: Path) -> transformers.PreTrainedModel:
     config["attn_implementation"] = "eager"
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).double().eval()
     tensors = {k: v for k, v in oracle.tensors.items() if not k.endswith("_scale")}
+    tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
     model.load_state_dict(tensors)
     for name, rounded in oracle.rounding.items():
         model.get_submodule(name).register_forward_pre_hook(

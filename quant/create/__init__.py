@@ -1,0 +1,1 @@
+"""Making quantized checkpoints, one decoder layer at a time."""
