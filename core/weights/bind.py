@@ -26,7 +26,8 @@ def bind(
         stream: of names and tensors.
         holders: with pairwise different names.
         ignores: whether a tensor may go to nobody.
-        present: names that will come, as far as holders may take or do without them.
+        present: names that will come, where they are known: what lacks is refused before anything
+            is read, and holders wait for what they may take or do without.
 
     Raises:
         CheckpointError: for a tensor that nobody takes or takes twice, and for one that never
@@ -43,6 +44,8 @@ def bind(
             waiting[name] = holder
         if not names:
             holder.finish()
+    if present:
+        _refuse_absent(waiting.keys() - present)
     stray: list[str] = []
     for name, tensor in stream:
         taker = waiting.pop(name, None)
@@ -55,15 +58,19 @@ def bind(
         left.discard(name)
         if not left:
             taker.finish()
-    if waiting:
-        absent = sorted(waiting)
-        raise CheckpointError(
-            f"the checkpoint lacks {_listed(absent)}; config.json does not describe these weights"
-        )
+    _refuse_absent(waiting.keys())
     if stray:
         raise CheckpointError(
             f"the checkpoint holds {_listed(sorted(stray))}, which the architecture has no place "
             "for; config.json does not describe these weights"
+        )
+
+
+def _refuse_absent(names: Set[str]) -> None:
+    if names:
+        raise CheckpointError(
+            f"the checkpoint lacks {_listed(sorted(names))}; config.json does not describe these "
+            "weights"
         )
 
 

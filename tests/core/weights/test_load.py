@@ -246,6 +246,14 @@ def test_bind_finishes_early_and_refuses_shared_names() -> None:
     assert order == ["b", "finish b", "a", "finish a"]
 
 
+def test_what_lacks_is_refused_before_anything_is_read() -> None:
+    holder = Parameter("a", (2,), dtype=torch.float32, device=torch.device("cpu"))
+    stream = iter([("b", torch.ones(2))])
+    with pytest.raises(CheckpointError, match="lacks a;"):
+        bind(stream, [holder], lambda _: False, {"b"})
+    assert next(stream)[0] == "b"
+
+
 def test_dummy_weights_are_small_and_seeded(tmp_path: Path) -> None:
     source = open_folder(write(tmp_path, {"unused": torch.zeros(1)}))
     logits = []
