@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve chat lint types test clean
+.PHONY: help venv serve chat lint types test fixtures clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -31,6 +31,9 @@ types: .venv/.developer .view/quire  ## Types, strictly.
 
 test: lint types  ## Lint, types and the whole test suite.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+fixtures: .venv/.developer  ## Quantized checkpoints by AutoAWQ, GPTQModel and llm-compressor, anew, in build/fixtures.
+	tests/quant/tools/rebuild.sh $(BIN)/python build/fixtures
 
 clean:  ## Remove what the other targets made.
 	rm -rf .venv .view build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
