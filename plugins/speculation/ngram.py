@@ -53,6 +53,8 @@ class PromptLookup(Speculator):
             last = tokens.gather(1, (lengths - back).clamp(min=0))
             same[:, back:] &= tokens[:, : width - back] == last
             same[:, :back] = False
+            if self._on_host and not same.any():
+                break
             run += same
         # The longest run wins, and of equally long ones the last.
         score = torch.where(run >= self.least, run * width + at, -1)
