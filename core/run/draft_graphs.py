@@ -67,6 +67,16 @@ class DraftGraphs:
         graph.replay()
         return graph.counts[:count]
 
+    def capture_largest(self, rows: int, most: int) -> None:
+        """Capture the call that takes most memory."""
+        size = graph_rows(rows)
+        values = np.full(2 * size, self._table.padding, dtype=np.int64)
+        values[size:] = 1
+        self._table.staging.refill(self._inputs, values)
+        longest = self._table.tokens.shape[1]
+        captured = self._capture(lambda: self._work(size, most, longest, filters=True))
+        self._graphs["largest"] = _Graph(*captured)
+
     def forget(self) -> None:
         """Drop every graph: the caches they were captured with are gone."""
         self._graphs.clear()

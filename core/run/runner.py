@@ -213,6 +213,8 @@ class Runner:
         """Capture the largest decode step, as long as the measured cache is in place."""
         if self.graphs is not None:
             self.graphs.capture_largest()
+        if self.drafter is not None and self.drafter.graphs is not None:
+            self.drafter.graphs.capture_largest(self.limits.max_slots, self.limits.max_drafts)
 
     def forget_graphs(self) -> None:
         """Drop what was captured with a cache that is about to be replaced."""

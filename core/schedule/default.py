@@ -130,7 +130,8 @@ class DefaultScheduler(Scheduler):
             elif delta.token_ids and seq.quarantined:
                 self._roster.clear(seq)
             deltas.append(delta)
-        self._drafting.measure(plan.rows, last=not self._roster.running)
+        tokens = sum(map(len, outcome.tokens))
+        self._drafting.measure(plan.rows, tokens, last=not self._roster.running)
         return deltas
 
     def fail(self, plan: Plan, message: str) -> list[Delta]:

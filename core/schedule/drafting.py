@@ -30,8 +30,11 @@ _OVERALL_MEMORY = 0.995
 _FIRST_COST = 0.05
 # Durations kept of one kind of step; their median counts.
 _KEPT = 7
+# Steps with drafts after which they must have paid, and the most without, before another trial.
+_TRIAL = 12
+_LONGEST_PAUSE = 600
 # Plain steps to measure before drafts are believed to pay, and after how many steps again.
-_PLAIN = 2
+_PLAIN = 3
 _PLAIN_AGAIN = 1000
 # A row of drafts must promise this much more than a plain one.
 _MARGIN = 1.02
@@ -84,6 +87,7 @@ class Drafting:
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
         self._now = self._costs.setdefault(running.bit_length(), _Costs())
+        self._now.begin()
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
@@ -109,11 +113,12 @@ class Drafting:
         seq.drafting.learn(row.drafts, accepted)
         self._overall.learn(row.drafts, accepted)
 
-    def measure(self, rows: Many[Row], *, last: bool) -> None:
+    def measure(self, rows: Many[Row], tokens: int, *, last: bool) -> None:
         """A step has ended; its duration is the time since the one before did.
 
         Args:
             rows: of the step.
+            tokens: that it has given.
             last: whether no step follows at once, so that the next interval means nothing.
         """
         if not self.most or not self._settings.adaptive:
@@ -125,7 +130,8 @@ class Drafting:
         costs = self._costs.get(len(rows).bit_length())
         if costs is not None:
             drafts = -(-sum(row.drafts for row in rows) // len(rows))
-            costs.add(drafts, (now - before) / len(rows))
+            speculates = drafts > 0 or any(row.propose for row in rows)
+            costs.add(drafts, (now - before) / len(rows), tokens / len(rows), speculates)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""
@@ -140,7 +146,7 @@ class Drafting:
         if acceptance.pause > 0:
             acceptance.pause -= 1
             return 0
-        if self._now.wants_plain():
+        if self._now.plain:
             return 0
         rate = acceptance.rate(self._overall.rate(_FIRST_RATE, _FIRST_TRUST))
         length = self._now.best(rate, self.most)
@@ -153,27 +159,52 @@ class Drafting:
 
 
 class _Costs:
-    """Seconds a row of steps of one size, by drafts a row."""
+    """What steps of one size take, by drafts a row, and whether drafting has paid in them.
+
+    Attributes:
+        plain: whether nobody drafts in the step that is planned.
+    """
 
     def __init__(self) -> None:
+        self.plain = False
         self._seconds: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
         self._since_plain = 0
+        # Tokens and seconds a row of the last steps with drafts, or with proposals of any.
+        self._gains: deque[tuple[float, float]] = deque(maxlen=_TRIAL)
+        self._pause = 0
+        self._next_pause = _TRIAL
 
-    def add(self, drafts: int, seconds: float) -> None:
-        kept = self._seconds.get(drafts)
-        if kept is None:
-            kept = self._seconds[drafts] = deque(maxlen=_KEPT)
-        kept.append(seconds)
-        self._medians[drafts] = median(kept)
-        if drafts == 0:
+    def begin(self) -> None:
+        """A step is planned."""
+        missing = len(self._seconds.get(0, ())) < _PLAIN
+        self.plain = self._pause > 0 or missing or self._since_plain >= _PLAIN_AGAIN
+        self._pause = max(0, self._pause - 1)
+
+    def add(self, drafts: int, seconds: float, tokens: float, speculates: bool) -> None:
+        """Take in a step's seconds and tokens a row.
+
+        A step that looked for drafts and found none is no plain one, but part of the price.
+        """
+        if not speculates or drafts:
+            kept = self._seconds.setdefault(drafts, deque(maxlen=_KEPT))
+            kept.append(seconds)
+            self._medians[drafts] = median(kept)
+        if not speculates:
             self._since_plain = 0
+            return
+        self._since_plain += 1
+        self._gains.append((tokens, seconds))
+        plain = self._medians.get(0)
+        if plain is None or len(self._gains) < _TRIAL:
+            return
+        speed = sum(gain[0] for gain in self._gains) / sum(gain[1] for gain in self._gains)
+        if speed * plain < 1:
+            self._gains.clear()
+            self._pause = self._next_pause
+            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         else:
-            self._since_plain += 1
-
-    def wants_plain(self) -> bool:
-        """Whether it is time for a step without drafts, to compare with."""
-        return len(self._seconds.get(0, ())) < _PLAIN or self._since_plain >= _PLAIN_AGAIN
+            self._next_pause = _TRIAL
 
     def best(self, rate: float, most: int) -> int:
         """The number of drafts that makes tokens come fastest."""

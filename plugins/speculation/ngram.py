@@ -5,6 +5,8 @@ Saxena, Prompt Lookup Decoding, 2023 (https://github.com/apoorvumang/prompt-look
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 
 from ...core.config import SpeculationConfig
@@ -38,24 +40,36 @@ class PromptLookup(Speculator):
     def propose(self, drafting: Drafting) -> torch.Tensor:
         slots, lengths = drafting.slots, drafting.lengths.unsqueeze(-1)
         # A CPU knows how long the rows are; elsewhere that would make the host wait.
-        width = int(lengths.max()) if self._on_host else drafting.tokens.shape[1]
+        width = (
+            int(lengths.max()) if self._on_host else self._width(int(drafting.host.longest.max()))
+        )
+        width = min(width, drafting.tokens.shape[1])
         tokens = drafting.tokens[slots, :width]
-        at = torch.arange(width, device=slots.device)
+        at = torch.arange(width, dtype=torch.int32, device=slots.device)
         # run[i]: how many tokens that end before position i are also the last ones of the row.
         same = (at > 0) & (at < lengths)
-        run = torch.zeros_like(tokens, dtype=torch.int64)
+        run = torch.zeros_like(tokens)
         for back in range(1, min(self.longest, width - 1) + 1):
             last = tokens.gather(1, (lengths - back).clamp(min=0))
             same[:, back:] &= tokens[:, : width - back] == last
             same[:, :back] = False
+            if self._on_host and not same.any():
+                break
             run += same
         # The longest run wins, and of equally long ones the last.
         score = torch.where(run >= self.least, run * width + at, -1)
         best, place = score.max(-1, keepdim=True)
-        follow = place + torch.arange(drafting.most, device=slots.device)
+        follow = place.long() + torch.arange(drafting.most, device=slots.device)
         drafts = drafting.tokens[slots.unsqueeze(-1), follow.clamp(max=width - 1)].long()
         found = (best >= 0) & (follow < lengths) & self.trusted(best // width, drafting.most)
         return torch.where(found, drafts, -1)
+
+    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+        return self._width(longest)
+
+    def _width(self, longest: int) -> int:
+        """Tokens of a row that are looked at: few different numbers, for few captured calls."""
+        return 1 << (longest - 1).bit_length()
 
     def trusted(self, run: torch.Tensor, most: int) -> torch.Tensor:
         """Which drafts to propose behind a run that was found again.

@@ -27,6 +27,7 @@ class World:
         self.now = 0.0
         self.drafting = Drafting(limits, cache, lambda: self.now)
         self.seconds = seconds
+        self.search = 0.0
         self.rates = rates
         self.rng = random.Random(0)
         self.tokens = 0
@@ -40,15 +41,18 @@ class World:
             drafts = self.drafting.take(seq, 10, 4096)
             rows.append(Row(seq.slot, 10, 1 + drafts, [], True, drafts))
             seq.num_ready = self.drafting.propose(seq, 10)
+        tokens = 0
         self.now += self.seconds(sum(row.count for row in rows), sum(row.drafts for row in rows))
+        self.now += self.search * any(seq.num_ready for seq in self.seqs)
         for seq, row, rate in zip(self.seqs, rows, self.rates, strict=True):
             accepted = 0
             while accepted < row.drafts and self.rng.random() < rate:
                 accepted += 1
-            self.tokens += 1 + accepted
+            tokens += 1 + accepted
             delta = Delta("", [0] * (1 + accepted), num_drafts=row.drafts, num_accepted=accepted)
             self.drafting.learn(seq, row, delta)
-        self.drafting.measure(rows, last=False)
+        self.tokens += tokens
+        self.drafting.measure(rows, tokens, last=False)
         return [row.drafts for row in rows]
 
     def run(self, steps: int) -> list[list[int]]:
@@ -107,6 +111,15 @@ def test_never_three_percent_slower_than_without(rate, users, cost) -> None:
 def test_where_drafts_are_nearly_free_they_pay() -> None:
     assert rate_of(World([0.7], flat)) > 2.2 / flat(1, 0)
     assert rate_of(World([0.9], flat)) > 3.5 / flat(1, 0)
+
+
+def test_a_search_that_costs_more_than_it_finds_is_given_up() -> None:
+    world = World([0.05], flat)
+    world.search = 0.3
+    assert rate_of(world, 3000) > 0.97
+    world = World([0.0], lambda rows, drafts: 1.0)
+    world.search = 0.3
+    assert rate_of(world, 3000) > 0.97
 
 
 def test_each_sequence_has_a_length_of_its_own() -> None:
