@@ -142,7 +142,7 @@ class SpeculationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         method: name of a speculator; None for none, unless model is set.
         model: the draft model's name, where the method has one.
         revision: of the draft model's repository.
-        quantization: of the draft model, as model.quantization.
+        quantization: of the draft model, as model.quantization; None reads the checkpoint.
         num_speculative_tokens: most drafts verified at once for a sequence; None lets the
             speculator choose.
         adaptive: draft fewer tokens, or none, for a sequence or a batch where drafts do not pay.
@@ -154,7 +154,7 @@ class SpeculationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     method: str | None = None
     model: str | None = None
     revision: str | None = None
-    quantization: str = "auto"
+    quantization: str | None = None
     num_speculative_tokens: Annotated[int, Meta(ge=1, le=32)] | None = None
     adaptive: bool = True
     prompt_lookup_min: Positive = 2

@@ -201,7 +201,9 @@ class DraftModel(Speculator):
 
 def _as_model(config: SpeculationConfig) -> ModelConfig:
     return ModelConfig(
-        name=config.model or "", revision=config.revision, quantization=config.quantization
+        name=config.model or "",
+        revision=config.revision,
+        quantization=config.quantization or "auto",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quire.core.config import Config
+from quire.core.config import Config, SpeculationConfig
 from quire.plugins.exporters.prometheus import Prometheus
 from quire.server.openai.protocol import ChatRequest, CompletionRequest
 
@@ -21,7 +21,8 @@ def test_every_field_is_documented(request_type):
 
 
 def test_every_metric_is_documented_and_exists():
-    text = Prometheus(Config()).render()[0].decode()
+    speculating = Config(speculation=SpeculationConfig(method="ngram"))
+    text = Prometheus(speculating).render()[0].decode()
     exported = set(re.findall(r"^# TYPE (vllm:\w+) ", text, re.MULTILINE))
     assert set(re.findall(r"`(vllm:\w+)`", METRICS)) == exported
 
