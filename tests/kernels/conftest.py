@@ -36,3 +36,11 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     empty = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **options: poison(empty(*a, **options)))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Bounds are of many roundings' sums, which one draw in thousands would exceed."""
+    import torch
+
+    torch.manual_seed(7)

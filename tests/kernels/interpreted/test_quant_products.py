@@ -25,12 +25,6 @@ WAYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """The bounds are of many roundings' sums, which some draw would exceed."""
-    torch.manual_seed(7)
-
-
 class Platform(CUDA):
     """A GPU's kernels where there is none."""
 
