@@ -16,14 +16,14 @@ __all__ = ("dense_float8", "dense_grouped", "dense_int8")
 def dense_grouped(
     weight: GroupedWeight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
-    """See ``products.grouped_product``."""
+    """See ``products.product_of``."""
     return platform.product(_dense(weight, dtype), bias)
 
 
 def dense_float8(
     weight: Float8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
-    """See ``products.float8_product``."""
+    """See ``products.product_of``."""
     product = platform.product(_dense(weight, dtype), bias)
     block, scale = weight.block, weight.input_scale
 
@@ -39,7 +39,7 @@ def dense_float8(
 def dense_int8(
     weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
-    """See ``products.int8_product``."""
+    """See ``products.product_of``."""
     product = platform.product(_dense(weight, dtype), bias)
 
     def multiply(x: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from ..core.contracts.platform import Platform
 from ..core.layers.fields import Fields
-from .stored.float8 import Float8Format, Float8Names, Float8OnLoad
-from .stored.format import Format
+from .stored.float8 import Float8Format, Float8Names, to_float8
+from .stored.format import Format, OnLoad
 from .stored.method import QUANTIZES, StoredMethod
 from .stored.names import is_listed
 
@@ -43,7 +43,7 @@ class Float8(StoredMethod):
     @classmethod
     def from_checkpoint(cls, config: dict[str, Any] | None, platform: Platform) -> Self:
         if config is None:
-            return cls(platform, Float8OnLoad(), ())
+            return cls(platform, OnLoad(to_float8), ())
         fields = Fields(cls.described("fp8", config), "quantization_config.")
         fields.refuse_unless("fmt", "e4m3")
         static = fields.choice("activation_scheme", ("dynamic", "static"), "dynamic") == "static"

@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from ..core.contracts.platform import Platform
 from ..core.errors import CheckpointError
-from .stored.format import Format
-from .stored.int8 import Int8OnLoad
+from .stored.format import Format, OnLoad
+from .stored.int8 import to_int8
 from .stored.method import QUANTIZES, StoredMethod
 
 __all__ = ("Int8",)
@@ -28,4 +28,4 @@ class Int8(StoredMethod):
         return cls(platform)
 
     def format(self, name: str) -> Format | None:
-        return None if name == "lm_head" else Int8OnLoad()
+        return None if name == "lm_head" else OnLoad(to_int8)

@@ -1,4 +1,4 @@
-"""From weights to products: by the device that they are on."""
+"""From weights to products: by their kind, and by the device that they are on."""
 
 from __future__ import annotations
 
@@ -12,66 +12,37 @@ from .cpu.grouped import grouped_on_cpu
 from .cpu.int8 import int8_on_cpu
 from .dense import dense_float8, dense_grouped, dense_int8
 from .stored.format import Held
-from .weights import Float8Weight, GroupedWeight, Int8Weight
+from .weights import Float8Weight, GroupedWeight
 
-__all__ = ("float8_product", "grouped_product", "int8_product", "product_of")
+__all__ = ("product_of",)
 
 
 def product_of(
     held: Held, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
-    """The product with weights of any kind; see ``grouped_product``."""
-    if isinstance(held, GroupedWeight):
-        return grouped_product(held, bias, dtype, platform)
-    if isinstance(held, Float8Weight):
-        return float8_product(held, bias, dtype, platform)
-    if isinstance(held, Int8Weight):
-        return int8_product(held, bias, dtype, platform)
-    return platform.product(held, bias)
-
-
-def grouped_product(
-    weight: GroupedWeight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
-) -> Product:
     """x -> x @ weight.T + bias. It repacks, and keeps no reference to what it repacked.
 
+    Formats with 8-bit activations have x rounded as the weight says.
+
     Args:
-        weight: on the device that multiplies.
+        held: weights of any kind, on the device that multiplies.
         bias: [N] in the dtype, or None.
         dtype: of x and of the product.
         platform: of the device.
     """
-    if weight.codes.is_cuda and (kernels := _kernels(dtype, platform)):
-        try:
-            product: Product = kernels.GroupedProduct(weight, bias, dtype, platform)
-        except ValueError:
-            # Groups of odd sizes, as a whole row of odd length is one.
-            return dense_grouped(weight, bias, dtype, platform)
-        return product
-    make = grouped_on_cpu if weight.codes.device.type == "cpu" else dense_grouped
-    return make(weight, bias, dtype, platform)
-
-
-def float8_product(
-    weight: Float8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
-) -> Product:
-    """As ``grouped_product``, with x rounded to 8-bit floats as the weight says."""
-    if weight.values.is_cuda and (kernels := _kernels(dtype, platform)):
-        product: Product = kernels.Float8Product(weight, bias, dtype, platform)
-        return product
-    make = float8_on_cpu if weight.values.device.type == "cpu" else dense_float8
-    return make(weight, bias, dtype, platform)
-
-
-def int8_product(
-    weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
-) -> Product:
-    """As ``grouped_product``, with each row of x rounded to bytes."""
-    if weight.values.is_cuda and (kernels := _kernels(dtype, platform)):
-        product: Product = kernels.Int8Product(weight, bias, dtype, platform)
-        return product
-    make = int8_on_cpu if weight.values.device.type == "cpu" else dense_int8
-    return make(weight, bias, dtype, platform)
+    if isinstance(held, torch.Tensor):
+        return platform.product(held, bias)
+    codes = held.codes if isinstance(held, GroupedWeight) else held.values
+    kernels = _kernels(dtype, platform) if codes.is_cuda else None
+    if kernels is not None and kernels.takes(held):
+        made: Product = kernels.product_of(held, bias, dtype, platform)
+        return made
+    on_cpu = codes.device.type == "cpu"
+    if isinstance(held, GroupedWeight):
+        return (grouped_on_cpu if on_cpu else dense_grouped)(held, bias, dtype, platform)
+    if isinstance(held, Float8Weight):
+        return (float8_on_cpu if on_cpu else dense_float8)(held, bias, dtype, platform)
+    return (int8_on_cpu if on_cpu else dense_int8)(held, bias, dtype, platform)
 
 
 def _kernels(dtype: torch.dtype, platform: Platform) -> ModuleType | None:

@@ -16,7 +16,7 @@ __all__ = ("float8_on_cpu",)
 def float8_on_cpu(
     weight: Float8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
-    """See ``products.float8_product``; scales that an output has of its own stay in float32."""
+    """See ``products.product_of``; scales that an output has of its own stay in float32."""
     if weight.block is not None or dtype is torch.float16:
         return dense_float8(weight, bias, dtype, platform)
     product = platform.product(weight.values.to(dtype), None)

@@ -38,7 +38,7 @@ _CLOSE = 2.0**-11
 def grouped_on_cpu(
     weight: GroupedWeight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
-    """See ``products.grouped_product``."""
+    """See ``products.product_of``."""
     size = _kernel_group(weight.group_size)
     if dtype is torch.bfloat16 and weight.bits <= 4 and size is not None and _kernel_works():
         return ComposedProduct(_packed(weight, bias, size))

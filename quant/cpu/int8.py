@@ -30,7 +30,7 @@ _COLUMNS = 64
 def int8_on_cpu(
     weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
-    """See ``products.int8_product``; scales stay in float32."""
+    """See ``products.product_of``; scales stay in float32."""
     if dtype is torch.float16:
         return dense_int8(weight, bias, dtype, platform)
     columns = weight.values.shape[1]

@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..activations import FLOAT8_MAX, INT8_MAX, float8_rounded, int8_rounded
+from ..activations import (
+    FLOAT8_MAX,
+    INT8_MAX,
+    LEAST_SCALE,
+    as_float8,
+    float8_rounded,
+    int8_rounded,
+)
 from ..weights import Float8Weight, Int8Weight
 
 __all__ = ("float8_blocks", "float8_input", "float8_rows", "int8_input", "int8_rows")
-
-_LEAST = 1e-12
 
 
 def float8_rows(weight: torch.Tensor, stored: torch.dtype) -> Float8Weight:
@@ -21,7 +26,7 @@ def float8_rows(weight: torch.Tensor, stored: torch.dtype) -> Float8Weight:
         stored: dtype in which scales will be stored.
     """
     scales = _scales(weight.abs().amax(1, keepdim=True) / FLOAT8_MAX, stored)
-    return Float8Weight(values=_float8(weight / scales), scales=scales)
+    return Float8Weight(values=as_float8(weight / scales), scales=scales)
 
 
 def float8_blocks(weight: torch.Tensor, block: int) -> Float8Weight:
@@ -34,8 +39,8 @@ def float8_blocks(weight: torch.Tensor, block: int) -> Float8Weight:
     rows, columns = weight.shape
     padded = F.pad(weight, (0, -columns % block, 0, -rows % block))
     squares = padded.view(len(padded) // block, block, -1, block)
-    scales = (squares.abs().amax((1, 3)) / FLOAT8_MAX).clamp_(min=_LEAST)
-    values = _float8(squares / scales[:, None, :, None])
+    scales = (squares.abs().amax((1, 3)) / FLOAT8_MAX).clamp_(min=LEAST_SCALE)
+    values = as_float8(squares / scales[:, None, :, None])
     values = values.flatten(2).flatten(0, 1)[:rows, :columns].contiguous()
     return Float8Weight(values=values, scales=scales, block=block)
 
@@ -67,8 +72,4 @@ def int8_input(x: torch.Tensor) -> torch.Tensor:
 
 
 def _scales(exact: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
-    return exact.to(stored).float().clamp_(min=_LEAST)
-
-
-def _float8(x: torch.Tensor) -> torch.Tensor:
-    return x.clamp_(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn)
+    return exact.to(stored).float().clamp_(min=LEAST_SCALE)

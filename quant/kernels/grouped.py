@@ -29,7 +29,7 @@ from .layout import pack
 from .prefetch import prefetch, prefetch_scales
 from .tiles import Config, output, shared_depth
 
-__all__ = ("Packed", "multiply")
+__all__ = ("Packed", "multiply", "part_of_groups")
 
 
 _STEP = 128
@@ -86,8 +86,8 @@ class Packed:
         """
         n, k = weight.codes.shape
         single = weight.group_size >= k
-        part = _STEP if single else gcd(weight.group_size, _STEP)
-        if part < 32:
+        part = part_of_groups(weight)
+        if part is None:
             raise ValueError(
                 f"groups of {weight.group_size} columns are not supported by the GPU's kernels: a "
                 f"multiple of 32 is, and one group a row"
@@ -109,6 +109,13 @@ class Packed:
             parts=-(-k // part) if single else weight.group_size // part,
             order=None if weight.order is None else weight.order.to(torch.int32),
         )
+
+
+def part_of_groups(weight: GroupedWeight) -> int | None:
+    """Columns that are read with one scale; None where a group is no multiple of 32 of them."""
+    single = weight.group_size >= weight.codes.shape[1]
+    part = _STEP if single else gcd(weight.group_size, _STEP)
+    return part if part >= 32 else None
 
 
 @triton.jit

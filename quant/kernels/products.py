@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from ...core.contracts.platform import Gate, Kernels, Norm, Platform
-from ..weights import Float8Weight, GroupedWeight, Int8Weight
+from ..weights import Float8Weight, GroupedWeight, Int8Weight, Weight
 from . import eight_bit, grouped, scaled
 from .dense import write_out
-from .grouped import Packed
+from .grouped import Packed, part_of_groups
 from .quantize import gather, quantize
 from .tiles import Config
 from .tuned import choose
 
-__all__ = ("Float8Product", "GroupedProduct", "Int8Product")
+__all__ = ("Float8Product", "GroupedProduct", "Int8Product", "product_of", "takes")
 
 _ALIKE = Config("after", 64, 16, 4, 4)
 """One for every number of tokens."""
@@ -256,7 +256,7 @@ class Float8Product(_ByteProduct):
         platform: Platform,
     ) -> None:
         block = weight.block
-        if block is not None and (block < 32 or block & (block - 1)):
+        if not takes(weight):
             raise ValueError(
                 f"squares of {block} that share a scale are not supported by the GPU's kernels: "
                 f"powers of two from 32 on are"
@@ -293,6 +293,25 @@ class Int8Product(_ByteProduct):
         platform: Platform,
     ) -> None:
         super().__init__(weight.values, weight.scales, bias, dtype, platform)
+
+
+def takes(weight: Weight) -> bool:
+    """Whether the kernels read groups, or squares, of such a size."""
+    if isinstance(weight, GroupedWeight):
+        return part_of_groups(weight) is not None
+    block = weight.block if isinstance(weight, Float8Weight) else None
+    return block is None or (block >= 32 and not block & (block - 1))
+
+
+def product_of(
+    weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
+) -> GroupedProduct | Float8Product | Int8Product:
+    """The product with a weight that ``takes`` admits."""
+    if isinstance(weight, GroupedWeight):
+        return GroupedProduct(weight, bias, dtype, platform)
+    if isinstance(weight, Float8Weight):
+        return Float8Product(weight, bias, dtype, platform)
+    return Int8Product(weight, bias, dtype, platform)
 
 
 def _kernels(platform: Platform, dtype: torch.dtype) -> Kernels:

@@ -9,14 +9,12 @@ import torch
 
 from ...core.errors import CheckpointError
 from ...core.layers.parameter import DUMMY_SCALE
-from ..activations import FLOAT8_MAX
+from ..activations import FLOAT8_MAX, as_float8, float8_rounded
 from ..weights import Float8Weight
-from .format import FLOATS, Field, Format, Held
+from .format import FLOATS, Field, Format, Held, normal
 
-__all__ = ("Float8Format", "Float8Names", "Float8OnLoad", "to_float8")
+__all__ = ("Float8Format", "Float8Names", "to_float8")
 
-_LEAST = 1e-12
-"""Of scales: rows of zeros stay zeros."""
 _SCALES = (*FLOATS, torch.float8_e8m0fnu)
 
 
@@ -78,33 +76,16 @@ class Float8Format(Format):
         return Float8Weight(values, scales.contiguous(), block, input_scale)
 
     def make_up(self, rows: int, columns: int, generator: torch.Generator) -> Held:
-        made = _normal(rows, columns, generator)
+        made = normal(rows, columns, generator)
         if self.strategy != "block":
             input_scale = torch.tensor(0.05, device=generator.device) if self.static else None
             found = to_float8(made)
             return Float8Weight(found.values, found.scales, None, input_scale)
         shape = (-(-rows // self.block), -(-columns // self.block))
         scale = 5 * DUMMY_SCALE / FLOAT8_MAX
-        values = (made / scale).clamp_(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn)
+        values = as_float8(made / scale)
         scales = torch.full(shape, scale, device=generator.device)
         return Float8Weight(values, scales, self.block)
-
-
-class Float8OnLoad(Format):
-    """Plain weights, rounded to 8-bit floats with a scale an output when they are read."""
-
-    @property
-    def words(self) -> str:
-        return "a layer that is quantized while loading"
-
-    def fields(self, name: str, rows: int, columns: int) -> dict[str, Field]:
-        return {"weight": Field((rows, columns), FLOATS)}
-
-    def read(self, name: str, tensors: Mapping[str, torch.Tensor]) -> Held:
-        return to_float8(tensors["weight"])
-
-    def make_up(self, rows: int, columns: int, generator: torch.Generator) -> Held:
-        return to_float8(_normal(rows, columns, generator))
 
 
 def to_float8(weight: torch.Tensor) -> Float8Weight:
@@ -113,15 +94,8 @@ def to_float8(weight: torch.Tensor) -> Float8Weight:
     Args:
         weight: [N, K], plain.
     """
-    wide = weight.float()
-    scales = (wide.abs().amax(1, keepdim=True) / FLOAT8_MAX).clamp_(min=_LEAST)
-    values = (wide / scales).clamp_(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn)
-    return Float8Weight(values, scales)
-
-
-def _normal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    made = torch.empty(rows, columns, dtype=torch.bfloat16, device=generator.device)
-    return made.normal_(0.0, DUMMY_SCALE, generator=generator)
+    values, scales = float8_rounded(weight, None, None)
+    return Float8Weight(values.to(torch.float8_e4m3fn), scales)
 
 
 def _one_of(name: str, tensors: Mapping[str, torch.Tensor], keys: tuple[str, ...]) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from ...core.errors import CheckpointError
 from ...core.layers.parameter import DUMMY_SCALE
 from ..weights import Weight
 
-__all__ = ("FLOATS", "Field", "Format", "Held", "Plain")
+__all__ = ("FLOATS", "Field", "Format", "Held", "OnLoad", "Plain", "normal")
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Of plain weights, scales and biases."""
@@ -114,8 +114,39 @@ class Plain(Format):
         return tensors["weight"].to(self._dtype)
 
     def make_up(self, rows: int, columns: int, generator: torch.Generator) -> Held:
-        made = torch.empty(rows, columns, dtype=self._dtype, device=generator.device)
-        return made.normal_(0.0, DUMMY_SCALE, generator=generator)
+        return normal(rows, columns, generator, self._dtype)
+
+
+class OnLoad(Format):
+    """Plain weights, which are quantized when they are read.
+
+    Args:
+        quantize: [N, K] -> what stands for it.
+    """
+
+    def __init__(self, quantize: Callable[[torch.Tensor], Weight]) -> None:
+        self._quantize = quantize
+
+    @property
+    def words(self) -> str:
+        return "a layer that is quantized while loading"
+
+    def fields(self, name: str, rows: int, columns: int) -> dict[str, Field]:
+        return {"weight": Field((rows, columns), FLOATS)}
+
+    def read(self, name: str, tensors: Mapping[str, torch.Tensor]) -> Held:
+        return self._quantize(tensors["weight"])
+
+    def make_up(self, rows: int, columns: int, generator: torch.Generator) -> Held:
+        return self._quantize(normal(rows, columns, generator))
+
+
+def normal(
+    rows: int, columns: int, generator: torch.Generator, dtype: torch.dtype = torch.bfloat16
+) -> torch.Tensor:
+    """Made-up weights [rows, columns] on the generator's device."""
+    made = torch.empty(rows, columns, dtype=dtype, device=generator.device)
+    return made.normal_(0.0, DUMMY_SCALE, generator=generator)
 
 
 def _short(dtype: torch.dtype) -> str:
