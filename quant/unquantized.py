@@ -7,15 +7,16 @@ from typing import Any, Self
 import torch
 
 from ..core.contracts.capabilities import Capabilities
-from ..core.contracts.platform import Gate, Norm, Platform, Product
+from ..core.contracts.platform import Platform
 from ..core.contracts.quant import LinearSpec, LinearWeights, QuantMethod
 from ..core.errors import CheckpointError
+from ..core.layers.linear import ProductLinear
 from ..core.layers.parameter import DUMMY_SCALE, fill
 
 __all__ = ("DenseLinear", "Unquantized")
 
 
-class DenseLinear(LinearWeights):
+class DenseLinear(ProductLinear):
     """The layers of a spec as one matrix [sum(out_features), in_features].
 
     Args:
@@ -40,7 +41,6 @@ class DenseLinear(LinearWeights):
                     f"{shard}.{kind}": part for shard, part in zip(spec.shards, parts, strict=True)
                 }
         self._names = frozenset(self._targets)
-        self._product: Product | None = None
 
     def names(self) -> set[str]:
         return set(self._names)
@@ -59,21 +59,6 @@ class DenseLinear(LinearWeights):
         # The product keeps what it needs; what it repacked need not stay twice.
         self._weight = None
         self._targets.clear()
-
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fused(x)
-
-    def fused(
-        self,
-        x: torch.Tensor,
-        *,
-        norm: Norm | None = None,
-        gate: Gate | None = None,
-        add: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if self._product is None:
-            raise RuntimeError("a product was asked for before the weights were loaded")
-        return self._product(x, norm=norm, gate=gate, add=add)
 
 
 class Unquantized(QuantMethod):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from ..contracts.model import BuildContext
-from ..contracts.platform import Gate, Norm
+from ..contracts.platform import Gate, Norm, Product
 from ..contracts.quant import LinearSpec, LinearWeights
 
-__all__ = ("ComposedProduct", "make_linear")
+__all__ = ("ComposedProduct", "ProductLinear", "make_linear")
 
 
 class ComposedProduct:
@@ -35,6 +35,27 @@ class ComposedProduct:
         if gate is not None:
             y = gate(y)
         return y if add is None else add.add_(y)
+
+
+class ProductLinear(LinearWeights):
+    """A holder that multiplies by a product, which its ``finish`` makes."""
+
+    _product: Product | None = None
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fused(x)
+
+    def fused(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if self._product is None:
+            raise RuntimeError("a product was asked for before the weights were loaded")
+        return self._product(x, norm=norm, gate=gate, add=add)
 
 
 def make_linear(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ...core.contracts.platform import Gate, Norm, Platform, Product
-from ...core.contracts.quant import LinearSpec, LinearWeights
-from ...core.layers.linear import ComposedProduct
+from ...core.contracts.platform import Platform, Product
+from ...core.contracts.quant import LinearSpec
+from ...core.layers.linear import ComposedProduct, ProductLinear
 from ..products import product_of
 from .format import FLOATS, Field, Format, Held
 from .joining import neighbours
@@ -16,7 +16,7 @@ from .joining import neighbours
 __all__ = ("StoredLinear",)
 
 
-class StoredLinear(LinearWeights):
+class StoredLinear(ProductLinear):
     """The layers of a spec, read once all tensors are in, and multiplied side by side.
 
     Layers that are stored alike become one product. Tensors wait on the device as they were stored;
@@ -51,7 +51,6 @@ class StoredLinear(LinearWeights):
             self._fields |= {f"{shard}.{key}": (field, form) for key, field in fields.items()}
         self._tensors: dict[str, torch.Tensor] = {}
         self._made_up: list[Held] | None = None
-        self._product: Product | None = None
 
     def names(self) -> set[str]:
         return {name for name, (field, _) in self._fields.items() if field.required}
@@ -109,21 +108,6 @@ class StoredLinear(LinearWeights):
             if stored is not None:
                 part.copy_(stored)
         return whole if self._spec.bias or bool(whole.any()) else None
-
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fused(x)
-
-    def fused(
-        self,
-        x: torch.Tensor,
-        *,
-        norm: Norm | None = None,
-        gate: Gate | None = None,
-        add: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if self._product is None:
-            raise RuntimeError("a product was asked for before the weights were loaded")
-        return self._product(x, norm=norm, gate=gate, add=add)
 
 
 def _side_by_side(products: list[Product]) -> ComposedProduct:

@@ -240,3 +240,19 @@ def test_names_of_vllm_choose_the_method() -> None:
     llm = LLM("demo", speculative_config={"model": "demo-draft", "num_speculative_tokens": 3})
     assert llm.config.speculation.method == "draft_model"
     assert llm.config.speculation.num_speculative_tokens == 3
+
+
+@pytest.mark.parametrize(
+    "draft", [{"method": "ngram"}, {"model": "demo-draft", "quantization": "int8"}]
+)
+def test_quantized_models_and_drafts(draft) -> None:
+    prompts = ["def add(a, b):\n", "import os\nimport sys\n"]
+    greedily = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    made = []
+    for changes in ({}, {"speculative_config": draft}):
+        llm = LLM("demo", quantization="fp8", **changes)
+        outputs = llm.generate(prompts, greedily, use_tqdm=False)
+        made.append([output.outputs[0].token_ids for output in outputs])
+        accepted = llm.engine.stats().accepted_tokens
+        llm.shutdown()
+    assert made[0] == made[1] and accepted > 0
