@@ -210,7 +210,9 @@ class DefaultScheduler(Scheduler):
     def _plan_all(self, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]) -> None:
         budget = self.settings.max_num_batched_tokens
         running = self._roster.running
-        prompts = self._prompt_budget(budget)
+        step = budget
+        # Counted when the first prompt asks: a step of decodes alone has none.
+        prompts: int | None = None
         preemptions = self._preemptions
         self._drafting.begin(len(running), len(self._roster.waiting), budget)
         index = 0
@@ -223,16 +225,21 @@ class DefaultScheduler(Scheduler):
                 continue
             wanted = seq.num_wanted
             prompt = wanted > 1
-            count = min(wanted, budget, prompts) if prompt else min(wanted, budget)
+            count = min(wanted, budget)
+            if prompt:
+                prompts = self._prompt_budget(step) if prompts is None else prompts
+                count = min(count, prompts)
             if count > 0:
                 if not self._make_room(seq, seq.num_computed + count, index):
                     continue
                 self._advance(seq, count, rows)
                 budget -= count
-                prompts -= count if prompt else 0
+                prompts = prompts - count if prompt and prompts is not None else prompts
             index += 1
         waiting = self._roster.waiting
-        prompts = min(prompts, budget)
+        if not waiting:
+            return
+        prompts = min(self._prompt_budget(step) if prompts is None else prompts, budget)
         while waiting and prompts > 0 and self._preemptions == preemptions:
             count = self._admit(waiting[0], prompts, rows, newcomers)
             if count == 0:
