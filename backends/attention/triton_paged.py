@@ -50,7 +50,14 @@ _WRITE_TILE = 8
 class _Layer:
     """A layer's cache, its numbers and its kernels' constants."""
 
-    def __init__(self, spec: AttentionSpec, layout: int, block_size: int, kv_dtype: torch.dtype):
+    def __init__(
+        self,
+        spec: AttentionSpec,
+        layout: int,
+        block_size: int,
+        kv_dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         self.spec = spec
         self.layout = layout
         self.keys = self.values = torch.empty(0)
@@ -68,9 +75,11 @@ class _Layer:
         heads = max(16, triton.next_power_of_2(group))
         common = shape | {"COMPUTE": _COMPUTE[kv_dtype], "SOFT_CAP": spec.soft_cap is not None}
         self.write = shape | {"TILE": _WRITE_TILE}
-        self.decode = common | {"M": heads} | _options(decode_tile(width, kv_dtype))
+        # Triton's interpreter, on a CPU, runs no assembly.
+        single = common | {"ASM": device.type != "cpu"}
+        self.decode = single | {"M": heads} | _options(decode_tile(width, kv_dtype))
         tile = prefill_tile(SHARED_ROWS, width, kv_dtype)
-        self.shared = common | {"M": min(SHARED_ROWS, most_tile_rows(kv_dtype))} | _options(tile)
+        self.shared = single | {"M": min(SHARED_ROWS, most_tile_rows(kv_dtype))} | _options(tile)
         self.prefill = {
             rows: common
             | {"M": rows, "WINDOW": spec.window or 0}
@@ -117,7 +126,7 @@ class TritonPaged(AttentionBackend):
         layouts = [Layout.of(spec) for spec in layers]
         self._layouts = list(dict.fromkeys(layouts))
         self._layers = [
-            _Layer(spec, self._layouts.index(layout), block_size, kv_dtype)
+            _Layer(spec, self._layouts.index(layout), block_size, kv_dtype, device)
             for spec, layout in zip(layers, layouts, strict=True)
         ]
 

@@ -108,9 +108,23 @@ def plan_parts(
 def attend_keys(
     q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale, soft_cap,
     KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
-    """Take keys [begin, end) of a block table into every query's softmax: (top, total, acc)."""
+    """Take keys [begin, end) of a block table into every query's softmax: (top, total, acc).
+
+    Bytes are loaded two by two, since matrix operands cannot be transposed a byte at a time; the
+    even and the odd elements of a head are then operands of their own.
+    """
+    PAIRS: tl.constexpr = keys_ptr.dtype.element_ty.primitive_bitwidth == 8
+    LOADED: tl.constexpr = D // 2 if PAIRS else D
+    AT: tl.constexpr = WIDTH // 2 if PAIRS else WIDTH
+    odd_q, odd = q, acc
+    if PAIRS:
+        q, odd_q = tl.split(q.reshape(q.shape[0], AT, 2))
+        acc, odd = tl.split(acc.reshape(q.shape[0], AT, 2))
+        d = tl.arange(0, AT)[None, :]
+        keys_ptr = keys_ptr.to(tl.pointer_type(tl.int16), bitcast=True)
+        values_ptr = values_ptr.to(tl.pointer_type(tl.int16), bitcast=True)
     # Past the end the last key again, since what else stands there may be NaN.
     position = tl.minimum(begin + tl.arange(0, TILE), end - 1)
     block = tl.load(blocks_ptr + position // BLOCK_SIZE)
@@ -119,16 +133,43 @@ def attend_keys(
         # The next tile's blocks are there before its loads start, so that those run ahead.
         position = tl.minimum(start + TILE + tl.arange(0, TILE), end - 1)
         block = tl.load(blocks_ptr + position // BLOCK_SIZE)
-        offsets = slot[:, None] * D + d
-        k = load_heads(keys_ptr + offsets, d, D, WIDTH)
-        scores = tl.dot(q, tl.trans(k.to(COMPUTE)), input_precision="tf32x3")
+        offsets = slot[:, None] * LOADED + d
+        k, odd_k = _operands(load_heads(keys_ptr + offsets, d, LOADED, AT), COMPUTE, PAIRS, ASM)
+        scores = tl.dot(q, tl.trans(k), input_precision="tf32x3")
+        if PAIRS:
+            scores = tl.dot(odd_q, tl.trans(odd_k), scores)
         if SOFT_CAP:
             scores = soft_capped(scores, scale, soft_cap)
         scores = tl.where((start + tl.arange(0, TILE) < end)[None, :], scores, float("-inf"))
-        weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, False)
-        v = load_heads(values_ptr + offsets, d, D, WIDTH)
-        acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
+        weights, fade, top, total = fold(scores, 1.0 if SOFT_CAP else scale, top, total, False)
+        weights = weights.to(COMPUTE)
+        v, odd_v = _operands(load_heads(values_ptr + offsets, d, LOADED, AT), COMPUTE, PAIRS, ASM)
+        acc = tl.dot(weights, v, acc * fade[:, None], input_precision="tf32x3")
+        if PAIRS:
+            odd = tl.dot(weights, odd_v, odd * fade[:, None])
+    if PAIRS:
+        acc = tl.join(acc, odd).reshape(acc.shape[0], WIDTH)
     return top, total, acc
+
+
+@triton.jit
+def _operands(loaded, COMPUTE: tl.constexpr, PAIRS: tl.constexpr, ASM: tl.constexpr):
+    """What was loaded in the type of products: the even and the odd bytes of pairs of float8."""
+    low, high = loaded, loaded
+    if PAIRS:
+        if ASM:
+            low, high = tl.inline_asm_elementwise(
+                """{
+                .reg .b32 t; .reg .b16 low, high;
+                prmt.b32 t, $2, 0, 0x3120; mov.b32 {low, high}, t;
+                cvt.rn.f16x2.e4m3x2 $0, low; cvt.rn.f16x2.e4m3x2 $1, high;
+                }""",
+                "=r,=r,r", [loaded], (tl.float16, tl.float16), is_pure=True, pack=2,
+            )  # fmt: skip
+        else:
+            low = loaded.to(tl.int8).to(tl.float8e4nv, bitcast=True)
+            high = (loaded >> 8).to(tl.int8).to(tl.float8e4nv, bitcast=True)
+    return low.to(COMPUTE), high.to(COMPUTE)
 
 
 @triton.jit(do_not_specialize=["blocks_stride", "cuts"])
@@ -139,7 +180,7 @@ def paged_decode(
     v_scale, RUN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
     TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
-    ROTATE: tl.constexpr,
+    ASM: tl.constexpr, ROTATE: tl.constexpr,
 ):  # fmt: skip
     """Grid (KV_HEADS, parts): the query heads of one key head over one part of one row.
 
@@ -180,7 +221,7 @@ def paged_decode(
     blocks_ptr += row * blocks_stride
     top, total, acc = attend_keys(
         q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale,
-        soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP,
+        soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP, ASM,
     )  # fmt: skip
     found = acc * (v_scale / total)[:, None]
     out_ptr += (row * HEADS + kv_head * group) * D

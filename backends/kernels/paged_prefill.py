@@ -126,7 +126,8 @@ def _tile(
         if WINDOW:
             seen &= at[None, :] > position[:, None] - WINDOW
         scores = tl.where(seen, scores, float("-inf"))
-    weights, top, total, acc = fold(scores, 1.0 if SOFT_CAP else scale, top, total, acc, WINDOW > 0)
-    v = load_heads(values_ptr + offsets, d, D, WIDTH)
-    acc = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), acc, input_precision="tf32x3")
+    factor = 1.0 if SOFT_CAP else scale
+    weights, fade, top, total = fold(scores, factor, top, total, WINDOW > 0)
+    v = load_heads(values_ptr + offsets, d, D, WIDTH).to(COMPUTE)
+    acc = tl.dot(weights.to(COMPUTE), v, acc * fade[:, None], input_precision="tf32x3")
     return block, top, total, acc

@@ -66,7 +66,7 @@ def paged_shared(
     RUN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
-    ROTATE: tl.constexpr,
+    ASM: tl.constexpr, ROTATE: tl.constexpr,
 ):  # fmt: skip
     """Grid (KV_HEADS, runs, cuts): the query heads of one key head of RUN rows.
 
@@ -102,7 +102,7 @@ def paged_shared(
     acc = tl.zeros((M, WIDTH), tl.float32)
     top, total, acc = attend_keys(
         q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr + leader * blocks_stride,
-        kv_head, d, scale, soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP,
+        kv_head, d, scale, soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP, ASM,
     )  # fmt: skip
     at = ((run * cuts + cut) * RUN + m // group) * HEADS + head
     tl.store(lse_ptr + at, top + tl.log2(total), mask=inside)

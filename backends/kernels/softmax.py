@@ -13,7 +13,7 @@ def soft_capped(scores, scale, soft_cap):
 
 
 @triton.jit
-def fold(scores, scale, top, total, acc, MAY_HIDE_ALL: tl.constexpr):
+def fold(scores, scale, top, total, MAY_HIDE_ALL: tl.constexpr):
     """Take one tile of scores into the running softmax.
 
     Args:
@@ -21,17 +21,17 @@ def fold(scores, scale, top, total, acc, MAY_HIDE_ALL: tl.constexpr):
         scale: positive; what makes scores logarithms to base 2.
         top: float32 [M], the largest scaled score so far.
         total: float32 [M], sum of weights so far.
-        acc: float32 [M, D], weighted sum of values so far.
         MAY_HIDE_ALL: whether a row may have seen no key yet.
 
     Returns:
-        The tile's weights [M, N], then top, total and acc, the last without this tile's values.
+        The tile's weights [M, N]; by how much sums over the keys before it fade, [M]; then top and
+        total.
     """
     new = tl.maximum(top, tl.max(scores, 1) * scale)
     base = tl.where(new == float("-inf"), 0.0, new) if MAY_HIDE_ALL else new
     weights = tl.exp2(scores * scale - base[:, None])
     fade = tl.exp2(top - base)
-    return weights, new, total * fade + tl.sum(weights, 1), acc * fade[:, None]
+    return weights, fade, new, total * fade + tl.sum(weights, 1)
 
 
 @triton.jit
