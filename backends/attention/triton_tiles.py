@@ -31,6 +31,8 @@ def decode_tile(width: int, kv_dtype: torch.dtype) -> Tile:
     """For a head of ``width`` elements, a power of two."""
     if kv_dtype is torch.float32:
         return Tile(32, 4, 2)
+    if kv_dtype.itemsize == 1 and width <= 128:
+        return Tile(64, 2, 4)
     return Tile(64, 4, 3) if width <= 128 else Tile(32, 4, 3)
 
 
@@ -39,4 +41,6 @@ def prefill_tile(rows: int, width: int, kv_dtype: torch.dtype) -> Tile:
     warps = 8 if rows > 64 else 4
     if kv_dtype is torch.float32:
         return Tile(32, warps, 2)
+    if kv_dtype.itemsize == 1 and width <= 128 and rows > 64:
+        return Tile(128, warps, 2)
     return Tile(64, warps, 3) if width <= 128 else Tile(32, warps, 2)

@@ -14,7 +14,9 @@ def load_heads(ptr, d, D: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def rotated(x_ptr, angles_ptr, offsets, d, mask, D: tl.constexpr, ROTATE: tl.constexpr):
-    """Load x_ptr[offsets + d] as float32 and rotate it (Su et al., arXiv 2104.09864).
+    """Load x_ptr[offsets + d] and rotate it (Su et al., arXiv 2104.09864): float32, rounded.
+
+    To x's dtype, since steps that rotate in place and steps that do not must cache the same bits.
 
     Args:
         x_ptr: queries or keys.
@@ -30,7 +32,7 @@ def rotated(x_ptr, angles_ptr, offsets, d, mask, D: tl.constexpr, ROTATE: tl.con
         other = tl.load(x_ptr + offsets + swapped, mask=mask, other=0.0).to(tl.float32)
         cos = tl.load(angles_ptr + d, mask=d < D, other=0.0).to(tl.float32)
         sin = tl.load(angles_ptr + D + d, mask=d < D, other=0.0).to(tl.float32)
-        x = x * cos + other * sin
+        x = (x * cos + other * sin).to(x_ptr.dtype.element_ty).to(tl.float32)
     return x
 
 

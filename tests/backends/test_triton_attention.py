@@ -13,7 +13,7 @@ from quire.backends.attention import triton_dense
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 from quire.testing import Scenario, check_attention, check_cache
-from tests.kernels.attention_case import AttentionCase, check_step
+from tests.kernels.attention_case import AttentionCase, check_step, check_writing_before
 
 pytestmark = pytest.mark.gpu
 
@@ -93,6 +93,15 @@ def test_shared_prefixes(kv_dtype: torch.dtype) -> None:
             shared=shared,
         )
         check_step(case, "cuda")
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float16, FLOAT8])
+def test_either_way_of_writing(kv_dtype: torch.dtype) -> None:
+    if kv_dtype is FLOAT8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("float8 needs compute capability 8.9")
+    kinds = {"dtype": torch.bfloat16, "kv_dtype": kv_dtype}
+    rows = ((1, 1), (1, 64), (1, 3000))
+    check_writing_before(AttentionCase(_spec(8, 2, 128), rows, **kinds), "cuda")
 
 
 def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:

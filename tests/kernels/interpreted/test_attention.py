@@ -11,7 +11,7 @@ from quire.backends.attention import triton_dense, triton_paged, triton_plan
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionSpec
 from quire.testing import Scenario, check_attention, check_cache
-from tests.kernels.attention_case import AttentionCase, check_step
+from tests.kernels.attention_case import AttentionCase, check_step, check_writing_before
 
 FLOAT8 = torch.float8_e4m3fn
 
@@ -78,6 +78,12 @@ def test_many_parts() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_paged, "_processors", lambda device, kv_dtype: 8)
         check_step(case)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float16, FLOAT8])
+def test_either_way_of_writing(kv_dtype: torch.dtype) -> None:
+    kinds = {"dtype": torch.bfloat16, "kv_dtype": kv_dtype}
+    check_writing_before(AttentionCase(_spec(6, 2, 16), ((1, 1), (1, 64), (1, 150)), **kinds))
 
 
 @pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, FLOAT8])
