@@ -84,9 +84,9 @@ def configs(kind: str, m: int, n: int) -> Iterator[Config]:
             yield Config("vector", rows, 1, warps)
         return
     if m == 1:
-        for rows, deep, depth, split in product((16, 32), (4, 8), (3, 4, 6), (1, 2)):
+        for rows, deep, split in product((16, 32), (4, 8, 16), (1, 2)):
             if split == 1 or -(-n // rows) * split <= 600:
-                yield Config("apart", rows, 8, deep, depth, split, deep)
+                yield Config("apart", rows, 8, deep, 1, split, deep)
         cuts, most, stages = [(64, 8, 4), (128, 8, 4)], 1200, (3,)
     elif m <= 32:
         cuts, most = [(64, m, 4), (128, m, 4)], 800
@@ -308,7 +308,7 @@ def check() -> None:
             dense_w = (dense_w * scales.double()[..., None]).view(n, k)
             packed = Packed.of(weight, dtype)
             for m, config in (
-                (1, Config("apart", 16, 8, 4, 4, 1, 4)), (3, Config("apart", 32, 8, 8, 3, 2, 8)),
+                (1, Config("apart", 16, 8, 4, 1, 1, 4)), (3, Config("apart", 32, 8, 8, 1, 2, 8)),
                 (1, Config("after", 64, 8, 4, 4, 2)), (5, Config("after", 32, 8, 2, 3)),
                 (16, Config("after", 64, 16, 4, 4, 3)), (50, Config("after", 128, 64, 8, 3)),
                 (300, Config("folded", 128, 128, 4, 3)), (300, Config("folded", 128, 256, 8, 3, 2)),

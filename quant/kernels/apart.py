@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from .decode import bytes_of, group_of, nibbles, operands, places, row_vectors
-from .prefetch import prefetch, prefetch_scales
 
 __all__ = ("apart",)
 
@@ -53,25 +52,49 @@ def _step(
     return y
 
 
+@triton.jit
+def _words(w_at, step, STEPS: tl.constexpr, STRIDE: tl.constexpr):
+    """The words of a step of each part."""
+    present = tl.minimum(step, STEPS - 1).to(tl.int64)
+    return tl.load(w_at + present[:, None, None] * STRIDE, eviction_policy="evict_first")
+
+
+@triton.jit
+def _inputs(
+    x_at, columns, inside, step, K: tl.constexpr, PART: tl.constexpr, STEPS: tl.constexpr,
+    SLICES: tl.constexpr,
+):  # fmt: skip
+    """The inputs of a step of each part, a tile for each slice; behind the last step nothing."""
+    x_now = x_at + (tl.minimum(step, STEPS - 1) * PART)[:, None, None]
+    left = (K - step * PART)[:, None, None]
+    shown = columns[None, :, None]
+    a = tl.load(x_now, mask=inside & (shown < left), other=0)
+    b = tl.load(x_now + 16, mask=inside & (shown + 16 < left), other=0)
+    c, d = a, b
+    if SLICES == 4:
+        c = tl.load(x_now + 32, mask=inside & (shown + 32 < left), other=0)
+        d = tl.load(x_now + 48, mask=inside & (shown + 48 < left), other=0)
+    return a, b, c, d
+
+
 @triton.jit(do_not_specialize=["M"])
 def apart(
     x_ptr, w_ptr, scale_ptr, zero_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, LINES: tl.constexpr, DEEP: tl.constexpr, ASM: tl.constexpr,
-    CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    SPLIT: tl.constexpr, DEEP: tl.constexpr, ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
     """As ``grouped``'s kernel, with DEEP parts of the depth side by side.
 
-    LINES is a power of two from the steps of a part on.
+    Weights go to registers and not through shared memory, a step ahead, the first of them while
+    the kernel before ends.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
-    UNIT: tl.constexpr = 16 * SLICES
     R: tl.constexpr = ROWS // 16
-    U: tl.constexpr = PART // UNIT
+    U: tl.constexpr = PART // (16 * SLICES)
     LINE: tl.constexpr = TALL * 16
     ALL: tl.constexpr = N if ACT is None else 2 * N
     STEPS: tl.constexpr = (K + PART - 1) // PART
@@ -83,51 +106,41 @@ def apart(
     begin = (part * DEEP + tl.arange(0, DEEP)) * SHARE
     w_at = w_ptr + tile * (R * 256) + tl.arange(0, R * 256)[None, None, :]
     w_at += tl.arange(0, U)[None, :, None] * LINE
-    columns = tl.arange(0, U * 16) // 16 * UNIT + tl.arange(0, U * 16) % 16
+    columns = tl.arange(0, U * 16) // 16 * (16 * SLICES) + tl.arange(0, U * 16) % 16
     x_at = x_ptr + tl.minimum(tokens, M - 1).to(tl.int64)[None, None, :] * x_stride
     x_at += columns[None, :, None]
     inside = (tokens < M)[None, None, :]
-    # A row's place in a tile of sums, and in one of words.
     scale_at = scale_ptr + tl.minimum(rows, N - 1)[None, :]
     place = places(tile * ROWS, N, R)[None, :, :, :]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        ahead = tl.minimum(part * (DEEP * SHARE) + tl.arange(0, LINES), STEPS - 1)
-        lines = ahead // PARTS * ALL + tile * ROWS
-        prefetch_scales(scale_ptr, zero_ptr, lines, N, ZERO, ACT is not None)
-        early = tl.minimum(begin, STEPS - 1).to(tl.int64)[:, None, None] * (U * LINE)
-        early += tl.arange(0, U)[None, :, None] * LINE
-        early += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
-        prefetch(w_ptr + early)
-        if ACT is not None:
-            prefetch(w_ptr + N * 16 + early)
-        tl.extra.cuda.gdc_wait()
-    total = tl.zeros((DEEP, ROWS, TOKENS), tl.float32)
-    gate = total
+    w_next = _words(w_at, begin, STEPS, U * LINE)
+    up_next = w_next
+    if ACT is not None:
+        up_next = _words(w_at + N * 16, begin, STEPS, U * LINE)
     group = tl.minimum(begin, STEPS - 1) // PARTS * ALL
     place_now = place + group[:, None, None, None]
     ahead = group_of(scale_at + group[:, None], zero_ptr, place_now, N, ZERO, ACT is not None)
-    for index in range(SHARE):
-        step = begin + index
-        present = tl.minimum(step, STEPS - 1)
-        w_now = w_at + present.to(tl.int64)[:, None, None] * (U * LINE)
-        x_now = x_at + present[:, None, None] * PART
-        w = tl.load(w_now, eviction_policy="evict_first")
-        if ACT is not None:
-            up = tl.load(w_now + N * 16, eviction_policy="evict_first")
-        # Behind the last step a part multiplies with nothing.
-        left = (K - step * PART)[:, None, None]
-        shown = columns[None, :, None]
-        a = tl.load(x_now, mask=inside & (shown < left), other=0)
-        b = tl.load(x_now + 16, mask=inside & (shown + 16 < left), other=0)
-        c, d = a, b
-        if SLICES == 4:
-            c = tl.load(x_now + 32, mask=inside & (shown + 32 < left), other=0)
-            d = tl.load(x_now + 48, mask=inside & (shown + 48 < left), other=0)
+    if PDL:
+        # Weights do not depend on the kernel before; everything below may.
+        tl.extra.cuda.gdc_wait()
+    x_next = _inputs(x_at, columns, inside, begin, K, PART, STEPS, SLICES)
+    total = tl.zeros((DEEP, ROWS, TOKENS), tl.float32)
+    gate = total
+    for index in tl.static_range(SHARE):
+        w, up = w_next, up_next
+        a, b, c, d = x_next
         scale, zero, up_scale, up_zero = ahead
-        group = tl.minimum(step + 1, STEPS - 1) // PARTS * ALL
-        place_now = place + group[:, None, None, None]
-        ahead = group_of(scale_at + group[:, None], zero_ptr, place_now, N, ZERO, ACT is not None)
+        if index + 1 < SHARE:
+            step = begin + (index + 1)
+            w_next = _words(w_at, step, STEPS, U * LINE)
+            if ACT is not None:
+                up_next = _words(w_at + N * 16, step, STEPS, U * LINE)
+            x_next = _inputs(x_at, columns, inside, step, K, PART, STEPS, SLICES)
+            group = tl.minimum(step, STEPS - 1) // PARTS * ALL
+            place_now = place + group[:, None, None, None]
+            at = scale_at + group[:, None]
+            ahead = group_of(at, zero_ptr, place_now, N, ZERO, ACT is not None)
         scale = scale.to(tl.float32)[:, :, None]
         zeros = _zeros(zero, DTYPE, BITS, ZERO, R, U, DEEP)
         if ACT is not None:

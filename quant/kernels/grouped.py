@@ -322,7 +322,6 @@ def multiply(
     if fold and part == 128:
         part, parts = 64, 2 * parts
     steps = -(-weight.k // part)
-    share = -(-steps // (split * config.deep))
     common = (
         x,
         weight.words,
@@ -347,7 +346,6 @@ def multiply(
         rows,
         config.tokens,
         split,
-        _power(share * config.deep),
     )
     end = (
         not x.is_cpu,
@@ -369,7 +367,8 @@ def multiply(
         # their operands from the words as they come.
         hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
         hopper = hopper and (kernels.overlaps or x.is_cpu)
-        kernels.launch(_product, grid, *common, fold, hopper, *end, **options)
+        lines = _power(-(-steps // split))
+        kernels.launch(_product, grid, *common, lines, fold, hopper, *end, **options)
     return out
 
 
