@@ -1,15 +1,18 @@
-"""Decode steps as CUDA graphs: captured when first met, or ahead of need while nothing runs.
+"""Decode steps as CUDA graphs, captured ahead of need while nothing runs.
 
 A step of single queries has a shape that depends on its number of rows and on how the attention
 backend divides its longest row. Rows are rounded up to few sizes, the rest being padding that
-reads and writes the null block, so that few graphs serve every step. Drafts are single queries,
+reads and writes the null block, so that few graphs serve every step. A capture takes as long as
+many steps, so one whose graph is missing runs in a larger one, or without, unless it keeps coming.
+Drafts are single queries,
 too: a sequence with k of them is k + 1 rows, which see each other's tokens.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +33,10 @@ __all__ = ("DecodeGraphs", "Decoded", "graph_rows")
 
 # Rows at which a platform's products may change their kernels.
 _PRODUCT_ROWS = (1, 16, 32, 64)
+# Rows up to which a step takes about as long as reading the weights.
+_FEW_ROWS = 64
+# Steps of one shape that run without a graph before it is captured while somebody waits.
+_PATIENCE = 16
 _Ending = Literal["drawn", "filtered", "hidden"]
 
 
@@ -107,12 +114,15 @@ class DecodeGraphs:
         self._table = table
         self._sampler = sampler
         self._max_rows = graph_rows(max_rows)
+        self._sizes = sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)})
         self._verifies = verifies
         device = table.device
         self._inputs = torch.empty(3 * self._max_rows, dtype=torch.int64, device=device)
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
         self._drawn = torch.empty(self._max_rows, dtype=torch.int64, device=device)
         self._graphs: dict[Hashable, _Graph] = {}
+        self._missed: Counter[Hashable] = Counter()
+        self._coming = self._shapes_to_come()
         self._capturing = Capturing(device)
 
     def takes(self, plan: Plan) -> bool:
@@ -127,13 +137,10 @@ class DecodeGraphs:
         slots = [plan.rows[index].slot for index in rows]
         starts = [plan.rows[index].start for index in rows]
         count = len(rows)
-        size = graph_rows(count)
-        self._fill(slots, starts, size)
-        graph = self._graph(_Shape(size, max(starts) + 1, self._ending(slots), shares))
-        graph.replay()
+        shape = _Shape(graph_rows(count), max(starts) + 1, self._ending(slots), shares)
+        _, hidden = self._launch(shape, slots, starts)
         draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
-        hidden = None if graph.hidden is None else graph.hidden[:count]
-        return Decoded(draws, self._drawn[:count], hidden)
+        return Decoded(draws, self._drawn[:count], None if hidden is None else hidden[:count])
 
     def _run_verifying(self, plan: Plan) -> Decoded:
         order, _ = self._table.by_prefix([row.slot for row in plan.rows])
@@ -147,17 +154,50 @@ class DecodeGraphs:
         starts = (np.repeat([row.start for row in ordered], counts) + offsets).tolist()
         codes = (offsets * 4 + last * 2 + floating).tolist()
         count = len(rows)
-        size = graph_rows(count)
-        self._fill(slots, starts, size, codes)
-        shape = _Shape(size, max(starts) + 1, self._ending(slots), shares=True, verifies=True)
-        graph = self._graph(shape)
-        graph.replay()
+        longest, ending = max(starts) + 1, self._ending(slots)
+        shape = _Shape(graph_rows(count), longest, ending, shares=True, verifies=True)
+        size, hidden = self._launch(shape, slots, starts, codes)
         draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
-        if graph.hidden is None:
+        if hidden is None:
             return Decoded(draws, self._drawn[:count], None)
         after, ends, _ = self._codes(size)
         draws.verified = Verified(after[:count], ends[:count])
-        return Decoded(draws, self._drawn[:count], graph.hidden[:count])
+        return Decoded(draws, self._drawn[:count], hidden[:count])
+
+    def _launch(
+        self, shape: _Shape, slots: list[int], starts: list[int], codes: Sequence[int] = ()
+    ) -> tuple[int, torch.Tensor | None]:
+        """Run a step; the rows it was padded to, and its hidden states where it ends with them."""
+        shape, graph = self._find(shape)
+        self._fill(slots, starts, shape.rows, codes)
+        if graph is None:
+            return shape.rows, self._step(shape)
+        graph.replay()
+        return shape.rows, graph.hidden
+
+    def _find(self, shape: _Shape) -> tuple[_Shape, _Graph | None]:
+        """The graph for a step and what it was captured for, which may be a shape that holds it."""
+        key = self._key(shape)
+        graph = self._graphs.get(key)
+        if graph is not None:
+            return shape, graph
+        self._missed[key] += 1
+        if self._missed[key] > _PATIENCE:
+            return shape, self._graph(shape)
+        for larger in self._shapes_that_hold(shape):
+            graph = self._graphs.get(self._key(larger))
+            if graph is not None:
+                return larger, graph
+        return shape, None
+
+    def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
+        """Shapes that a step can run in without taking much longer."""
+        most = max(_FEW_ROWS, shape.rows * 5 // 4)
+        # Of shared prefixes a step need not make use.
+        for shares in sorted({shape.shares, shape.verifies}, reverse=True):
+            for rows in self._sizes:
+                if shape.rows <= rows <= most:
+                    yield shape._replace(rows=rows, shares=shares)
 
     def _ending(self, slots: list[int]) -> _Ending:
         if not self._sampler.graphable(slots):
@@ -171,11 +211,9 @@ class DecodeGraphs:
         return codes >> 2, (codes & 2).bool(), (codes & 1).bool()
 
     def capture_ahead(self) -> bool:
-        """Capture one more size for short contexts; False when all are there."""
-        for size, verifies in itertools.product(self._sizes(), {False, self._verifies}):
-            shape = _Shape(size, shares=verifies, verifies=verifies)
+        """Capture one more shape; False when all that are likely are there."""
+        for shape in self._coming:
             if self._key(shape) not in self._graphs:
-                self._pad(size)
                 self._graph(shape)
                 return True
         return False
@@ -193,26 +231,33 @@ class DecodeGraphs:
 
     def capture_largest(self) -> None:
         """Capture the step that takes most memory."""
-        self._pad(self._max_rows)
         self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._verifies))
 
     def forget(self) -> None:
         """Drop every graph: the cache they were captured with is gone."""
         self._graphs.clear()
+        self._missed.clear()
+        self._coming = self._shapes_to_come()
         self._capturing.forget()
 
-    def _sizes(self) -> list[int]:
-        return sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)})
+    def _shapes_to_come(self) -> Iterator[_Shape]:
+        """Of steps of any number of rows and any length, the commonest first."""
+        doublings = range(self._table.max_model_len.bit_length() + 1)
+        endings: tuple[_Ending, ...] = ("drawn", "filtered")
+        kinds = sorted({False, self._verifies})
+        for ending, power, verifies in itertools.product(endings, doublings, kinds):
+            for rows in self._sizes:
+                yield _Shape(rows, 1 << power, ending, shares=verifies, verifies=verifies)
 
     def _key(self, shape: _Shape) -> Hashable:
         key = self._attention.graph_key(shape.rows, shape.longest, shares_prefixes=shape.shares)
         return shape.rows, shape.ending, shape.verifies, key
 
     def _graph(self, shape: _Shape) -> _Graph:
-        key = self._key(shape)
-        graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._graphs[key] = self._capture(shape)
+        """Capture a step, on padding."""
+        self._pad(shape.rows)
+        graph = _Graph(*self._capturing(lambda: self._step(shape)))
+        self._graphs[self._key(shape)] = graph
         return graph
 
     def _fill(
@@ -230,14 +275,6 @@ class DecodeGraphs:
     def _pad(self, size: int) -> None:
         """Inputs of a step of nothing but padding."""
         self._fill([], [], size, [2] * size)
-
-    def _capture(self, shape: _Shape) -> _Graph:
-        # The rehearsal must not move the lengths that the step itself starts from.
-        inputs = self._inputs.clone()
-        self._pad(shape.rows)
-        graph = _Graph(*self._capturing(lambda: self._step(shape)))
-        self._inputs.copy_(inputs)
-        return graph
 
     def _step(self, shape: _Shape) -> torch.Tensor | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""

@@ -23,6 +23,7 @@ class SlotTable:
         lengths: int64 [max_slots + 1], tokens that the slot knows, since it last verified drafts.
         blocks: int32 [max_slots + 1, max_blocks]; 0, the null block, beyond the table's end.
         padding: the last row, which rows that fill up a captured step read and write.
+        max_model_len: tokens of one sequence, at most.
 
     Args:
         max_slots: sequences that may run at once.
@@ -44,6 +45,7 @@ class SlotTable:
         self.block_size = block_size
         self.device = device
         self.padding = max_slots
+        self.max_model_len = max_model_len
         self.staging = Staging(device)
         width = max_model_len + max_drafts
         self.tokens = torch.zeros(max_slots + 1, width, dtype=torch.int32, device=device)

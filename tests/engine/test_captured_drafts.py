@@ -81,6 +81,7 @@ def captured(monkeypatch) -> list[Again]:
         return decoded._replace(drawn=decoded.drawn.clone())
 
     monkeypatch.setattr(graphs.DecodeGraphs, "run", run_and_copy)
+    monkeypatch.setattr(graphs, "_PATIENCE", 0)
     monkeypatch.setattr(graphs, "Capturing", capturing)
     monkeypatch.setattr(draft_graphs, "Capturing", capturing)
     monkeypatch.setattr(Staging, "refill", refill)
@@ -122,6 +123,41 @@ def test_greedy_tokens(case, captured, mode: str, method: str) -> None:
     stats = driver.engine.stats()
     if method == "draft_model":
         assert stats.accepted_tokens > 0.85 * stats.draft_tokens
+
+
+def test_a_step_whose_graph_is_missing(case, captured, monkeypatch) -> None:
+    """It runs in a larger graph or without one, and is captured if it comes again and again."""
+    folder, prompts, wanted = case
+    monkeypatch.setattr(graphs, "_PATIENCE", 16)
+    steps: list[int] = []
+    step = graphs.DecodeGraphs._step
+
+    def count(self, shape):
+        steps.append(shape.rows)
+        return step(self, shape)
+
+    monkeypatch.setattr(graphs.DecodeGraphs, "_step", count)
+    driver = Driver(configure(folder, attention={"backend": "cpu"}))
+    (capturing,) = captured
+    assert driver.generate(prompts[:1], GREEDY) == wanted[:1]
+    # 16 without a graph, then one captured in two runs, then launches of it.
+    assert capturing.launches == 32 - 16
+    driver.engine.executor._runner.graphs.forget()
+    driver.engine.executor._runner.graphs._graph(graphs._Shape(4))
+    capturing.launches = 0
+    steps.clear()
+    assert driver.generate(prompts[1:2], GREEDY) == wanted[1:2]
+    assert capturing.launches == 31 and steps[:16] == [4] * 16
+
+
+def test_shapes_captured_ahead_serve_every_length(case, captured) -> None:
+    folder, prompts, wanted = case
+    driver = Driver(configure(folder, attention={"backend": "cpu"}))
+    while driver.engine.idle():
+        pass
+    held = dict(driver.engine.executor._runner.graphs._graphs)
+    assert driver.generate(prompts, GREEDY) == wanted
+    assert driver.engine.executor._runner.graphs._graphs == held
 
 
 def test_what_kernels_do_not_draw_ends_with_hidden_states(case, captured) -> None:
