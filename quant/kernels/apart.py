@@ -83,8 +83,8 @@ def apart(
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, DEEP: tl.constexpr, ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
-    PDL: tl.constexpr,
+    SPLIT: tl.constexpr, DEEP: tl.constexpr, ASM: tl.constexpr, CONCLUDE: tl.constexpr,
+    ACT: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """As ``grouped``'s kernel, with DEEP parts of the depth side by side.
 
