@@ -18,6 +18,7 @@ __all__ = (
     "places",
     "row_vector",
     "row_vectors",
+    "settled",
     "whole",
 )
 
@@ -184,3 +185,13 @@ def row_vectors(values, R: tl.constexpr, U: tl.constexpr, DEEP: tl.constexpr):
     """[DEEP, R, 8, 2], as ``row_vector`` for each of several tiles."""
     values = values[:, None, :, :, None, None, :, None]
     return tl.broadcast_to(values, (DEEP, U, R, 8, 4, 2, 2, 2))
+
+
+@triton.jit
+def settled(total):
+    """Sums that are complete when the next step begins; for Hopper.
+
+    Its matrix units read an operand's registers while they run. Triton's pipeline lets them run on
+    into the next step, which by then has other weights in these registers.
+    """
+    return tl.inline_asm_elementwise("", "=f,0", [total], tl.float32, is_pure=False, pack=1)

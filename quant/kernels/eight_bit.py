@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
+from .decode import settled
 from .prefetch import prefetch
 from .tiles import Config, output, shared_depth
 
@@ -100,6 +101,8 @@ def _product(
                 gate = tl.dot(_wide(w, DTYPE), x, gate)
                 w = up
             total = tl.dot(_wide(w, DTYPE), x, total)
+            if PDL:
+                total = settled(total)
     if BLOCK == 0:
         if ACT is not None:
             gate *= tl.load(scale_ptr + inside)[:, None]

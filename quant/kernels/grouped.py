@@ -24,7 +24,7 @@ import triton.language as tl
 from ...core.contracts.platform import Kernels
 from ..weights import GroupedWeight
 from .apart import apart
-from .decode import bytes_of, group_of, nibbles, operand, places, row_vector, whole
+from .decode import bytes_of, group_of, nibbles, operand, places, row_vector, settled, whole
 from .layout import pack
 from .prefetch import prefetch, prefetch_scales
 from .tiles import Config, output, shared_depth
@@ -266,6 +266,8 @@ def _product(
                 w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
                 zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
             total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
+            if PDL:
+                total = settled(total)
         else:
             none = tl.zeros((ROWS, TOKENS), tl.float32)
             scale = scale.to(tl.float32)[:, None]

@@ -1,5 +1,6 @@
 """Quantized products compiled for Hopper and Ampere: nothing spills, matrix units where meant."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,10 @@ def _checked(kernel: Compiled, capability: int, stack: int = 0) -> Compiled:
     assert kernel.stack <= stack, f"{kernel.name} spills {kernel.stack} bytes a thread"
     assert kernel.shared <= SHARED_LIMIT[capability]
     assert ("griddepcontrol.wait" in kernel.ptx) == (capability >= 90)
+    ttgir = kernel.kernel.asm["ttgir"]
+    if re.search(r"warp_group_dot .*: tensor", ttgir):
+        # What reads registers must have done so before they are written again.
+        assert set(re.findall(r"warp_group_dot_wait.*pendings = (\d+)", ttgir)) == {"0"}
     return kernel
 
 
