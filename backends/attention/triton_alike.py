@@ -25,7 +25,7 @@ class TritonAlike(TritonPaged):
         dtypes=TritonPaged.capabilities.dtypes,
         kv_dtypes=TritonPaged.capabilities.kv_dtypes,
         head_sizes=TritonPaged.capabilities.head_sizes,
-        features=TritonPaged.capabilities.features - {"graphs"} | {"deterministic"},
+        features=TritonPaged.capabilities.features - {"graphs", "chunk_graphs"} | {"deterministic"},
     )
 
     def prepare(self, batch: AttentionBatch) -> Step:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -26,7 +28,10 @@ from .triton_plan import (
     Layout,
     PrefillPlan,
     Step,
+    chunk_tiles,
+    most_chunk_tiles,
     most_parts,
+    plan_chunks,
     plan_decode,
     plan_prefill,
     rows_of_run,
@@ -110,7 +115,9 @@ class TritonPaged(AttentionBackend):
         dtypes=frozenset({"float32", "bfloat16", "float16"}),
         kv_dtypes=frozenset({"float32", "bfloat16", "float16", "fp8"}),
         head_sizes=frozenset({16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256}),
-        features=frozenset({"sliding_window", "soft_cap", "graphs", "overlap", "speculation"}),
+        features=frozenset(
+            {"sliding_window", "soft_cap", "graphs", "chunk_graphs", "overlap", "speculation"}
+        ),
     )
 
     def __init__(
@@ -152,7 +159,26 @@ class TritonPaged(AttentionBackend):
             for layout in self._layouts
         )
 
+    def chunk_plan(
+        self,
+        query_lengths: list[int],
+        host_lengths: list[int],
+        num_decodes: int,
+        num_tokens: int,
+    ) -> np.ndarray | None:
+        parts = []
+        for layout in self._layouts:
+            tiles = chunk_tiles(
+                query_lengths, host_lengths, num_decodes, num_tokens, layout, self.kv_dtype
+            )
+            if tiles is None:
+                return None
+            parts.append(tiles.ravel())
+        return np.concatenate(parts)
+
     def prepare(self, batch: AttentionBatch) -> Step:
+        if batch.chunk_plan is not None:
+            return self._prepare_captured(batch, batch.chunk_plan)
         decode = prefill = None
         if batch.num_decodes:
             decode = [
@@ -162,6 +188,25 @@ class TritonPaged(AttentionBackend):
         if batch.num_decodes < len(batch.query_lengths):
             prefill = [plan_prefill(batch, layout, self.kv_dtype) for layout in self._layouts]
         return Step(batch, decode, prefill)
+
+    def _prepare_captured(self, batch: AttentionBatch, chunk_plan: torch.Tensor) -> Step:
+        """Whichever rows have one query are found on the device; the others get no part."""
+        counts = batch.query_start.diff()
+        singles = replace(batch, lengths=torch.where(counts == 1, batch.lengths, 0))
+        tokens, kv_dtype = len(batch.write_slots), self.kv_dtype
+        sizes = [most_chunk_tiles(tokens, layout, kv_dtype) for layout in self._layouts]
+        tiles = torch.split_with_sizes(chunk_plan.view(-1, 2), sizes)
+        return Step(
+            batch,
+            [
+                plan_decode(singles, layout, self._processors, kv_dtype, self.block_size)
+                for layout in self._layouts
+            ],
+            [
+                plan_chunks(part, tokens, layout, kv_dtype)
+                for part, layout in zip(tiles, self._layouts, strict=True)
+            ],
+        )
 
     def attend(
         self,

@@ -22,7 +22,10 @@ __all__ = (
     "PrefillPlan",
     "SharedPlan",
     "Step",
+    "chunk_tiles",
+    "most_chunk_tiles",
     "most_parts",
+    "plan_chunks",
     "plan_decode",
     "plan_prefill",
     "rows_of_run",
@@ -44,6 +47,8 @@ _FEWEST_SHARED = 256
 """Keys that rows must have in common to be attended to together."""
 _MOST_CUTS = 16
 """Programs that one run's shared keys are cut among, at most."""
+_CHUNKS = 16
+"""Chunks that a captured step has room for, if none of them fills its last tile."""
 SHARED_ROWS = 64
 """Query heads of a tile over shared keys: the least that Hopper's matrix instructions take."""
 TILE_ROWS = (16, 64, 128)
@@ -59,6 +64,11 @@ class Layout:
     head_dim: int
     window: int
     capped: bool
+
+    @property
+    def group(self) -> int:
+        """Query heads of a key head."""
+        return self.num_heads // self.num_kv_heads
 
     @classmethod
     def of(cls, spec: AttentionSpec) -> Layout:
@@ -149,8 +159,7 @@ def most_parts(rows: int, longest: int, layout: Layout, processors: int) -> int:
 
 def rows_of_run(rows: int, layout: Layout, kv_dtype: torch.dtype) -> int:
     """Rows whose query heads of one key head fill a tile; 0 where sharing gains nothing."""
-    group = layout.num_heads // layout.num_kv_heads
-    run = min(SHARED_ROWS, most_tile_rows(kv_dtype)) // group
+    run = min(SHARED_ROWS, most_tile_rows(kv_dtype)) // layout.group
     return 0 if layout.window or min(run, rows) < 2 else run
 
 
@@ -250,26 +259,68 @@ def plan_prefill(
     )
     counts = np.array(batch.query_lengths)[rows]
     lengths = np.array(batch.host_lengths)[rows]
-    group = layout.num_heads // layout.num_kv_heads
     # Tiles that the queries fill; larger than the dtype's only for a larger group.
-    longest = int(counts.max(initial=0))
-    most = most_tile_rows(kv_dtype)
-    needed = max(group, most if alike else min(longest * group, most))
-    rows_per_tile = next(size for size in TILE_ROWS if size >= needed)
-    queries = rows_per_tile // group
-    tiles = -(-counts // queries)
-    index = np.repeat(np.arange(len(rows)), tiles)
-    first = (np.arange(len(index)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * queries
-    keys = lengths[index] - counts[index] + first
-    order = np.argsort(-keys, kind="stable")
-    packed = torch.from_numpy(np.stack((rows[index], first), 1)[order].astype(np.int32))
+    longest = most_tile_rows(kv_dtype) if alike else int(counts.max(initial=0))
+    rows_per_tile = _rows_per_tile(longest, layout, kv_dtype)
+    tiles = _tiles(rows, counts, lengths, rows_per_tile // layout.group)
+    packed = torch.from_numpy(tiles.astype(np.int32))
     device = batch.lengths.device
     if device.type == "cuda":
         # From other memory a copy waits for the device.
         packed = packed.pin_memory()
     on_device = packed.to(device, non_blocking=True)
-    grid = (layout.num_kv_heads, len(index))
+    grid = (layout.num_kv_heads, len(tiles))
     return PrefillPlan(list(dense.values()), on_device, rows_per_tile, grid)
+
+
+def chunk_tiles(
+    query_lengths: list[int],
+    host_lengths: list[int],
+    num_decodes: int,
+    num_tokens: int,
+    layout: Layout,
+    kv_dtype: torch.dtype,
+) -> np.ndarray | None:
+    """Tiles of a step of at most ``num_tokens``, int64 [most_chunk_tiles, 2]; None for too many."""
+    counts = np.array(query_lengths[num_decodes:], dtype=np.int64)
+    lengths = np.array(host_lengths[num_decodes:], dtype=np.int64)
+    rows = np.arange(num_decodes, len(query_lengths))
+    queries = _rows_per_tile(num_tokens, layout, kv_dtype) // layout.group
+    found = _tiles(rows, counts, lengths, queries)
+    tiles = np.full((most_chunk_tiles(num_tokens, layout, kv_dtype), 2), -1, dtype=np.int64)
+    if len(found) > len(tiles):
+        return None
+    tiles[: len(found)] = found
+    return tiles
+
+
+def most_chunk_tiles(num_tokens: int, layout: Layout, kv_dtype: torch.dtype) -> int:
+    """Tiles of so many tokens in not too many rows."""
+    return -(-num_tokens * layout.group // _rows_per_tile(num_tokens, layout, kv_dtype)) + _CHUNKS
+
+
+def plan_chunks(
+    tiles: torch.Tensor, num_tokens: int, layout: Layout, kv_dtype: torch.dtype
+) -> PrefillPlan:
+    """Of ``chunk_tiles``, int32 on the device."""
+    grid = (layout.num_kv_heads, len(tiles))
+    return PrefillPlan([], tiles, _rows_per_tile(num_tokens, layout, kv_dtype), grid)
+
+
+def _rows_per_tile(longest: int, layout: Layout, kv_dtype: torch.dtype) -> int:
+    """Query heads times queries of a tile, for chunks of up to so many queries."""
+    needed = max(layout.group, min(longest * layout.group, most_tile_rows(kv_dtype)))
+    return next(size for size in TILE_ROWS if size >= needed)
+
+
+def _tiles(rows: np.ndarray, counts: np.ndarray, lengths: np.ndarray, queries: int) -> np.ndarray:
+    """[tiles, 2], row and first of at most ``queries`` queries, those with most keys first."""
+    tiles = -(-counts // queries)
+    index = np.repeat(np.arange(len(rows)), tiles)
+    first = (np.arange(len(index)) - np.repeat(np.cumsum(tiles) - tiles, tiles)) * queries
+    keys = lengths[index] - counts[index] + first
+    order = np.argsort(-keys, kind="stable")
+    return np.stack((rows[index], first), 1)[order]
 
 
 def _waves(layout: Layout, processors: int) -> tuple[int, int]:

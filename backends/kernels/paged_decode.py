@@ -59,7 +59,7 @@ def plan_parts(
     Args:
         parts_ptr: int32 [num_parts, PART_FIELDS], written.
         arrived_ptr: int32 [num_rows, KV_HEADS], zeroed.
-        lengths_ptr: int32 [num_rows].
+        lengths_ptr: int32 [num_rows]; 0 for a row that gets no part.
         shared_ptr: int32 [runs], of ``find_shared``, if RUN is not 0.
         fewest: keys of a part, except that a row may have less.
         most: keys of a part while that makes no more than ``waves`` parts.
@@ -88,7 +88,7 @@ def plan_parts(
     length = tl.load(lengths_ptr + row)
     own = _own(length, row, shared_ptr, WINDOW, RUN)
     count = tl.cdiv(own, share)
-    size = tl.cdiv(tl.cdiv(own, count), TILE) * TILE
+    size = tl.cdiv(tl.cdiv(own, tl.maximum(count, 1)), TILE) * TILE
     for start in range(0, count, TILE):
         number = start + tl.arange(0, TILE)
         mask = number < count

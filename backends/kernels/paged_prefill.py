@@ -43,13 +43,15 @@ def paged_prefill(
 
     Args:
         keys_ptr, values_ptr: [blocks, KV_HEADS, BLOCK_SIZE, D], this step's tokens included.
-        tiles_ptr: int32 [tiles, 2], a row and the first of its queries.
+        tiles_ptr: int32 [tiles, 2], a row and the first of its queries; -1 for no row.
         starts_ptr: int32 [rows + 1], the rows' first tokens; lengths_ptr: int32 [rows].
         scale: from products to base-2 logarithms, or for ``soft_capped``; the keys' is in it.
         WINDOW: keys that a query sees, its own included; 0 for all before it.
     """
     kv_head = tl.program_id(0)
     row = tl.load(tiles_ptr + tl.program_id(1) * 2).to(tl.int64)
+    if row < 0:
+        return
     first = tl.load(tiles_ptr + tl.program_id(1) * 2 + 1)
     start = tl.load(starts_ptr + row)
     queries = tl.load(starts_ptr + row + 1) - start

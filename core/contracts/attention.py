@@ -16,6 +16,7 @@ import msgspec
 from .capabilities import Capabilities
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 __all__ = ("CONTRACT_VERSION", "AttentionBackend", "AttentionBatch", "AttentionSpec", "Rotation")
@@ -69,6 +70,9 @@ class AttentionBatch:
         siblings: whether rows of single queries may see tokens of each other, so that all keys and
             values must be in the cache before any row attends, as they must in a step with longer
             rows.
+        chunk_plan: int32, what the backend's ``chunk_plan`` gave, if the step is captured with rows
+            of any number of queries. num_decodes and the host's lengths are then bounds: rows with
+            one query lead, rows with none are padding.
     """
 
     query_start: torch.Tensor
@@ -80,6 +84,7 @@ class AttentionBatch:
     host_lengths: list[int]
     shares_prefixes: bool = False
     siblings: bool = False
+    chunk_plan: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -165,6 +170,30 @@ class AttentionBackend(ABC):
             num_rows: rows of the step.
             longest: tokens of its longest row.
             shares_prefixes: as of the batch.
+        """
+        return None
+
+    def chunk_plan(
+        self,
+        query_lengths: list[int],
+        host_lengths: list[int],
+        num_decodes: int,
+        num_tokens: int,
+    ) -> np.ndarray | None:
+        """The host's part of a captured step's plan, sent to the device before each launch.
+
+        Asked only of a backend with the feature ``chunk_graphs``: a step captured with it serves
+        every step of rows with one query and rows with more. Its size depends on ``num_tokens``
+        alone.
+
+        Args:
+            query_lengths: of each row.
+            host_lengths: of each row.
+            num_decodes: leading rows with one query.
+            num_tokens: that the step is captured for; no fewer than there are.
+
+        Returns:
+            int64, flat; None for a step that does not fit.
         """
         return None
 

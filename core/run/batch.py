@@ -11,7 +11,7 @@ from ..contracts.attention import AttentionBatch
 from ..step import Plan
 from .slots import SlotTable
 
-__all__ = ("Batch", "Draws", "Verified", "make_batch")
+__all__ = ("Batch", "Draws", "PlanRows", "Verified", "make_batch")
 
 
 @dataclass(slots=True)
@@ -67,8 +67,16 @@ class Batch:
     last_tokens: torch.Tensor | None
 
 
-class _Rows:
-    """A plan's rows as arrays."""
+class PlanRows:
+    """A plan's rows as arrays, R of them with T tokens in all.
+
+    Attributes:
+        slots, starts, counts, ends: int64 [R].
+        offsets: int64 [R + 1], of the rows in the tokens.
+        drawing: int64 [M], the row of each draw.
+        floating: rows whose start the device alone knows.
+        verifies: whether drafts are verified, or have been since the host last knew lengths.
+    """
 
     def __init__(self, plan: Plan, table: SlotTable, *, exact: bool) -> None:
         rows = plan.rows
@@ -77,7 +85,6 @@ class _Rows:
         self.counts = np.array([row.count for row in rows], dtype=np.int64)
         self.drafts = np.array([row.drafts for row in rows], dtype=np.int64)
         slack = np.array([row.slack for row in rows], dtype=np.int64)
-        # Rows whose start the device alone knows.
         self.floating = (slack > 0).nonzero()[0]
         if exact and len(self.floating):
             known = table.lengths[torch.from_numpy(self.slots[self.floating]).to(table.device)]
@@ -94,6 +101,14 @@ class _Rows:
         self.behind = self.order - self.drafts[self.drawing]
         self.verifies = bool(slack.any() or self.drafts.any())
 
+    def tokens(self) -> tuple[np.ndarray, np.ndarray]:
+        """The row and the position of each token, int64 [T]."""
+        total = int(self.offsets[-1])
+        if total == len(self.slots):
+            return np.arange(total), self.starts
+        row_of = np.repeat(np.arange(len(self.slots)), self.counts)
+        return row_of, np.arange(total) - (self.offsets[:-1] - self.starts)[row_of]
+
 
 def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
     """Gather the plan's rows from the slot table, whose block tables are up to date.
@@ -104,13 +119,9 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
         exact: whether the attention backend must know true lengths on the host, if need be by
             waiting for the device; otherwise bounds from above will do.
     """
-    rows = _Rows(plan, table, exact=exact)
+    rows = PlanRows(plan, table, exact=exact)
     total = int(rows.offsets[-1])
-    if total == len(plan.rows):
-        row_of, positions = np.arange(total), rows.starts
-    else:
-        row_of = np.repeat(np.arange(len(plan.rows)), rows.counts)
-        positions = np.arange(total) - (rows.offsets[:-1] - rows.starts)[row_of]
+    row_of, positions = rows.tokens()
     draw_slots = rows.slots[rows.drawing]
     sent = table.staging.send(
         (
@@ -155,7 +166,7 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
     )
 
 
-def _late(rows: _Rows, table: SlotTable, slots: torch.Tensor) -> torch.Tensor:
+def _late(rows: PlanRows, table: SlotTable, slots: torch.Tensor) -> torch.Tensor:
     """int64 [R], by how much each row's start is too far on."""
     late = torch.zeros_like(slots)
     (floating, starts) = table.staging.send((rows.floating, rows.starts[rows.floating]))

@@ -89,6 +89,7 @@ def _limits(config: Config, source: Source) -> Limits:
         max_slots=known(config.schedule.max_num_seqs),
         max_model_len=known(config.model.max_model_len),
         vocab_size=source.vocab_size(),
+        max_tokens=known(config.schedule.max_num_batched_tokens),
         max_draws=max_draws(config),
         max_drafts=known(speculation.num_speculative_tokens) if speculation.method else 0,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ..cache.sizing import Footprint
 from ..config import Config, known, max_draws
 from ..contracts.platform import Platform
@@ -11,11 +13,16 @@ from .runner import Runner
 
 __all__ = ("measure_worst_step",)
 
+# Graphs from whose size that of all is told.
+_SAMPLES = 4
+
 
 def measure_worst_step(
     runner: Runner, platform: Platform, config: Config, *, weights: int
 ) -> Footprint:
-    """Run the largest step there may be, and capture the largest graph, with a cache of nothing.
+    """Run the largest step there may be, and capture the largest graphs, with a cache of nothing.
+
+    A captured step takes memory of its own beside what all of them share.
 
     It also loads every kernel that such steps use. On a CPU, whose memory is everybody's, nothing
     is run.
@@ -37,13 +44,19 @@ def measure_worst_step(
     runner.measure_graphs()
     platform.synchronize()
     captured = platform.memory()
+    samples = 0
+    while samples < _SAMPLES and runner.idle():
+        samples += 1
+    platform.synchronize()
+    each = (captured.free - platform.memory().free) // max(samples, 1)
     runner.forget_graphs()
     platform.release()
+    free = captured.free - each * runner.num_shapes()
     return Footprint(
-        captured,
+        msgspec.structs.replace(captured, free=free),
         weights=weights,
         activations=loaded.free - stepped.free,
-        graphs=stepped.free - captured.free,
+        graphs=stepped.free - free,
     )
 
 

@@ -28,15 +28,14 @@ from .sample import Sampler
 from .slots import SlotTable
 from .verify import verify
 
-__all__ = ("DecodeGraphs", "Decoded", "graph_rows")
-
+__all__ = ("PATIENCE", "DecodeGraphs", "Decoded", "Graph", "graph_rows")
 
 # Rows at which a platform's products may change their kernels.
 _PRODUCT_ROWS = (1, 16, 32, 64)
 # Rows up to which a step takes about as long as reading the weights.
 _FEW_ROWS = 64
 # Steps of one shape that run without a graph before it is captured while somebody waits.
-_PATIENCE = 16
+PATIENCE = 16
 _Ending = Literal["drawn", "filtered", "hidden"]
 
 
@@ -51,7 +50,7 @@ class _Shape(NamedTuple):
     verifies: bool = False
 
 
-class _Graph(NamedTuple):
+class Graph(NamedTuple):
     """A captured step, and its hidden states where it ends with them."""
 
     replay: Callable[[], None]
@@ -80,7 +79,7 @@ def graph_rows(rows: int) -> int:
     """
     if rows <= 8:
         return 1 << (rows - 1).bit_length()
-    step = 16 if rows <= 64 else 32 if rows <= 256 else 64
+    step = 16 if rows <= 64 else 32 if rows <= 256 else 64 if rows <= 512 else 128
     return -(-rows // step) * step
 
 
@@ -120,7 +119,7 @@ class DecodeGraphs:
         self._inputs = torch.empty(3 * self._max_rows, dtype=torch.int64, device=device)
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
         self._drawn = torch.empty(self._max_rows, dtype=torch.int64, device=device)
-        self._graphs: dict[Hashable, _Graph] = {}
+        self._graphs: dict[Hashable, Graph] = {}
         self._missed: Counter[Hashable] = Counter()
         self._coming = self._shapes_to_come()
         self._capturing = Capturing(device)
@@ -175,14 +174,14 @@ class DecodeGraphs:
         graph.replay()
         return shape.rows, graph.hidden
 
-    def _find(self, shape: _Shape) -> tuple[_Shape, _Graph | None]:
+    def _find(self, shape: _Shape) -> tuple[_Shape, Graph | None]:
         """The graph for a step and what it was captured for, which may be a shape that holds it."""
         key = self._key(shape)
         graph = self._graphs.get(key)
         if graph is not None:
             return shape, graph
         self._missed[key] += 1
-        if self._missed[key] > _PATIENCE:
+        if self._missed[key] > PATIENCE:
             return shape, self._graph(shape)
         for larger in self._shapes_that_hold(shape):
             graph = self._graphs.get(self._key(larger))
@@ -217,6 +216,11 @@ class DecodeGraphs:
                 self._graph(shape)
                 return True
         return False
+
+    @property
+    def num_shapes(self) -> int:
+        """Graphs that are likely to be captured."""
+        return len({self._key(shape) for shape in self._shapes_to_come()})
 
     def run_sizes(self) -> None:
         """Run, without a graph, steps in which every kernel of such steps occurs."""
@@ -253,10 +257,10 @@ class DecodeGraphs:
         key = self._attention.graph_key(shape.rows, shape.longest, shares_prefixes=shape.shares)
         return shape.rows, shape.ending, shape.verifies, key
 
-    def _graph(self, shape: _Shape) -> _Graph:
+    def _graph(self, shape: _Shape) -> Graph:
         """Capture a step, on padding."""
         self._pad(shape.rows)
-        graph = _Graph(*self._capturing(lambda: self._step(shape)))
+        graph = Graph(*self._capturing(lambda: self._step(shape)))
         self._graphs[self._key(shape)] = graph
         return graph
 

@@ -11,6 +11,7 @@ from ..contracts.model import Architecture
 from ..contracts.speculator import Speculator
 from ..step import Newcomer, Outcome, Plan
 from .batch import Draws, make_batch
+from .chunk_graphs import ChunkGraphs
 from .draft_graphs import DraftGraphs
 from .drafter import Drafter, Proposals
 from .forward import forward
@@ -90,6 +91,7 @@ class Limits(NamedTuple):
         max_slots: sequences that run at once.
         max_model_len: tokens of one sequence.
         vocab_size: rows of the model's head.
+        max_tokens: of a step.
         max_draws: tokens drawn in a step.
         max_drafts: of one row.
     """
@@ -97,6 +99,7 @@ class Limits(NamedTuple):
     max_slots: int
     max_model_len: int
     vocab_size: int
+    max_tokens: int
     max_draws: int
     max_drafts: int
 
@@ -109,7 +112,7 @@ class Runner:
         attention: backend whose cache is allocated.
         limits: what a plan may hold.
         device: where all of it lives.
-        graphs: run decode steps as CUDA graphs.
+        graphs: run decode steps as CUDA graphs, and small ones with chunks if attention can.
         draw: kernels that draw tokens; torch's operators where None.
         speculator: proposes drafts.
     """
@@ -163,6 +166,11 @@ class Runner:
                 max_rows=limits.max_draws,
                 verifies=limits.max_drafts > 0,
             )
+        self.chunk_graphs: ChunkGraphs | None = None
+        if graphs and "chunk_graphs" in attention.capabilities.features:
+            self.chunk_graphs = ChunkGraphs(
+                model, attention, self.slots, max_tokens=limits.max_tokens
+            )
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
 
@@ -187,20 +195,30 @@ class Runner:
                 proposals = self._propose(plan, draws, verified=verified)
                 return PendingStep(plan, draws.rows, drawn, None, {}, proposals)
             return self._draw(plan, self.model.logits(hidden), draws, {})
+        hidden, draws, last = self._chunks(plan)
+        prompts = self._score_prompts(plan, hidden) if self._scored else {}
+        if not draws.rows:
+            return PendingStep(plan, [], hidden.new_empty(0, dtype=torch.int64), None, prompts)
+        return self._draw(
+            plan, self.model.logits(hidden if last is None else hidden[last]), draws, prompts
+        )
+
+    def _chunks(self, plan: Plan) -> tuple[torch.Tensor, Draws, torch.Tensor | None]:
+        """Launch a step with chunks: its hidden states, its draws, the token before each draw."""
+        if self.chunk_graphs is not None:
+            chunked = self.chunk_graphs.run(plan)
+            if chunked is not None:
+                return chunked.hidden, chunked.draws, chunked.last
         batch = make_batch(plan, self.slots, exact=self._exact)
         hidden = forward(
             self.model, self.attention, batch.token_ids, batch.positions, batch.attention
         )
-        prompts = self._score_prompts(plan, hidden) if self._scored else {}
-        if not batch.draws.rows:
-            return PendingStep(plan, [], hidden.new_empty(0, dtype=torch.int64), None, prompts)
-        last = hidden if batch.last_tokens is None else hidden[batch.last_tokens]
-        return self._draw(plan, self.model.logits(last), batch.draws, prompts)
+        return hidden, batch.draws, batch.last_tokens
 
     @torch.inference_mode()
     def idle(self) -> bool:
         """Prepare for steps to come while there is nothing to do; whether more is left."""
-        return self.graphs is not None and self.graphs.capture_ahead()
+        return any(graphs.capture_ahead() for graphs in self._captured())
 
     @torch.inference_mode()
     def decode_sizes(self) -> None:
@@ -210,18 +228,25 @@ class Runner:
 
     @torch.inference_mode()
     def measure_graphs(self) -> None:
-        """Capture the largest decode step, as long as the measured cache is in place."""
-        if self.graphs is not None:
-            self.graphs.capture_largest()
+        """Capture the largest step of each kind, as long as the measured cache is in place."""
+        for graphs in self._captured():
+            graphs.capture_largest()
         if self.drafter is not None and self.drafter.graphs is not None:
             self.drafter.graphs.capture_largest(self.limits.max_slots, self.limits.max_drafts)
 
     def forget_graphs(self) -> None:
         """Drop what was captured with a cache that is about to be replaced."""
-        if self.graphs is not None:
-            self.graphs.forget()
+        for graphs in self._captured():
+            graphs.forget()
         if self.drafter is not None and self.drafter.graphs is not None:
             self.drafter.graphs.forget()
+
+    def num_shapes(self) -> int:
+        """Steps that are likely to be captured."""
+        return sum(graphs.num_shapes for graphs in self._captured())
+
+    def _captured(self) -> list[DecodeGraphs | ChunkGraphs]:
+        return [graphs for graphs in (self.graphs, self.chunk_graphs) if graphs is not None]
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
         self.slots.enter(newcomers)

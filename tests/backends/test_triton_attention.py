@@ -13,7 +13,12 @@ from quire.backends.attention import triton_dense
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 from quire.testing import Scenario, check_attention, check_cache
-from tests.kernels.attention_case import AttentionCase, check_step, check_writing_before
+from tests.kernels.attention_case import (
+    AttentionCase,
+    check_captured_chunks,
+    check_step,
+    check_writing_before,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -102,6 +107,19 @@ def test_either_way_of_writing(kv_dtype: torch.dtype) -> None:
     kinds = {"dtype": torch.bfloat16, "kv_dtype": kv_dtype}
     rows = ((1, 1), (1, 64), (1, 3000))
     check_writing_before(AttentionCase(_spec(8, 2, 128), rows, **kinds), "cuda")
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float16])
+def test_chunks_that_a_graph_holds(kv_dtype: torch.dtype) -> None:
+    kinds = {"dtype": torch.bfloat16, "kv_dtype": kv_dtype}
+    for rows, num_tokens in (
+        (((1, 5), (1, 4000), (9, 9), (300, 2000)), 320),
+        ((*((1, 100 + n) for n in range(60)), (200, 200), (500, 700)), 768),
+        (((30, 30),), 32),
+    ):
+        for window in (None, 100):
+            spec = _spec(8, 2, 128, window=window)
+            check_captured_chunks(AttentionCase(spec, rows, **kinds), num_tokens, "cuda")
 
 
 def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from quire.core import resolve
 from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.platform import Platform
 from quire.core.request import SamplingParams
-from quire.core.run import draft_graphs, graphs
+from quire.core.run import chunk_graphs, draft_graphs, graphs
 from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
 from tests.engine.checkpoints import make
@@ -45,10 +45,19 @@ class Again:
 class Lengths(Reference):
     """Looks at no bound of the host's, as a backend with graphs would not."""
 
-    capabilities = Capabilities(features=Reference.capabilities.features | {"graphs"})
+    capabilities = Capabilities(
+        features=Reference.capabilities.features | {"graphs", "chunk_graphs"}
+    )
+
+    def chunk_plan(self, query_lengths, host_lengths, num_decodes, num_tokens):
+        return np.array([len(query_lengths)])
 
     def prepare(self, batch):
         batch.host_lengths = batch.lengths.tolist()
+        if batch.chunk_plan is not None:
+            rows = int(batch.chunk_plan)
+            batch.query_lengths = batch.query_start.diff().tolist()[:rows]
+            batch.host_lengths = batch.host_lengths[:rows]
         return super().prepare(batch)
 
 
@@ -81,8 +90,10 @@ def captured(monkeypatch) -> list[Again]:
         return decoded._replace(drawn=decoded.drawn.clone())
 
     monkeypatch.setattr(graphs.DecodeGraphs, "run", run_and_copy)
-    monkeypatch.setattr(graphs, "_PATIENCE", 0)
+    monkeypatch.setattr(graphs, "PATIENCE", 0)
+    monkeypatch.setattr(chunk_graphs, "PATIENCE", 0)
     monkeypatch.setattr(graphs, "Capturing", capturing)
+    monkeypatch.setattr(chunk_graphs, "Capturing", capturing)
     monkeypatch.setattr(draft_graphs, "Capturing", capturing)
     monkeypatch.setattr(Staging, "refill", refill)
     monkeypatch.setattr(resolve, "_choose_graphs", choose)
@@ -118,8 +129,9 @@ def test_greedy_tokens(case, captured, mode: str, method: str) -> None:
     driver = Driver(config)
     assert driver.generate(prompts, GREEDY) == wanted
     assert driver.generate(prompts, GREEDY) == wanted  # From cached prefixes.
-    assert all(capturing.launches > 10 for capturing in captured)
-    assert len(captured) == 1 + (method != "none")
+    *drafts, decodes, chunks = captured
+    assert decodes.launches > 10 and chunks.launches > (method == "none")
+    assert [capturing.launches > 10 for capturing in drafts] == [True] * (method != "none")
     stats = driver.engine.stats()
     if method == "draft_model":
         assert stats.accepted_tokens > 0.85 * stats.draft_tokens
@@ -128,7 +140,7 @@ def test_greedy_tokens(case, captured, mode: str, method: str) -> None:
 def test_a_step_whose_graph_is_missing(case, captured, monkeypatch) -> None:
     """It runs in a larger graph or without one, and is captured if it comes again and again."""
     folder, prompts, wanted = case
-    monkeypatch.setattr(graphs, "_PATIENCE", 16)
+    monkeypatch.setattr(graphs, "PATIENCE", 16)
     steps: list[int] = []
     step = graphs.DecodeGraphs._step
 
@@ -138,7 +150,7 @@ def test_a_step_whose_graph_is_missing(case, captured, monkeypatch) -> None:
 
     monkeypatch.setattr(graphs.DecodeGraphs, "_step", count)
     driver = Driver(configure(folder, attention={"backend": "cpu"}))
-    (capturing,) = captured
+    capturing, _ = captured
     assert driver.generate(prompts[:1], GREEDY) == wanted[:1]
     # 16 without a graph, then one captured in two runs, then launches of it.
     assert capturing.launches == 32 - 16
@@ -155,9 +167,11 @@ def test_shapes_captured_ahead_serve_every_length(case, captured) -> None:
     driver = Driver(configure(folder, attention={"backend": "cpu"}))
     while driver.engine.idle():
         pass
-    held = dict(driver.engine.executor._runner.graphs._graphs)
+    runner = driver.engine.executor._runner
+    held = runner.graphs._graphs.copy(), runner.chunk_graphs._graphs.copy()
     assert driver.generate(prompts, GREEDY) == wanted
-    assert driver.engine.executor._runner.graphs._graphs == held
+    assert (runner.graphs._graphs, runner.chunk_graphs._graphs) == held
+    assert all(capturing.launches for capturing in captured)
 
 
 def test_what_kernels_do_not_draw_ends_with_hidden_states(case, captured) -> None:

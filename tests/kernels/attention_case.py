@@ -9,11 +9,18 @@ from dataclasses import dataclass
 
 import msgspec
 import torch
+import torch.nn.functional as F
 
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 
-__all__ = ("AttentionCase", "check_step", "check_writing_before", "poisoned_memory")
+__all__ = (
+    "AttentionCase",
+    "check_captured_chunks",
+    "check_step",
+    "check_writing_before",
+    "poisoned_memory",
+)
 
 _TOLERANCE = {
     torch.float32: 2e-5,
@@ -86,6 +93,40 @@ def check_writing_before(case: AttentionCase, device: str = "cpu") -> None:
     assert torch.equal(*found)
     for one, other in zip(*caches, strict=True):
         assert torch.equal(one, other)
+
+
+def check_captured_chunks(case: AttentionCase, num_tokens: int, device: str = "cpu") -> None:
+    """The step as a graph for ``num_tokens`` holds it, which gives what the oracle does.
+
+    Raises:
+        AssertionError: where it does not.
+    """
+    step = _Step(case, torch.device(device))
+    batch, missing = step.batch, num_tokens - len(step.batch.write_slots)
+    plan = step.backend.chunk_plan(
+        batch.query_lengths, batch.host_lengths, batch.num_decodes, num_tokens
+    )
+    assert plan is not None and len(plan) == len(step.backend.chunk_plan([], [], 0, num_tokens))
+    rows = num_tokens - len(batch.lengths)
+    total = len(batch.write_slots)
+    step.batch = AttentionBatch(
+        query_start=F.pad(batch.query_start, (0, rows), value=total),
+        lengths=F.pad(batch.lengths, (0, rows)),
+        block_tables=F.pad(batch.block_tables, (0, 0, 0, rows)),
+        write_slots=F.pad(batch.write_slots, (0, missing)),
+        num_decodes=num_tokens,
+        query_lengths=[1] * num_tokens,
+        host_lengths=[5000] * num_tokens,
+        chunk_plan=torch.from_numpy(plan).to(torch.int32).to(device),
+    )
+    step.qkv = F.pad(step.qkv, (0, 0, 0, 0, 0, missing))
+    if step.rotation is not None:
+        step.rotation.positions = F.pad(step.rotation.positions, (0, missing))
+    found = step.run()[:total]
+    for cache in step.caches():
+        cache[0] = torch.nan  # Where tokens of nobody go.
+    step.qkv = step.qkv[:total]
+    step.check(found)
 
 
 class _Step:

@@ -11,7 +11,12 @@ from quire.backends.attention import triton_dense, triton_paged, triton_plan
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionSpec
 from quire.testing import Scenario, check_attention, check_cache
-from tests.kernels.attention_case import AttentionCase, check_step, check_writing_before
+from tests.kernels.attention_case import (
+    AttentionCase,
+    check_captured_chunks,
+    check_step,
+    check_writing_before,
+)
 
 FLOAT8 = torch.float8_e4m3fn
 
@@ -64,6 +69,30 @@ def test_random_steps(seed: int) -> None:
             scales=(0.5, 2.0) if kv_dtype is FLOAT8 else (1.0, 1.0),
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_tokens"),
+    [
+        (((1, 5), (1, 150), (9, 9), (3, 80)), 16),
+        (((70, 71),), 96),
+        (((1, 1), (1, 64), (1, 65)), 16),
+        (((2, 2), (2, 40), (17, 17)), 32),
+    ],
+)
+@pytest.mark.parametrize("window", [None, 20])
+def test_chunks_that_a_graph_holds(rows, num_tokens: int, window: int | None) -> None:
+    kinds = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16}
+    check_captured_chunks(AttentionCase(_spec(6, 2, 16, window=window), rows, **kinds), num_tokens)
+
+
+def test_chunks_that_do_not_fit() -> None:
+    """Of a token or two each, every one takes a tile."""
+    layer = _spec(2, 2, 16)
+    kinds = {"block_size": 16, "kv_dtype": torch.bfloat16, "device": torch.device("cpu")}
+    backend = TritonPaged([layer], **kinds)
+    assert backend.chunk_plan([1, *[2] * 10], [1, *[2] * 10], 1, 32) is not None
+    assert backend.chunk_plan([2] * 30, [2] * 30, 0, 64) is None
 
 
 @pytest.mark.parametrize("width", [64, 80, 96, 128, 256])
