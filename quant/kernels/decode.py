@@ -188,10 +188,12 @@ def row_vectors(values, R: tl.constexpr, U: tl.constexpr, DEEP: tl.constexpr):
 
 
 @triton.jit
-def settled(total):
-    """Sums that are complete when the next step begins; for Hopper.
+def settled(total, HOPPER: tl.constexpr):
+    """Sums that are complete when the next step begins, for Hopper.
 
     Its matrix units read an operand's registers while they run. Triton's pipeline lets them run on
     into the next step, which by then has other weights in these registers.
     """
-    return tl.inline_asm_elementwise("", "=f,0", [total], tl.float32, is_pure=False, pack=1)
+    if HOPPER:
+        total = tl.inline_asm_elementwise("", "=f,0", [total], tl.float32, is_pure=False, pack=1)
+    return total

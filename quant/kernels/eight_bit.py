@@ -101,8 +101,7 @@ def _product(
                 gate = tl.dot(_wide(w, DTYPE), x, gate)
                 w = up
             total = tl.dot(_wide(w, DTYPE), x, total)
-            if PDL:
-                total = settled(total)
+            total = settled(total, PDL)
     if BLOCK == 0:
         if ACT is not None:
             gate *= tl.load(scale_ptr + inside)[:, None]

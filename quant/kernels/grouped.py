@@ -202,8 +202,7 @@ def _product(
 ):  # fmt: skip
     """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
 
-    While the kernel before ends, the weights of two steps are brought nearer (more were slower) and
-    the scales of all: LINES is a power of two from their number on.
+    While the kernel before ends, two steps' weights and all scales (LINES, a power of two) come nearer.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
@@ -266,8 +265,7 @@ def _product(
                 w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
                 zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
             total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
-            if PDL:
-                total = settled(total)
+            total = settled(total, PDL)
         else:
             none = tl.zeros((ROWS, TOKENS), tl.float32)
             scale = scale.to(tl.float32)[:, None]
