@@ -8,6 +8,7 @@ token belongs to, and which rows have one query, is on the device.
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ _MOST_TOKENS = 1024
 _FEWEST_TOKENS = 16
 
 
-class Chunked:
+class Chunked(NamedTuple):
     """A launched step.
 
     Attributes:
@@ -37,10 +38,9 @@ class Chunked:
         last: int64 [M], the token before each draw, among the T.
     """
 
-    def __init__(self, hidden: torch.Tensor, draws: Draws, last: torch.Tensor) -> None:
-        self.hidden = hidden
-        self.draws = draws
-        self.last = last
+    hidden: torch.Tensor
+    draws: Draws
+    last: torch.Tensor
 
 
 class ChunkGraphs:
@@ -82,15 +82,13 @@ class ChunkGraphs:
 
     def run(self, plan: Plan) -> Chunked | None:
         """Launch a step, or return None where it is to run without a graph."""
-        if sum(row.count for row in plan.rows) > self._most:
+        total = sum(row.count for row in plan.rows)
+        if total > self._most or any(row.drafts or row.slack for row in plan.rows):
             return None
-        rows = PlanRows(plan, self._table, exact=False)
-        if rows.verifies:
-            return None
-        total = int(rows.offsets[-1])
         size = self._find(total)
         if size is None:
             return None
+        rows = PlanRows(plan, self._table, exact=False)
         decodes = int((rows.counts == 1).sum())
         chunks = self._attention.chunk_plan(rows.counts.tolist(), rows.ends.tolist(), decodes, size)
         if chunks is None:

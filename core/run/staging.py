@@ -11,6 +11,8 @@ __all__ = ("Staging",)
 
 # A step sends a few times, and two may be on their way at once.
 _BUFFERS = 16
+# Numbers that a multiple of 16 bytes holds.
+_ALIGNED = 2
 
 
 class Staging:
@@ -31,14 +33,23 @@ class Staging:
         self._turn = 0
 
     def send(self, parts: Sequence[np.ndarray]) -> tuple[torch.Tensor, ...]:
-        """Fresh tensors on the device with these contents, in one copy."""
-        packed = np.concatenate(parts)
+        """Fresh tensors on the device with these contents, in one copy.
+
+        Each begins on a multiple of 16 bytes, as kernels are compiled for.
+        """
+        rooms = [len(part) + len(part) % _ALIGNED for part in parts]
+        packed = np.zeros(sum(rooms), dtype=np.int64)
+        begin = 0
+        for part, room in zip(parts, rooms, strict=True):
+            packed[begin : begin + len(part)] = part
+            begin += room
         if self._device.type == "cpu":
             sent = torch.from_numpy(packed)
         else:
             sent = torch.empty(len(packed), dtype=torch.int64, device=self._device)
             self._copy(packed, sent)
-        return torch.split_with_sizes(sent, [len(part) for part in parts])
+        found = zip(torch.split_with_sizes(sent, rooms), parts, rooms, strict=True)
+        return tuple(x if len(part) == room else x[: len(part)] for x, part, room in found)
 
     def refill(self, target: torch.Tensor, values: np.ndarray) -> None:
         """Copy values over the beginning of a flat int64 tensor on the device."""

@@ -32,10 +32,10 @@ def warm_up(runner: Runner, platform: Platform) -> None:
 def _small_steps(runner: Runner, drafts: int) -> None:
     """Prompts, each with drafts behind it where results mean something."""
     longest = runner.limits.max_model_len - 1 - 2 * drafts
-    filtered = SamplingParams(top_p=0.9, top_k=50)
+    plain = SamplingParams(top_p=0.9, top_k=50)
     penalised = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
-    kinds = (penalised, SamplingParams(), filtered, filtered)
-    for count, params in zip(_PROMPTS, kinds, strict=True):
+    for index, count in enumerate(_PROMPTS):
+        params = plain if index else penalised
         count = max(1, min(count, longest))
         newcomer = Newcomer(0, [0] * count, count, 0, params)
         blocks = [0] * -(-(count + 1 + 2 * drafts) // runner.attention.block_size)

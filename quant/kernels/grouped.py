@@ -202,7 +202,7 @@ def _product(
 ):  # fmt: skip
     """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
 
-    While the kernel before ends, two steps' weights and all scales (of LINES) come nearer.
+    While the kernel before ends, weights of two steps and scales of LINES, all, come nearer.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
