@@ -33,11 +33,18 @@ _TILES = (1, 2, 4, 8, 16)
 
 
 class _Cache:
-    """One layer's, [2, kv heads, blocks, block size, head_dim], and its halves by slot."""
+    """One layer's, [2, kv heads, blocks, block size, head_dim], and the same memory otherwise cut.
+
+    Attributes:
+        blocks: [2, kv heads, blocks, block size * head_dim].
+        slots: [2, kv heads, slots, head_dim].
+        rows: [2 * kv heads * blocks, block size * head_dim].
+    """
 
     def __init__(self, whole: torch.Tensor) -> None:
-        self.whole = whole
-        self.keys, self.values = whole.flatten(2, 3).unbind(0)
+        self.blocks = whole.flatten(3, 4)
+        self.slots = whole.flatten(2, 3)
+        self.rows = self.blocks.flatten(0, 2)
 
 
 class CPUAttention(AttentionBackend):
@@ -102,18 +109,16 @@ class CPUAttention(AttentionBackend):
     ) -> torch.Tensor:
         if rotation is not None:
             rotation.apply(q, k)
-        cache = self._caches[layer]
+        cache, spec = self._caches[layer], self.layers[layer]
         if prepared.fresh is not None:
-            cache.whole.index_fill_(2, prepared.fresh, 0)
-        cache.keys.index_copy_(1, prepared.write_slots, k.to(self.kv_dtype).transpose(0, 1))
-        cache.values.index_copy_(1, prepared.write_slots, v.to(self.kv_dtype).transpose(0, 1))
-        spec = self.layers[layer]
+            cache.blocks.index_fill_(2, prepared.fresh, 0)
+        cache.slots.index_copy_(2, prepared.write_slots, _stacked(k, v).to(self.kv_dtype))
         geometry = prepared.geometries[self._layouts[layer]]
-        scaled = q.float() * spec.scale
+        queries = q.float()
         if geometry.alone:
-            out = self._decode(scaled, cache, geometry.groups[0], spec)
+            out = self._decode(queries, cache, geometry.groups[0], spec)
         else:
-            out = self._mixed(scaled, cache, geometry, spec)
+            out = self._mixed(queries, cache, geometry, spec)
         return out.to(q.dtype)
 
     def _mixed(
@@ -132,39 +137,34 @@ class CPUAttention(AttentionBackend):
         self, q: torch.Tensor, cache: _Cache, group: DecodeGroup, spec: AttentionSpec
     ) -> torch.Tensor:
         """One query a row, [B, heads, head_dim] -> [B, heads * head_dim]."""
-        keys, values = self._read(cache, group.span, group.index, group.count, spec)
-        q = q.view(group.count, spec.num_kv_heads, -1, spec.head_dim)
-        out = _attend(_padded(q), keys, values, group.mask, 0, spec)[:, :, : q.shape[2]]
-        return out.reshape(group.count, spec.num_heads * spec.head_dim)
+        keys, values = self._read(cache, group.span, group.index)
+        shared = spec.num_heads // spec.num_kv_heads
+        grouped = q.view(group.count, spec.num_kv_heads, shared, spec.head_dim)
+        found = _attend(_padded(grouped).flatten(0, 1), keys, values, group.mask, 0, spec)
+        return found[:, :shared].reshape(group.count, -1)
 
     def _read(
-        self,
-        cache: _Cache,
-        span: tuple[int, int] | None,
-        index: torch.Tensor | None,
-        count: int,
-        spec: AttentionSpec,
+        self, cache: _Cache, span: tuple[int, int] | None, index: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values, float32 [count, kv heads, positions, head_dim], till the next call."""
+        """Keys and values, float32 [rows * kv heads, positions, head_dim], till the next call."""
         if span is not None:
-            keys, values = cache.keys.narrow(1, *span)[None], cache.values.narrow(1, *span)[None]
+            keys, values = cache.slots.narrow(2, *span).unbind(0)
         else:
-            keys, values = self._gather(cache, index, count, spec)
+            keys, values = self._gather(cache, index)
         return keys.float(), values.float()
 
     def _gather(
-        self, cache: _Cache, index: torch.Tensor | None, count: int, spec: AttentionSpec
+        self, cache: _Cache, index: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [count, kv heads, positions, head_dim], valid until the next call."""
+        """Keys and values [rows * kv heads, positions, head_dim], valid until the next call."""
         if index is None:
             raise RuntimeError("a row with nothing to gather")
-        width = self.block_size * spec.head_dim
-        size = index.numel() * width
-        if self._workspace.numel() < size:
-            self._workspace = torch.empty(size, dtype=self.kv_dtype)
-        out = self._workspace[:size].view(index.numel(), width)
-        torch.index_select(cache.whole.view(-1, width), 0, index, out=out)
-        keys, values = out.view(2, count, spec.num_kv_heads, -1, spec.head_dim).unbind(0)
+        count, width = index.numel(), cache.rows.shape[1]
+        if self._workspace.numel() < count * width:
+            self._workspace = torch.empty(count * width, dtype=self.kv_dtype)
+        out = self._workspace[: count * width].view(count, width)
+        torch.index_select(cache.rows, 0, index.flatten(), out=out)
+        keys, values = out.view(2, index.shape[1], -1, cache.slots.shape[-1]).unbind(0)
         return keys, values
 
     def _prompt(
@@ -176,7 +176,7 @@ class CPUAttention(AttentionBackend):
         out: torch.Tensor,
     ) -> None:
         """Several queries of one row, into their place in out [T, heads, head_dim]."""
-        keys, values = self._read(cache, prompt.span, prompt.index, 1, spec)
+        keys, values = self._read(cache, prompt.span, prompt.index)
         # [T, heads, d] -> [kv heads, heads of each, T, d]
         grouped = (len(q), spec.num_kv_heads, -1, spec.head_dim)
         q, out = q.view(grouped).permute(1, 2, 0, 3), out.view(grouped).permute(1, 2, 0, 3)
@@ -189,16 +189,15 @@ class CPUAttention(AttentionBackend):
             seen = slice(start - prompt.base, stop - prompt.base)
             piece = _padded(q[:, :, begin:end])
             mask = _mask(first, piece.shape[2], start, stop, spec.window)
-            rows = piece.shape[2]
             found = _attend(
-                piece.reshape(1, len(piece), shared * rows, -1),
-                keys[:, :, seen],
-                values[:, :, seen],
+                piece.flatten(1, 2),
+                keys[:, seen],
+                values[:, seen],
                 mask.repeat(shared, 1),
                 start,
                 spec,
             )
-            out[:, :, begin:end] = found.view(*piece.shape)[:, :, : end - begin]
+            out[:, :, begin:end] = found.view(piece.shape)[:, :, : end - begin]
 
     def _seen(self, first: int, end: int, base: int, spec: AttentionSpec) -> tuple[int, int]:
         """Positions [start, stop) that queries first..end - 1 see: whole segments, whole blocks."""
@@ -216,39 +215,62 @@ def _mask(first: int, count: int, start: int, stop: int, window: int | None) -> 
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
+def _stacked(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Keys and values [T, kv heads, head_dim] as [2, kv heads, T, head_dim]."""
+    tokens, heads, width = k.shape
+    token, *inner = k.stride()
+    if v.data_ptr() == k.data_ptr() + heads * width * k.element_size() and inner == [width, 1]:
+        # They stand side by side in one product.
+        return k.as_strided((2, heads, tokens, width), (heads * width, width, token, 1))
+    return torch.stack((k, v)).transpose(1, 2)
+
+
 def _padded(q: torch.Tensor) -> torch.Tensor:
-    """[a, b, n, d] with n filled up to whole tiles."""
-    missing = -q.shape[2] % _tile()
-    return F.pad(q, (0, 0, 0, missing)) if missing else q
+    """[..., n, d], contiguous, with n filled up to whole tiles."""
+    count = q.shape[-2]
+    missing = -count % _tile()
+    if count == 1:
+        return q.expand(*q.shape[:-2], 1 + missing, -1).contiguous()
+    return F.pad(q, (0, 0, 0, missing)) if missing else q.contiguous()
 
 
 def _attend(
     q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
     mask: torch.Tensor | None,
     start: int,
     spec: AttentionSpec,
 ) -> torch.Tensor:
-    """The definition, by batched products, over scaled q [a, b, n, d].
+    """The definition, by batched products, over q [b, n, d], n whole tiles.
 
-    Keys and values are [a, b, keys, d] from position start on, the same for all n.
+    Keys and values are [b, keys, d] from position start on, the same for all n; the mask is
+    [b or 1, n or 1, keys].
     """
-    shape = q.shape
-    keys, values = k.flatten(0, 1), v.flatten(0, 1)
-    scores = torch.bmm(q.reshape(-1, *shape[2:]), keys.transpose(1, 2))
+    scores = _scores(q, keys, mask if spec.soft_cap is None else None, spec.scale)
     if spec.soft_cap is not None:
         scores.div_(spec.soft_cap).tanh_().mul_(spec.soft_cap)
-    if mask is not None:
-        scores.view(*shape[:-1], -1).add_(mask)
-    return _weighted(scores.softmax(-1), values, start).view(shape)
+        if mask is not None:
+            scores.add_(mask)
+    return _weighted(scores.softmax(-1), values, start)
+
+
+def _scores(
+    q: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """mask + scale * q @ keys.T in one operation."""
+    if mask is None:
+        return torch.baddbmm(q.new_empty(1, 1, 1), q, keys.mT, beta=0, alpha=scale)
+    return torch.baddbmm(mask, q, keys.mT, alpha=scale)
 
 
 def _weighted(weights: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
     """weights @ values, a segment of positions after the other."""
-    size = SEGMENT - start % SEGMENT
+    size, length = SEGMENT - start % SEGMENT, values.shape[1]
+    if length <= size:
+        return torch.bmm(weights, values)
     out = torch.bmm(weights[:, :, :size], values[:, :size])
-    for at in range(size, values.shape[1], SEGMENT):
+    for at in range(size, length, SEGMENT):
         out.baddbmm_(weights[:, :, at : at + SEGMENT], values[:, at : at + SEGMENT])
     return out
 
@@ -256,23 +278,26 @@ def _weighted(weights: torch.Tensor, values: torch.Tensor, start: int) -> torch.
 @cache
 def _tile() -> int:
     """Queries at a time, the fewest whose products give them the bits that more queries get."""
-    steps = torch.linspace(-3, 5, 2 * SEGMENT * 64).sin()
-    keys = steps.view(2, SEGMENT, 64)
+    steps = torch.linspace(-3, 5, SEGMENT * 64).sin()
+    keys = steps.view(1, SEGMENT, 64)
     row = steps[:64] * 3
     weights = keys[0, :, 0].exp()
+    mask = steps[:SEGMENT].view(1, 1, -1)
+
+    def products(batch: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        several = keys.expand(batch, -1, -1).contiguous()
+        queries = row.expand(batch, count, -1).contiguous()
+        shares = weights.expand(batch, count, -1).contiguous()
+        return _scores(queries, several, mask, 0.3), torch.bmm(shares, several)
 
     def steady(tile: int) -> bool:
-        for count in (tile, 2 * tile, 5 * tile, _ROWS):
-            for batch in (1, 2):
-                queries = row.expand(batch, count, -1).contiguous()
-                shares = weights.expand(batch, count, -1).contiguous()
-                scores = torch.bmm(queries, keys[:batch].transpose(1, 2))
-                sums = torch.bmm(shares, keys[:batch])
-                if not bool((scores == expected).all() & (sums == summed).all()):
-                    return False
-        return True
+        return all(
+            bool((scores == expected[0]).all() & (sums == expected[1]).all())
+            for count in (tile, 2 * tile, 5 * tile, _ROWS)
+            for batch in (1, 2, 16)
+            for scores, sums in (products(batch, count),)
+        )
 
     with torch.inference_mode():
-        expected = torch.bmm(row.expand(1, _ROWS, -1).contiguous(), keys[:1].transpose(1, 2))[0, 0]
-        summed = torch.bmm(weights.expand(1, _ROWS, -1).contiguous(), keys[:1])[0, 0]
+        expected = [product[0, 0] for product in products(1, _ROWS)]
         return next((tile for tile in _TILES if steady(tile)), _TILES[-1])

@@ -45,8 +45,9 @@ class DecodeGroup:
         rows: int64 [B], which of the T tokens.
         count: B.
         span: (first slot, positions) when one row's blocks stand in a line: nothing is gathered.
-        index: int64 [2 * B * kv heads * blocks], block rows of keys and then values to gather.
-        mask: float32 [B, 1, 1, positions], 0 or -inf; None when all rows see all of them.
+        index: int64 [2, B * kv heads, blocks], block rows of keys and then values to gather.
+        mask: float32 [B * kv heads, 1, positions], or [1, 1, positions] for one row, 0 or -inf;
+            None when all rows see all of them.
     """
 
     rows: torch.Tensor
@@ -66,7 +67,7 @@ class PromptRow:
         first: position of the first query.
         base: position of the first key that is read.
         span: (first slot, positions) of the keys when their blocks stand in a line.
-        index: int64 [2 * kv heads * blocks] otherwise.
+        index: int64 [2, kv heads, blocks] otherwise.
     """
 
     begin: int
@@ -191,7 +192,7 @@ class _Planner:
         self.num_blocks = num_blocks
         self.kv_bytes = kv_bytes
         # Block b of head h of the keys is row h * num_blocks + b; the values follow all the keys.
-        self.heads = torch.arange(2 * layout.num_kv_heads)[:, None] * num_blocks
+        self.heads = torch.arange(2 * layout.num_kv_heads).view(2, -1, 1) * num_blocks
 
     def plan(self) -> Geometry:
         decodes = self.batch.num_decodes
@@ -264,9 +265,11 @@ class _Planner:
         padding = columns >= used
         blocks = tables.gather(1, columns.clamp(max=tables.shape[1] - 1)).long()
         blocks.masked_fill_(padding, 0)
-        index = (self.heads.view(2, 1, -1, 1) + blocks[:, None]).flatten()
+        index = (self.heads[:, None] + blocks[:, None]).flatten(1, 2)
         offset = first * self.block_size
         mask = self._mask(starts - offset, lengths - offset, columns.shape[1])
+        if mask is not None:
+            mask = mask.repeat_interleave(self.layout.num_kv_heads, 0)
         return DecodeGroup(chosen, len(rows), index=index, mask=mask)
 
     def _mask(self, low: torch.Tensor, high: torch.Tensor, blocks: int) -> torch.Tensor | None:
@@ -276,7 +279,7 @@ class _Planner:
         if not bool(hidden.any()):
             return None
         mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-        return mask[:, None, None]
+        return mask[:, None]
 
     def _single(self, row: int, chosen: torch.Tensor) -> DecodeGroup:
         length = self.batch.host_lengths[row]
@@ -289,8 +292,7 @@ class _Planner:
         slot = self._first_slot(blocks)
         if slot is not None:
             return DecodeGroup(chosen, 1, span=(slot, len(blocks) * self.block_size), mask=mask)
-        index = (self.heads + torch.tensor(blocks)).flatten()
-        return DecodeGroup(chosen, 1, index=index, mask=mask)
+        return DecodeGroup(chosen, 1, index=self.heads + torch.tensor(blocks), mask=mask)
 
     def _prompt(self, row: int, begin: int, end: int) -> PromptRow:
         length = self.batch.host_lengths[row]
@@ -302,5 +304,5 @@ class _Planner:
         if slot is not None:
             prompt.span = (slot, len(blocks) * self.block_size)
         else:
-            prompt.index = (self.heads + torch.tensor(blocks)).flatten()
+            prompt.index = self.heads + torch.tensor(blocks)
         return prompt
