@@ -72,7 +72,9 @@ class CPUAttention(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
-        self._layouts = [Layout(spec.window, spec.num_kv_heads, spec.head_dim) for spec in layers]
+        layouts = [Layout(spec.window, spec.num_kv_heads, spec.head_dim) for spec in layers]
+        self._layouts = list(dict.fromkeys(layouts))
+        self._layout_of = [self._layouts.index(layout) for layout in layouts]
         self._caches: list[_Cache] = []
         self._num_blocks = 0
         # What blocks are gathered into: memory that is already there costs no page faults.
@@ -92,7 +94,7 @@ class CPUAttention(AttentionBackend):
     def prepare(self, batch: AttentionBatch) -> Step:
         return plan_step(
             batch,
-            list(dict.fromkeys(self._layouts)),
+            self._layouts,
             block_size=self.block_size,
             num_blocks=self._num_blocks,
             kv_bytes=self.kv_dtype.itemsize,
@@ -113,7 +115,7 @@ class CPUAttention(AttentionBackend):
         if prepared.fresh is not None:
             cache.blocks.index_fill_(2, prepared.fresh, 0)
         cache.slots.index_copy_(2, prepared.write_slots, _stacked(k, v).to(self.kv_dtype))
-        geometry = prepared.geometries[self._layouts[layer]]
+        geometry = prepared.geometries[self._layout_of[layer]]
         queries = q.float()
         if geometry.alone:
             out = self._decode(queries, cache, geometry.groups[0], spec)

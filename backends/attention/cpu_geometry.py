@@ -42,7 +42,7 @@ class DecodeGroup:
     """Rows of one query each that attend in one call.
 
     Attributes:
-        rows: int64 [B], which of the T tokens.
+        rows: which of the T tokens, B indices or a slice.
         count: B.
         span: (first slot, positions) when one row's blocks stand in a line: nothing is gathered.
         index: int64 [2, B * kv heads, blocks], block rows of keys and then values to gather.
@@ -50,7 +50,7 @@ class DecodeGroup:
             None when all rows see all of them.
     """
 
-    rows: torch.Tensor
+    rows: list[int] | slice
     count: int
     span: tuple[int, int] | None = None
     index: torch.Tensor | None = None
@@ -100,12 +100,12 @@ class Step:
     Attributes:
         write_slots: of the batch.
         fresh: int64, blocks begun in this step and not filled by it; None for none.
-        geometries: by layout.
+        geometries: a layout each.
     """
 
     write_slots: torch.Tensor
     fresh: torch.Tensor | None
-    geometries: dict[Layout, Geometry]
+    geometries: list[Geometry]
 
 
 def plan_step(
@@ -126,10 +126,9 @@ def plan_step(
         kv_bytes: of one element of the cache.
     """
     unfolded = _unfolded(batch)
-    geometries = {
-        layout: _Planner(unfolded, layout, block_size, num_blocks, kv_bytes).plan()
-        for layout in layouts
-    }
+    geometries = [
+        _Planner(unfolded, layout, block_size, num_blocks, kv_bytes).plan() for layout in layouts
+    ]
     return Step(batch.write_slots, _fresh_blocks(batch, block_size), geometries)
 
 
@@ -252,11 +251,11 @@ class _Planner:
         yield sorted(group)
 
     def _group(self, rows: list[int]) -> DecodeGroup:
-        chosen = torch.tensor(rows)
+        where = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
         if len(rows) == 1:
-            return self._single(rows[0], chosen)
-        lengths = self.batch.lengths[chosen].long()[:, None]
-        tables = self.batch.block_tables[chosen]
+            return self._single(rows[0], where)
+        lengths = self.batch.lengths[where].long()[:, None]
+        tables = self.batch.block_tables[where]
         # Without a window every row starts at 0, as with one of its own length.
         starts = (lengths - (self.layout.window or lengths)).clamp_(min=0)
         first = starts // SEGMENT * SEGMENT // self.block_size
@@ -270,7 +269,7 @@ class _Planner:
         mask = self._mask(starts - offset, lengths - offset, columns.shape[1])
         if mask is not None:
             mask = mask.repeat_interleave(self.layout.num_kv_heads, 0)
-        return DecodeGroup(chosen, len(rows), index=index, mask=mask)
+        return DecodeGroup(where, len(rows), index=index, mask=mask)
 
     def _mask(self, low: torch.Tensor, high: torch.Tensor, blocks: int) -> torch.Tensor | None:
         """Of rows that see positions [low, high) of so many blocks."""
@@ -281,18 +280,18 @@ class _Planner:
         mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
         return mask[:, None]
 
-    def _single(self, row: int, chosen: torch.Tensor) -> DecodeGroup:
+    def _single(self, row: int, where: list[int] | slice) -> DecodeGroup:
         length = self.batch.host_lengths[row]
         first = self._first_block(length - 1)
         blocks = self._blocks(row, first)
         offset = first * self.block_size
         start = 0 if self.layout.window is None else max(0, length - self.layout.window)
-        bounds = torch.tensor([[start - offset], [length - offset]])
-        mask = self._mask(bounds[:1], bounds[1:], len(blocks))
+        positions = len(blocks) * self.block_size
+        mask = _row_mask(start - offset, length - offset, positions)
         slot = self._first_slot(blocks)
         if slot is not None:
-            return DecodeGroup(chosen, 1, span=(slot, len(blocks) * self.block_size), mask=mask)
-        return DecodeGroup(chosen, 1, index=self.heads + torch.tensor(blocks), mask=mask)
+            return DecodeGroup(where, 1, span=(slot, positions), mask=mask)
+        return DecodeGroup(where, 1, index=self.heads + torch.tensor(blocks), mask=mask)
 
     def _prompt(self, row: int, begin: int, end: int) -> PromptRow:
         length = self.batch.host_lengths[row]
@@ -306,3 +305,13 @@ class _Planner:
         else:
             prompt.index = self.heads + torch.tensor(blocks)
         return prompt
+
+
+def _row_mask(low: int, high: int, positions: int) -> torch.Tensor | None:
+    """Of a row that sees positions [low, high), as ``DecodeGroup`` has it."""
+    if low == 0 and high == positions:
+        return None
+    mask = torch.zeros(1, 1, positions)
+    mask[..., high:] = float("-inf")
+    mask[..., :low] = float("-inf")
+    return mask

@@ -144,12 +144,12 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
         positions_d = positions_d - late[on_device[0]]
         ends, lengths = ends - late, lengths - late[on_device[1]]
     most_blocks = -(-int(rows.ends.max()) // table.block_size)
-    blocks = table.blocks[token_slots, positions_d // table.block_size]
+    token_ids, write_slots = table.read(token_slots, positions_d)
     attention = AttentionBatch(
         query_start=offsets.to(torch.int32),
         lengths=ends.to(torch.int32),
-        block_tables=table.blocks[slots, :most_blocks],
-        write_slots=blocks.long() * table.block_size + positions_d % table.block_size,
+        block_tables=table.blocks[:, :most_blocks].index_select(0, slots),
+        write_slots=write_slots,
         num_decodes=int((rows.counts == 1).sum()),
         query_lengths=rows.counts.tolist(),
         host_lengths=rows.ends.tolist(),
@@ -158,7 +158,7 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
     if rows.verifies:
         draws.verified = Verified(order, is_last.bool())
     return Batch(
-        token_ids=table.tokens[token_slots, positions_d].long(),
+        token_ids=token_ids,
         positions=positions_d,
         attention=attention,
         draws=draws,

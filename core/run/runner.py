@@ -288,8 +288,7 @@ class Runner:
         if verified is not None:
             drawn = verify(drawn, slots, lengths, verified.offsets, verified.last, table)
         elif scored:
-            # A failed draw is kept as a harmless 0.
-            table.tokens[slots, lengths] = drawn.clamp(min=0).to(torch.int32)
+            table.write(slots, lengths, drawn)
         logprobs = self.sampler.logprobs(logits, drawn, host_slots) if scored else None
         proposals = self._propose(plan, draws, verified=verified is not None)
         return PendingStep(plan, draws.rows, drawn, logprobs, prompts, proposals)

@@ -152,9 +152,7 @@ class Sampler:
         num_sampled = len(draws.rows)
         if num_sampled == len(logits):
             return self._sample(logits, draws, lengths)
-        best = likeliest(logits)
-        finite = logits.gather(-1, best.unsqueeze(-1)).squeeze(-1).isfinite()
-        drawn = torch.where(finite, best, BROKEN)
+        drawn = likeliest(logits, BROKEN)
         if num_sampled:
             rows = draws.rows
             drawn[rows] = self._sample(logits[rows], draws, lengths[rows])

@@ -15,15 +15,20 @@ _CANDIDATES = 256
 _ROWS = 8
 
 
-def likeliest(logits: torch.Tensor) -> torch.Tensor:
+def likeliest(logits: torch.Tensor, broken: int) -> torch.Tensor:
     """Index of each row's maximum, the first of several: [M, V] -> int64 [M].
 
-    A row that holds a NaN gives the index of a NaN.
+    A row whose maximum is not finite, or that holds a NaN, gives ``broken``.
     """
     if logits.is_cuda or logits.dtype != torch.float32:
-        return logits.argmax(dim=-1)
+        best = logits.argmax(dim=-1)
+        finite = logits.gather(-1, best.unsqueeze(-1)).squeeze(-1).isfinite()
+        return torch.where(finite, best, broken)
     # numpy's vectorised argmax is twenty times as fast as torch's on a CPU.
-    return torch.from_numpy(logits.numpy().argmax(axis=-1))
+    scores = logits.numpy()
+    found = scores.argmax(axis=-1)
+    found[~np.isfinite(scores[np.arange(len(found)), found])] = broken
+    return torch.from_numpy(found)
 
 
 def cut_off(

@@ -79,12 +79,13 @@ class _OneOperationNorm(TorchNorm):
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         super().__init__(weight, eps)
-        self._twice = torch.cat((weight, weight))
+        self._twice = weight.expand(2, -1).contiguous()
+        self._signs = weight.new_tensor([[1], [-1]])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        both = torch.cat((x, -x), -1)
+        both = x.unsqueeze(-2) * self._signs
         normed = torch.layer_norm(both, self._twice.shape, self._twice, None, self.eps)
-        return normed.narrow(-1, 0, len(self.weight))
+        return normed.select(-2, 0)
 
 
 class _RowwiseGate(TorchGate):

@@ -1,6 +1,7 @@
 """The sampler's parts: random numbers, the search through weights, log-probabilities."""
 
 import numpy as np
+import pytest
 import scipy.special
 import scipy.stats
 import torch
@@ -76,10 +77,13 @@ def test_the_last_number_below_one_gives_the_last_token_with_weight() -> None:
     assert pick(weights, almost_one * 0 + 2.0**-53).tolist() == [0] * 64
 
 
-def test_likeliest_takes_the_first_of_equals_and_shows_a_nan() -> None:
-    logits = torch.tensor([[1.0, 3.0, 3.0], [1.0, torch.nan, 9.0]])
-    assert likeliest(logits).tolist() == [1, 1]
-    assert likeliest(logits[:1].bfloat16()).tolist() == [1]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likeliest_takes_the_first_of_equals_and_none_that_is_not_finite(
+    dtype: torch.dtype,
+) -> None:
+    inf, nan = torch.inf, torch.nan
+    rows = [[1.0, 3.0, 3.0], [1.0, nan, 9.0], [1.0, inf, 9.0], [-inf] * 3, [-inf, 2.0, -inf]]
+    assert likeliest(torch.tensor(rows, dtype=dtype), -7).tolist() == [1, -7, -7, -7, 1]
 
 
 def test_logprobs_are_those_of_the_model_for_rows_that_ask() -> None:
