@@ -13,7 +13,7 @@ __all__ = ("SEGMENT", "DecodeGroup", "Geometry", "Layout", "PromptRow", "Step", 
 
 SEGMENT = 128
 """Positions whose values are summed together; a row's first key stands at a multiple of it."""
-_GROUP_BYTES = 32 * 2**20
+_GROUP_BYTES = 4 * 2**20
 """Keys and values gathered at once; larger groups of rows are split."""
 _FEW_QUERIES = 16
 _FEW_KEYS = 8192
