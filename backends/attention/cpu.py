@@ -23,6 +23,7 @@ from ...core.contracts.attention import (
     Rotation,
 )
 from ...core.contracts.capabilities import Capabilities
+from ...core.layers.scripted import scripted
 from .cpu_geometry import SEGMENT, DecodeGroup, Geometry, Layout, PromptRow, Step, plan_step
 
 __all__ = ("CPUAttention",)
@@ -142,8 +143,7 @@ class CPUAttention(AttentionBackend):
         keys, values = self._read(cache, group.span, group.index)
         shared = spec.num_heads // spec.num_kv_heads
         grouped = q.view(group.count, spec.num_kv_heads, shared, spec.head_dim)
-        found = _attend(_padded(grouped).flatten(0, 1), keys, values, group.mask, 0, spec)
-        return found[:, :shared].reshape(group.count, -1)
+        return _decode(grouped, keys, values, group.mask, spec.scale, spec.soft_cap, _tile())
 
     def _read(
         self, cache: _Cache, span: tuple[int, int] | None, index: torch.Tensor | None
@@ -189,7 +189,7 @@ class CPUAttention(AttentionBackend):
             first = prompt.first + begin - prompt.begin
             start, stop = self._seen(first, first + end - begin, prompt.base, spec)
             seen = slice(start - prompt.base, stop - prompt.base)
-            piece = _padded(q[:, :, begin:end])
+            piece = _padded(q[:, :, begin:end], tile)
             mask = _mask(first, piece.shape[2], start, stop, spec.window)
             found = _attend(
                 piece.flatten(1, 2),
@@ -197,7 +197,8 @@ class CPUAttention(AttentionBackend):
                 values[:, seen],
                 mask.repeat(shared, 1),
                 start,
-                spec,
+                spec.scale,
+                spec.soft_cap,
             )
             out[:, :, begin:end] = found.view(piece.shape)[:, :, : end - begin]
 
@@ -227,12 +228,9 @@ def _stacked(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return torch.stack((k, v)).transpose(1, 2)
 
 
-def _padded(q: torch.Tensor) -> torch.Tensor:
+def _padded(q: torch.Tensor, tile: int) -> torch.Tensor:
     """[..., n, d], contiguous, with n filled up to whole tiles."""
-    count = q.shape[-2]
-    missing = -count % _tile()
-    if count == 1:
-        return q.expand(*q.shape[:-2], 1 + missing, -1).contiguous()
+    missing = -q.shape[-2] % tile
     return F.pad(q, (0, 0, 0, missing)) if missing else q.contiguous()
 
 
@@ -242,19 +240,38 @@ def _attend(
     values: torch.Tensor,
     mask: torch.Tensor | None,
     start: int,
-    spec: AttentionSpec,
+    scale: float,
+    soft_cap: float | None,
 ) -> torch.Tensor:
     """The definition, by batched products, over q [b, n, d], n whole tiles.
 
     Keys and values are [b, keys, d] from position start on, the same for all n; the mask is
     [b or 1, n or 1, keys].
     """
-    scores = _scores(q, keys, mask if spec.soft_cap is None else None, spec.scale)
-    if spec.soft_cap is not None:
-        scores.div_(spec.soft_cap).tanh_().mul_(spec.soft_cap)
+    if soft_cap is None:
+        scores = _scores(q, keys, mask, scale)
+    else:
+        scores = _scores(q, keys, None, scale / soft_cap).tanh_().mul_(soft_cap)
         if mask is not None:
             scores.add_(mask)
     return _weighted(scores.softmax(-1), values, start)
+
+
+def _attend_once(
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    soft_cap: float | None,
+    tile: int,
+) -> torch.Tensor:
+    """One query a row, [B, kv heads, heads of each, d] -> [B, heads * d]."""
+    count, shared = q.shape[0], q.shape[2]
+    # Padding that repeats the query costs less than zeros.
+    padded = q.expand(-1, -1, tile, -1).contiguous() if shared == 1 else _padded(q, tile)
+    found = _attend(padded.flatten(0, 1), keys, values, mask, 0, scale, soft_cap)
+    return found[:, :shared].reshape(count, -1)
 
 
 def _scores(
@@ -262,19 +279,24 @@ def _scores(
 ) -> torch.Tensor:
     """mask + scale * q @ keys.T in one operation."""
     if mask is None:
-        return torch.baddbmm(q.new_empty(1, 1, 1), q, keys.mT, beta=0, alpha=scale)
+        return torch.baddbmm(q.new_empty([1, 1, 1]), q, keys.mT, beta=0.0, alpha=scale)
     return torch.baddbmm(mask, q, keys.mT, alpha=scale)
 
 
-def _weighted(weights: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
+def _weighted(
+    weights: torch.Tensor, values: torch.Tensor, start: int, segment: int = SEGMENT
+) -> torch.Tensor:
     """weights @ values, a segment of positions after the other."""
-    size, length = SEGMENT - start % SEGMENT, values.shape[1]
+    size, length = segment - start % segment, values.shape[1]
     if length <= size:
         return torch.bmm(weights, values)
     out = torch.bmm(weights[:, :, :size], values[:, :size])
-    for at in range(size, length, SEGMENT):
-        out.baddbmm_(weights[:, :, at : at + SEGMENT], values[:, at : at + SEGMENT])
+    for at in range(size, length, segment):
+        out.baddbmm_(weights[:, :, at : at + segment], values[:, at : at + segment])
     return out
+
+
+_decode = scripted(_attend_once)
 
 
 @cache

@@ -12,14 +12,14 @@ row, 1.2 to 1.8 times as fast for 16, and about the same from 64 rows on.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 
-from ...quant.cpu.rows import in_proven_pieces, next_sizes, steady_sizes, zeros
+from ...core.layers.scripted import scripted
+from ...quant.cpu.rows import in_proven_pieces, next_sizes, steady_sizes
 
 __all__ = ("make_product",)
 
@@ -79,31 +79,36 @@ class _Half(torch.nn.Module):
         bias = None if bias is None else bias.float()
         self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, missing: int) -> torch.Tensor:
+        """The product of x and so many rows more, which are dropped again."""
+        rows = x.shape[0]
+        if rows == 1:
+            x = x.expand(1 + missing, -1)
+        elif missing:
+            x = torch.nn.functional.pad(x, (0, 0, 0, missing))
         product: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        return product
+        return product[:rows] if missing else product
 
 
-def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """A call from a script takes 7 us where one from Python takes 25, most to find a type out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        product: Product = torch.jit.script(_Half(weight, bias)).forward
-    return product
+def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[..., torch.Tensor]:
+    """Called from Python, the operator takes 20 us longer, most to find a type out."""
+    kernel: Callable[..., torch.Tensor] = scripted(_Half(weight, bias)).forward
+    return kernel
+
+
+def _half_exactly(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """The kernel with as many rows as there are."""
+    return partial(_half_kernel(weight, bias), missing=0)
 
 
 def _half(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """By FBGEMM, on weights held as float16 and multiplied as float32: half the bytes to read."""
     kernel = _half_kernel(weight, bias)
     sizes = _half_sizes()
-    filling = zeros(weight.shape[1], weight.dtype)
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         rows = len(x)
-        missing = sizes[rows % _BLOCK] - rows % _BLOCK
-        if missing == 0:
-            return kernel(x)
-        return kernel(torch.cat((x, filling[:missing])))[:rows]
+        return kernel(x, sizes[rows % _BLOCK] - rows % _BLOCK)
 
     return multiply
 
@@ -121,7 +126,7 @@ def _fits_half(weight: torch.Tensor) -> bool:
 def _half_sizes() -> list[int]:
     """For each number of rows modulo a block, with how many to run them; empty when unsteady."""
     weight = torch.linspace(-1, 1, 64 * 96).view(64, 96).sin()
-    kernel = _half_kernel(weight, None)
+    kernel = _half_exactly(weight, None)
 
     def steady_among(tried: Iterable[int]) -> list[int]:
         return steady_sizes(kernel, weight.shape[1], weight.dtype, tried)
@@ -137,7 +142,7 @@ def _half_sizes() -> list[int]:
 @cache
 def _half_works() -> bool:
     """Whether FBGEMM is here, right, and steady."""
-    return _is_right(_half_kernel, torch.float32) and bool(_half_sizes())
+    return _is_right(_half_exactly, torch.float32) and bool(_half_sizes())
 
 
 @cache
