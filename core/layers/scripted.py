@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,7 +25,8 @@ def scripted(function: T) -> T:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            compiled: T = torch.jit.script(function)
+            compiled: Any = torch.jit.script(function)
         except (RuntimeError, AttributeError, TypeError, NotImplementedError, OSError):
             return function
-    return compiled
+    script: T = compiled
+    return script
