@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from quire.backends.attention import cpu_geometry
+from quire.backends.attention import cpu, cpu_geometry
 from quire.backends.attention.cpu import CPUAttention
 from quire.backends.attention.reference import Reference
 from quire.backends.attention.sdpa import SDPA
@@ -110,6 +110,22 @@ def test_bits_do_not_depend_on_the_step(dtype: torch.dtype, heads: int, window: 
             spec, dtype, sequences, lambda left, most=most: min(left, rng.choice((1, most)))
         )
         assert torch.equal(found[0], single[0])
+
+
+@torch.inference_mode()
+def test_tiles_are_the_smallest_steady_ones() -> None:
+    """A tile that is too large would be right as well, and nobody would notice."""
+    keys, query = torch.randn(1, 128, 64), torch.randn(64)
+
+    def first(batch: int, count: int) -> torch.Tensor:
+        queries = query.expand(batch, count, -1).contiguous()
+        return torch.bmm(queries, keys.expand(batch, -1, -1).contiguous().mT)
+
+    many = first(1, 128)
+    counts = (4, 8, 20, 128)
+    if not all(bool((first(batch, n) == many[0, 0]).all()) for batch in (1, 2) for n in counts):
+        pytest.skip("fewer queries than sixteen add in another order here")
+    assert cpu._tile() <= 4
 
 
 def _run(
