@@ -20,6 +20,7 @@ __all__ = (
     "ScheduleConfig",
     "ServerConfig",
     "SpeculationConfig",
+    "draft_config",
     "known",
     "max_draws",
 )
@@ -230,6 +231,15 @@ def max_draws(config: Config) -> int:
     if config.speculation.method is None or drafts is None:
         return sequences
     return max(sequences, (1 + drafts) * min(sequences, _SPECULATING))
+
+
+def draft_config(config: SpeculationConfig) -> ModelConfig:
+    """The checkpoint that a speculator opens, as a model's section describes one."""
+    return ModelConfig(
+        name=config.model or "",
+        revision=config.revision,
+        quantization=config.quantization or "auto",
+    )
 
 
 def known(value: int | None) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .config import Config
+from .config import Config, SpeculationConfig, draft_config
 from .contracts.platform import Platform, PlatformDefaults
 from .contracts.speculator import Speculator
 from .errors import CapacityError, ConfigError
@@ -203,15 +203,11 @@ def _choose_speculation(config: Config, registry: Registry, source: Source, draf
         return
     if method is None and model is not None:
         # vLLM's name of a method that has no model.
-        bracketed = model.startswith("[") and model.endswith("]")
-        method, reason = (
-            (model[1:-1], f"written as {model}")
-            if bracketed
-            else ("draft_model", "what has a model and no other method")
-        )
-        if bracketed:
-            model = None
+        if model.startswith("[") and model.endswith("]"):
+            method, reason, model = model[1:-1], f"written as {model}", None
             draft.set("speculation.model", None, reason)
+        else:
+            method, reason = _method_of(speculation, registry)
         draft.set("speculation.method", method, reason)
     speculator: type[Speculator] = registry.get("speculator", method or "")
     chosen = msgspec.structs.replace(speculation, method=method, model=model)
@@ -228,6 +224,13 @@ def _choose_speculation(config: Config, registry: Registry, source: Source, draf
                 f"speculation.method is {method!r}, and {kind} {name!r} cannot verify drafts; "
                 "choose another one, or leave speculation out"
             )
+    architecture = source.architecture()
+    shown = "hidden_states" in registry.get("model", architecture).capabilities.features
+    if "hidden_states" in speculator.capabilities.features and not shown:
+        raise ConfigError(
+            f"speculation.method {method!r} drafts from the model's hidden states, and "
+            f"{architecture} does not show them; choose another method"
+        )
     if "overlap" not in speculator.capabilities.features:
         if config.schedule.overlap:
             raise ConfigError(
@@ -235,6 +238,16 @@ def _choose_speculation(config: Config, registry: Registry, source: Source, draf
                 "before the next one is planned; leave the setting out"
             )
         draft.set("schedule.overlap", False, f"speculator {method} reads tokens on the host")
+
+
+def _method_of(speculation: SpeculationConfig, registry: Registry) -> tuple[str, str]:
+    """The method that a checkpoint is made for, and why."""
+    source = locate(draft_config(speculation), registry)
+    for name in registry.names("speculator"):
+        speculator: type[Speculator] = registry.get("speculator", name)
+        if speculator.recognises(source):
+            return name, "what the checkpoint is made for"
+    return "draft_model", "what has a model and no other method"
 
 
 def _choose_schedule(config: Config, defaults: PlatformDefaults, draft: _Draft) -> None:
@@ -272,6 +285,12 @@ def _choose_graphs(
         for kind, name in named
         if "graphs" not in registry.get(kind, name).capabilities.features
     ]
+    method = draft.values["speculation"]["method"]
+    if method is not None:
+        # What it is shown is part of the step.
+        features = registry.get("speculator", method).capabilities.features
+        if "hidden_states" in features and "graphs" not in features:
+            without.append(f"speculator {method}")
     if platform.device_type != "cuda":
         without = [f"platform {draft.values['parallel']['platform']}"]
     if config.schedule.graphs is None:

@@ -88,6 +88,8 @@ def check_architecture(
     for tokens in (1, 9):
         _check_forward(model, context, vocab_size, tokens)
     _check_rows(model, context, vocab_size)
+    if "hidden_states" in model.capabilities.features:
+        _check_tap(model, context, vocab_size)
 
 
 class _Recorder:
@@ -144,3 +146,21 @@ def _check_rows(model: Architecture, context: BuildContext, vocab_size: int) -> 
     tolerance = 1e-4 if context.dtype is torch.float32 else 5e-2
     error = float((mixed - together[order]).abs().max())
     require(error <= tolerance, f"hidden states depend on the other rows of a step, by {error:.2g}")
+
+
+def _check_tap(model: Architecture, context: BuildContext, vocab_size: int) -> None:
+    """A tap sees what each layer reads, from the embedding on, and changes nothing."""
+    ids = torch.arange(4, device=context.device) % vocab_size
+    plain = model.forward(ids, ids, _Recorder(model, 4))
+    seen: list[tuple[int, torch.Tensor]] = []
+    tapped = model.forward(
+        ids, ids, _Recorder(model, 4), lambda layer, x: seen.append((layer, x.clone()))
+    )
+    require(bool((tapped == plain).all()), "a tap changes the hidden states")
+    layers = [*range(len(model.attention_layers()) + 1)]
+    found = [layer for layer, _ in seen]
+    require(found == layers, f"a tap is shown the layers {found}; {layers} are due")
+    shapes = {(tuple(x.shape), x.dtype) for _, x in seen}
+    right = shapes == {(tuple(plain.shape), plain.dtype)}
+    require(right, f"a tap is shown {shapes}; hidden states are {list(plain.shape)}")
+    require(bool((model.embed(ids) == seen[0][1]).all()), "embed is not what the first layer reads")

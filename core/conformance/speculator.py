@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from ..config import SpeculationConfig
-from ..contracts.speculator import Drafting, HostRows, Speculator, SpeculatorContext
+from ..contracts.attention import AttentionBatch, AttentionSpec
+from ..contracts.model import Architecture, Attend, BuildContext, Tap, TensorHolder
+from ..contracts.speculator import Drafting, HostRows, Observed, Speculator, SpeculatorContext
 from .report import Unchecked, require
 
 __all__ = ("check_speculator", "make_context")
@@ -24,6 +26,7 @@ _SLOTS = 4
 _MOST = 4
 _LENGTH = 64
 _BLOCK = 4
+_VOCABULARY = 16
 
 
 def make_context(**changes: Any) -> SpeculatorContext:
@@ -33,9 +36,11 @@ def make_context(**changes: Any) -> SpeculatorContext:
         max_slots=_SLOTS,
         max_model_len=_LENGTH,
         max_tokens=32,
-        vocab_size=16,
+        vocab_size=_VOCABULARY,
         block_size=_BLOCK,
+        model=_Echo(),
         open_model=_no_checkpoint,
+        open_module=_no_checkpoint,
     )
     return replace(context, **changes)
 
@@ -51,7 +56,8 @@ def check_speculator(
     Args:
         factory: the class, or whatever makes one from a configuration and a context.
         config: its section.
-        context: from ``make_context``, for one that opens checkpoints.
+        context: from ``make_context``, for one that opens checkpoints. Its model runs without
+            attention, and a speculator may be shown what comes of that.
 
     Raises:
         ConformanceError: naming the first broken promise.
@@ -60,12 +66,65 @@ def check_speculator(
     config, context = config or SpeculationConfig(method="checked"), context or make_context()
 
     def make() -> _Table:
-        return _Table(factory(config, context), context)
+        with torch.inference_mode():
+            return _Table(factory(config, context), context)
 
     _check_batches(make())
     _check_independence(make)
     _check_life(make())
     _check_forgetting(make)
+
+
+class _Seen:
+    """Keeps all hidden states."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, torch.Tensor] = {}
+
+    def __call__(self, layer: int, x: torch.Tensor) -> None:
+        self.layers[layer] = x.clone()
+
+
+def _attend_to_nothing(
+    layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rotation: Any = None
+) -> torch.Tensor:
+    return torch.zeros_like(q).flatten(1)
+
+
+class _Echo(Architecture):
+    """A model of one layer, whose hidden states are the token as one of many."""
+
+    @classmethod
+    def build(cls, config: dict[str, Any], context: BuildContext) -> _Echo:
+        return cls()
+
+    def attention_layers(self) -> list[AttentionSpec]:
+        return [AttentionSpec(num_heads=1, num_kv_heads=1, head_dim=2, scale=1.0)]
+
+    def holders(self) -> list[TensorHolder]:
+        return []
+
+    def ignores(self, name: str) -> bool:
+        return False
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(token_ids, _VOCABULARY).float()
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        tap: Tap | None = None,
+    ) -> torch.Tensor:
+        x = self.embed(token_ids)
+        for layer in (0, 1):
+            if tap is not None:
+                tap(layer, x)
+        return x
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
 
 
 class _Table:
@@ -74,6 +133,7 @@ class _Table:
     def __init__(self, speculator: Speculator, context: SpeculatorContext) -> None:
         self.vocab_size = context.vocab_size
         self._speculator = speculator
+        self._model = context.model
         blocks = -(-(_LENGTH + _MOST) // _BLOCK)
         self._tokens = torch.zeros(_SLOTS + 1, _LENGTH + _MOST, dtype=torch.int32)
         order = torch.arange(1, _SLOTS * blocks + 1, dtype=torch.int32).view(_SLOTS, blocks)
@@ -88,12 +148,50 @@ class _Table:
         self._append(slot, tokens)
         self._verified[slot] = 0
         self._speculator.enter(slot, len(tokens))
+        # A prompt may come in parts.
+        half = len(tokens) // 2
+        for start, end in ((0, half), (half, len(tokens) - 1)):
+            self._show(slot, start, end)
 
     def grow(self, slot: int, tokens: list[int], drafts: int) -> None:
         """Tokens that were drawn while so many drafts were verified."""
+        before = self._lengths[slot]
         self._append(slot, tokens)
         self._verified[slot] = drafts
+        self._show(slot, before - 1, before + drafts)
 
+    @torch.inference_mode()
+    def _show(self, slot: int, start: int, end: int) -> None:
+        """Let the speculator see that a step computed these tokens of a slot."""
+        if "hidden_states" not in self._speculator.capabilities.features or start >= end:
+            return
+        positions, count = torch.arange(start, end), end - start
+        token_ids, seen = self._tokens[slot, start:end].long(), _Seen()
+        hidden = self._model.forward(token_ids, positions, _attend_to_nothing, seen)
+        layers = self._speculator.hidden_layers()
+        blocks = self._blocks[slot, positions // _BLOCK].long()
+        batch = AttentionBatch(
+            query_start=torch.tensor([0, count], dtype=torch.int32),
+            lengths=torch.tensor([end], dtype=torch.int32),
+            block_tables=self._blocks[[slot]],
+            write_slots=blocks * _BLOCK + positions % _BLOCK,
+            num_decodes=int(count == 1),
+            query_lengths=[count],
+            host_lengths=[end],
+        )
+        shown = torch.cat([seen.layers[layer] for layer in layers], -1) if layers else hidden
+        self._speculator.observe(
+            Observed(
+                slots=torch.full((count,), slot),
+                positions=positions,
+                hidden=shown,
+                tokens=self._tokens,
+                lengths=torch.tensor([*self._lengths, 1]),
+                batch=batch,
+            )
+        )
+
+    @torch.inference_mode()
     def propose(self, slots: list[int], most: int = _MOST) -> list[list[int]]:
         slack = [self._verified[slot] for slot in slots]
         lengths = np.array([self._lengths[slot] for slot in slots], dtype=np.int64)
@@ -189,5 +287,5 @@ def _check_forgetting(make: Callable[[], _Table]) -> None:
     )
 
 
-def _no_checkpoint(_: Any) -> NoReturn:
+def _no_checkpoint(config: Any, build: Any = None) -> NoReturn:
     raise Unchecked("it opens a checkpoint, and none is given to the suite")

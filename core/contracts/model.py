@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from .platform import Platform
     from .quant import QuantMethod
 
-__all__ = ("CONTRACT_VERSION", "Architecture", "Attend", "BuildContext", "TensorHolder")
+__all__ = (
+    "CONTRACT_VERSION",
+    "Architecture",
+    "Attend",
+    "BuildContext",
+    "CheckpointModule",
+    "Tap",
+    "TensorHolder",
+)
 
 CONTRACT_VERSION = 1
 
@@ -60,6 +68,15 @@ class Attend(Protocol):
     ) -> torch.Tensor: ...
 
 
+class Tap(Protocol):
+    """Looks at a step's hidden states: (layer, x) before each layer reads x, [T, hidden size].
+
+    The last norm counts as one more layer. What is to last must be copied.
+    """
+
+    def __call__(self, layer: int, x: torch.Tensor) -> None: ...
+
+
 class TensorHolder(Protocol):
     """Takes tensors of a checkpoint by their names; LinearWeights is one."""
 
@@ -74,8 +91,22 @@ class TensorHolder(Protocol):
     def finish(self) -> None: ...
 
 
+class CheckpointModule(Protocol):
+    """What is filled from a checkpoint and attends; ``Architecture`` says what each does."""
+
+    def attention_layers(self) -> list[AttentionSpec]: ...
+
+    def holders(self) -> list[TensorHolder]: ...
+
+    def ignores(self, name: str) -> bool: ...
+
+
 class Architecture(ABC):
-    """A decoder that maps T tokens of many sequences, back to back, to hidden states."""
+    """A decoder that maps T tokens of many sequences, back to back, to hidden states.
+
+    Features that a class may declare: ``graphs``; ``hidden_states``, if ``forward`` takes a tap and
+    ``embed`` is there, for speculators that draft from the model's hidden states.
+    """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
 
@@ -102,7 +133,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def forward(
-        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        tap: Tap | None = None,
     ) -> torch.Tensor:
         """Hidden states after the last norm.
 
@@ -110,6 +145,7 @@ class Architecture(ABC):
             token_ids: int64 [T].
             positions: int64 [T].
             attend: this step's attention.
+            tap: shown the hidden states on their way; only with the feature ``hidden_states``.
 
         Returns:
             [T, hidden size] in the model's dtype.
@@ -118,3 +154,7 @@ class Architecture(ABC):
     @abstractmethod
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[M, hidden size] -> [M, vocabulary], in the model's dtype or float32."""
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """int64 [T] -> [T, hidden size], what the first layer reads."""
+        raise NotImplementedError(f"{type(self).__name__} has no feature hidden_states")

@@ -8,7 +8,8 @@ model's.
 
 Life cycle: built once, with the model in place; ``caches`` are allocated together with the
 model's; then ``prepare`` and ``propose`` after every step whose rows ask for drafts, and ``enter``
-before the first one of a sequence new to its slot.
+before the first one of a sequence new to its slot. One that drafts from the model's hidden states
+is shown those of every step by ``observe``, before it may be asked for drafts.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from ..errors import ConfigError
 from .capabilities import Capabilities
+from .model import CheckpointModule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,12 +30,37 @@ if TYPE_CHECKING:
     from ..config import ModelConfig, SpeculationConfig
     from ..registry import Registry
     from ..source import Source
-    from .attention import AttentionBackend
-    from .model import Architecture
+    from .attention import AttentionBackend, AttentionBatch
+    from .model import Architecture, BuildContext
 
-__all__ = ("CONTRACT_VERSION", "Drafting", "Draw", "HostRows", "Speculator", "SpeculatorContext")
+__all__ = (
+    "CONTRACT_VERSION",
+    "Drafting",
+    "Draw",
+    "HostRows",
+    "Observed",
+    "OpenModule",
+    "Speculator",
+    "SpeculatorContext",
+)
 
 CONTRACT_VERSION = 1
+
+Module = TypeVar("Module", bound=CheckpointModule)
+
+
+class OpenModule(Protocol):
+    """Loads a checkpoint that is no model of its own; see ``SpeculatorContext``."""
+
+    def __call__(
+        self, config: ModelConfig, build: Callable[[Source, BuildContext], Module]
+    ) -> tuple[Module, AttentionBackend]:
+        """Build a module for a checkpoint's files, fill it, and give it an attention backend.
+
+        Raises:
+            CheckpointError: as loading a model does.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +74,10 @@ class SpeculatorContext:
         max_tokens: of a step; no more should go through a model at once.
         vocab_size: drafts are below it.
         block_size: tokens a block.
+        model: the one that verifies.
         open_model: loads a checkpoint on the device, with an attention backend of its own whose
             cache is not allocated; raises as loading the model itself does.
+        open_module: the same for another kind of checkpoint, which the caller knows how to build.
     """
 
     device: torch.device
@@ -57,7 +86,9 @@ class SpeculatorContext:
     max_tokens: int
     vocab_size: int
     block_size: int
+    model: Architecture
     open_model: Callable[[ModelConfig], tuple[Architecture, AttentionBackend]]
+    open_module: OpenModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +158,37 @@ class Drafting:
     host: HostRows
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """T tokens that a step has computed, once what it drew stands in the table.
+
+    Among them may be drafts that were rejected, and padding, which writes to the null block.
+
+    Attributes:
+        slots: int64 [T].
+        positions: int64 [T].
+        hidden: [T, width], the model's hidden states that were asked for.
+        tokens: as in ``Drafting``; not to be changed.
+        lengths: int64 [max_slots + 1], tokens that each slot has now; of a prompt, all.
+        batch: the step's geometry, which holds for every cache that shares the model's blocks.
+    """
+
+    slots: torch.Tensor
+    positions: torch.Tensor
+    hidden: torch.Tensor
+    tokens: torch.Tensor
+    lengths: torch.Tensor
+    batch: AttentionBatch
+
+
 class Speculator(ABC):
     """Proposes chains of draft tokens.
 
     Features that a class may declare: ``overlap``, if it never reads a tensor's values on the host
     and so does not make it wait for the device; ``graphs``, if moreover ``propose`` launches the
     same kernels for all calls with as many rows, the same ``most`` and the same ``graph_key``, so
-    that it can be captured. In a captured call ``host`` holds bounds only.
+    that it can be captured, and so does ``observe``. In a captured call ``host`` holds bounds
+    only. ``hidden_states``, if ``observe`` is to be called.
 
     Args:
         config: the section of the configuration.
@@ -167,6 +222,12 @@ class Speculator(ABC):
                 f"{config.method!r} has no model; leave one of them out"
             )
 
+    @classmethod
+    def recognises(cls, source: Source) -> bool:
+        """Whether a checkpoint is for this method, where a configuration names only the model."""
+        del source
+        return False
+
     @abstractmethod
     def __init__(self, config: SpeculationConfig, context: SpeculatorContext) -> None: ...
 
@@ -177,6 +238,19 @@ class Speculator(ABC):
     def enter(self, slot: int, num_tokens: int) -> None:
         """A sequence with so many tokens takes the slot over; forget who was there."""
         del slot, num_tokens
+
+    def hidden_layers(self) -> tuple[int, ...]:
+        """Layers whose inputs ``observe`` is shown, side by side, the last norm being one more;
+        none of them for what that norm gives."""
+        return ()
+
+    def observe(self, observed: Observed) -> None:
+        """See what a step has computed, with the feature ``hidden_states``.
+
+        Hidden states of tokens that were found in the prefix cache are never shown; what a cache of
+        the speculator's own holds of them is as good as when another sequence wrote it.
+        """
+        del observed
 
     def prepare(self, drafting: Drafting) -> None:
         """Do what depends on more than the device's tensors; never captured."""

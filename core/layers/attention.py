@@ -19,13 +19,15 @@ class AttentionParts(msgspec.Struct, frozen=True, kw_only=True):
     """What an attention block has beside its geometry.
 
     Attributes:
-        hidden_size: width of its input and output.
+        hidden_size: width of its output, and of its input unless that is given.
+        input_size: width of its input, where it is another.
         qkv_bias: whether the query, key and value projections have a bias.
         output_bias: whether the output projection has one.
         head_norm_eps: of an RMS norm on every query and key head; None for no such norm.
     """
 
     hidden_size: int
+    input_size: int | None = None
     qkv_bias: bool = False
     output_bias: bool = False
     head_norm_eps: float | None = None
@@ -54,7 +56,7 @@ class AttentionBlock:
         self._qkv = make_linear(
             (f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"),
             (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim),
-            parts.hidden_size,
+            parts.input_size or parts.hidden_size,
             bias=parts.qkv_bias,
             context=context,
         )
@@ -97,7 +99,7 @@ class AttentionBlock:
         norm: Norm | None = None,
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[T, hidden_size] -> [T, hidden_size].
+        """[T, input size] -> [T, hidden_size].
 
         Args:
             x: the input.

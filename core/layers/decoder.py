@@ -10,7 +10,7 @@ import torch
 
 from ..contracts.attention import AttentionSpec, Rotation
 from ..contracts.capabilities import Capabilities
-from ..contracts.model import Architecture, Attend, BuildContext, TensorHolder
+from ..contracts.model import Architecture, Attend, BuildContext, Tap, TensorHolder
 from ..contracts.quant import LinearWeights
 from .attention import AttentionBlock, AttentionParts
 from .embedding import Embedding
@@ -192,7 +192,7 @@ class Decoder(Architecture):
         context: what to build with.
     """
 
-    capabilities = Capabilities(features=frozenset({"graphs"}))
+    capabilities = Capabilities(features=frozenset({"graphs", "hidden_states"}))
 
     def __init__(self, spec: DecoderSpec, context: BuildContext) -> None:
         self.spec = spec
@@ -243,13 +243,24 @@ class Decoder(Architecture):
         )
 
     def forward(
-        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        tap: Tap | None = None,
     ) -> torch.Tensor:
-        x = self._embedding(token_ids)
+        x = self.embed(token_ids)
         rotation = self._rotary.at(positions)
-        for layer in self._layers:
+        for index, layer in enumerate(self._layers):
+            if tap is not None:
+                tap(index, x)
             x = layer(x, rotation, attend)
+        if tap is not None:
+            tap(len(self._layers), x)
         return self._norm(x)
+
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return self._embedding(token_ids)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         project = self._embedding.project if self._head is None else self._head.apply

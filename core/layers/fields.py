@@ -83,6 +83,13 @@ class Fields:
             raise self.misfit(key, "must be a string")
         return value
 
+    def integers(self, key: str) -> list[int]:
+        """A list of integers of 0 or more."""
+        value = self._values.get(key)
+        if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
+            raise self.misfit(key, "must be a list of integers of 0 or more")
+        return value
+
     def strings(self, key: str, default: list[str] | None = None) -> list[str]:
         """A list of strings."""
         value = self._values.get(key)

@@ -53,6 +53,7 @@ class Batch:
 
     Attributes:
         token_ids: int64 [T].
+        slots: int64 [T].
         positions: int64 [T].
         attention: geometry for the attention backend.
         draws: of the rows that draw.
@@ -61,6 +62,7 @@ class Batch:
     """
 
     token_ids: torch.Tensor
+    slots: torch.Tensor
     positions: torch.Tensor
     attention: AttentionBatch
     draws: Draws
@@ -159,6 +161,7 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
         draws.verified = Verified(order, is_last.bool())
     return Batch(
         token_ids=token_ids,
+        slots=token_slots,
         positions=positions_d,
         attention=attention,
         draws=draws,

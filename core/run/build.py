@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import msgspec
 import torch
@@ -12,9 +13,9 @@ from ..cache.sizing import size_cache
 from ..config import Config, ModelConfig, known, max_draws
 from ..contracts.attention import AttentionBackend
 from ..contracts.executor import ModelInfo
-from ..contracts.model import Architecture, BuildContext
+from ..contracts.model import Architecture, BuildContext, CheckpointModule
 from ..contracts.platform import Platform
-from ..contracts.speculator import Speculator, SpeculatorContext
+from ..contracts.speculator import OpenModule, Speculator, SpeculatorContext
 from ..errors import CapacityError
 from ..progress import bytes_bar
 from ..registry import Registry
@@ -25,9 +26,10 @@ from .graphs import graph_rows
 from .runner import Limits, Runner
 from .warmup import warm_up
 
-__all__ = ("build_runner", "model_opener")
+__all__ = ("build_runner", "speculator_context")
 
 _GIB = 2**30
+Module = TypeVar("Module", bound=CheckpointModule)
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
@@ -52,8 +54,13 @@ def build_runner(
     _check_fits(config, source, platform)
     before = platform.memory().free
     with phase("weights"), _out_of_memory(config, platform):
-        model = _load(config.model, registry, source, platform, device)
-        speculator = _speculator(config, registry, source, platform, device)
+        build = _architecture(registry)
+        model = _load(config.model, registry, source, platform, device, build)
+        speculator: Speculator | None = None
+        if config.speculation.method is not None:
+            context = speculator_context(config, registry, source, platform, device, model)
+            made = registry.get("speculator", config.speculation.method)
+            speculator = made(config.speculation, context)
     weights = before - platform.memory().free
     with phase("kernels"), _out_of_memory(config, platform):
         attention = _attention(config.attention.backend, config, registry, model, device)
@@ -95,13 +102,54 @@ def _limits(config: Config, source: Source) -> Limits:
     )
 
 
+def speculator_context(
+    config: Config,
+    registry: Registry,
+    source: Source,
+    platform: Platform,
+    device: torch.device,
+    model: Architecture,
+) -> SpeculatorContext:
+    """What a speculator is built with.
+
+    Args:
+        config: resolved.
+        registry: for the parts it names.
+        source: of the model.
+        platform: of the device.
+        device: as the platform set it up.
+        model: with its weights.
+    """
+    open_module = _opener(config, registry, platform, device)
+    return SpeculatorContext(
+        device=device,
+        max_slots=known(config.schedule.max_num_seqs),
+        max_model_len=known(config.model.max_model_len),
+        max_tokens=known(config.schedule.max_num_batched_tokens),
+        vocab_size=source.vocab_size(),
+        block_size=known(config.cache.block_size),
+        model=model,
+        open_model=lambda draft: open_module(draft, _architecture(registry)),
+        open_module=open_module,
+    )
+
+
+def _architecture(registry: Registry) -> Callable[[Source, BuildContext], Architecture]:
+    def build(source: Source, context: BuildContext) -> Architecture:
+        architecture: type[Architecture] = registry.get("model", source.architecture())
+        return architecture.build(source.config, context)
+
+    return build
+
+
 def _load(
     config: ModelConfig,
     registry: Registry,
     source: Source,
     platform: Platform,
     device: torch.device,
-) -> Architecture:
+    build: Callable[[Source, BuildContext], Module],
+) -> Module:
     method = registry.get("quant", config.quantization)
     context = BuildContext(
         dtype=getattr(torch, config.dtype),
@@ -110,21 +158,20 @@ def _load(
         platform=platform,
         max_model_len=known(config.max_model_len),
     )
-    architecture = registry.get("model", source.architecture())
-    model: Architecture = architecture.build(source.config, context)
+    module = build(source, context)
     if config.load_format == "dummy":
-        dummy_weights(model, device, config.seed)
+        dummy_weights(module, device, config.seed)
     else:
         with bytes_bar("weights") as advance:
-            load_weights(source, model, advance)
-    return model
+            load_weights(source, module, advance)
+    return module
 
 
 def _attention(
-    name: str, config: Config, registry: Registry, model: Architecture, device: torch.device
+    name: str, config: Config, registry: Registry, module: CheckpointModule, device: torch.device
 ) -> AttentionBackend:
     backend: AttentionBackend = registry.get("attention", name)(
-        model.attention_layers(),
+        module.attention_layers(),
         block_size=known(config.cache.block_size),
         kv_dtype=_kv_dtype(config.cache.kv_dtype),
         device=device,
@@ -132,56 +179,31 @@ def _attention(
     return backend
 
 
-def _speculator(
-    config: Config, registry: Registry, source: Source, platform: Platform, device: torch.device
-) -> Speculator | None:
-    if config.speculation.method is None:
-        return None
-    context = SpeculatorContext(
-        device=device,
-        max_slots=known(config.schedule.max_num_seqs),
-        max_model_len=known(config.model.max_model_len),
-        max_tokens=known(config.schedule.max_num_batched_tokens),
-        vocab_size=source.vocab_size(),
-        block_size=known(config.cache.block_size),
-        open_model=model_opener(config, registry, platform, device),
-    )
-    speculator: Speculator = registry.get("speculator", config.speculation.method)(
-        config.speculation, context
-    )
-    return speculator
+def _opener(
+    engine: Config, registry: Registry, platform: Platform, device: torch.device
+) -> OpenModule:
+    """Loads a further checkpoint for the same engine, in the model's dtype."""
 
-
-def model_opener(
-    config: Config, registry: Registry, platform: Platform, device: torch.device
-) -> Callable[[ModelConfig], tuple[Architecture, AttentionBackend]]:
-    """What loads a further checkpoint for the same engine; see ``SpeculatorContext``.
-
-    Args:
-        config: resolved.
-        registry: for the parts it names.
-        platform: of the device.
-        device: as the platform set it up.
-    """
-
-    def open_model(draft: ModelConfig) -> tuple[Architecture, AttentionBackend]:
-        files = locate(draft, registry)
-        quantization = draft.quantization
+    def open_module(
+        config: ModelConfig, build: Callable[[Source, BuildContext], Module]
+    ) -> tuple[Module, AttentionBackend]:
+        files = locate(config, registry)
+        quantization = config.quantization
         if quantization == "auto":
             quantization = files.quantization() or "none"
         filled = msgspec.structs.replace(
-            draft,
-            dtype=config.model.dtype,
+            config,
+            dtype=engine.model.dtype,
             quantization=quantization,
-            max_model_len=config.model.max_model_len,
-            deterministic=config.model.deterministic,
+            max_model_len=engine.model.max_model_len,
+            deterministic=engine.model.deterministic,
         )
-        model = _load(filled, registry, files, platform, device)
+        module = _load(filled, registry, files, platform, device, build)
         own = platform.defaults().draft_attention
-        backend = config.attention.backend if own is None else own
-        return model, _attention(backend, config, registry, model, device)
+        backend = engine.attention.backend if own is None else own
+        return module, _attention(backend, engine, registry, module, device)
 
-    return open_model
+    return open_module
 
 
 def _kv_dtype(name: str) -> torch.dtype:

@@ -19,7 +19,7 @@ from ..step import Plan
 from .batch import Draws, PlanRows
 from .capture import Capturing
 from .forward import forward
-from .graphs import PATIENCE, Graph, graph_rows
+from .graphs import PATIENCE, End, Graph, graph_rows
 from .slots import SlotTable
 
 __all__ = ("ChunkGraphs", "Chunked")
@@ -100,9 +100,9 @@ class ChunkGraphs:
         parts = (slots, rows.ends[rows.drawing], rows.offsets[rows.drawing + 1] - 1)
         on_device, lengths, last = self._table.staging.send(parts)
         draws = Draws(rows.drawing.tolist(), slots.tolist(), on_device, lengths)
-        if graph.hidden is None:
+        if graph.end is None:
             raise RuntimeError("a step with chunks ends with hidden states")
-        return Chunked(graph.hidden[:total], draws, last)
+        return Chunked(graph.end.hidden[:total], draws, last)
 
     def capture_ahead(self) -> bool:
         """Capture one more size; False when all are there."""
@@ -163,7 +163,7 @@ class ChunkGraphs:
         values[5 * size + 1 :] = chunks
         self._table.staging.refill(self._inputs, values)
 
-    def _step(self, size: int) -> torch.Tensor:
+    def _step(self, size: int) -> End:
         """What a graph holds: from the inputs to hidden states."""
         table = self._table
         sizes = (size, size, size, size + 1, size, len(self._no_chunks(size)))
@@ -181,4 +181,4 @@ class ChunkGraphs:
             chunk_plan=chunks.to(torch.int32),
         )
         token_ids = table.tokens[token_slots, positions].long()
-        return forward(self._model, self._attention, token_ids, positions, batch)
+        return End(forward(self._model, self._attention, token_ids, positions, batch))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..contracts.speculator import Drafting, HostRows, Speculator
+from ..contracts.speculator import Drafting, HostRows, Observed, Speculator
 from ..step import Newcomer, Plan, Row
 from .draft_graphs import DraftGraphs
 from .sample import Sampler
@@ -53,6 +53,15 @@ class Drafter:
         for newcomer in newcomers:
             self.speculator.enter(newcomer.slot, len(newcomer.token_ids))
 
+    def observe(self, observed: Observed) -> None:
+        """Show the speculator a step, once the table's tokens and lengths are those after it."""
+        if self._broken:
+            return
+        try:
+            self.speculator.observe(observed)
+        except Exception:
+            self._drop()
+
     def propose(self, plan: Plan) -> Proposals | None:
         """Draft for the rows that ask for it, once the table's tokens and lengths are those after
         this step; None where no row asks."""
@@ -75,13 +84,16 @@ class Drafter:
                 found = f"{drafts.dtype} {list(drafts.shape)}"
                 raise TypeError(f"drafts must be int64 {list(expected)}, not {found}")
         except Exception:
-            name = type(self.speculator).__name__
-            logger.exception("the speculator %s failed and is not asked again", name)
-            self._broken = True
+            self._drop()
             return None
         drafts = drafts.clamp(max=self._sampler.vocab_size - 1)
         counts = place_drafts(drafts, drafting.slots, drafting.lengths, self._table)
         return torch.minimum(counts, drafting.wanted)
+
+    def _drop(self) -> None:
+        name = type(self.speculator).__name__
+        logger.exception("the speculator %s failed and is not asked again", name)
+        self._broken = True
 
     def _drafting(self, rows: list[Row]) -> Drafting:
         table = self._table

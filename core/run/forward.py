@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..contracts.attention import AttentionBackend, AttentionBatch, Rotation
-from ..contracts.model import Architecture
+from ..contracts.model import Architecture, Attend, Tap
 
-__all__ = ("forward",)
+__all__ = ("attending", "forward")
 
 
 def forward(
@@ -16,8 +16,17 @@ def forward(
     token_ids: torch.Tensor,
     positions: torch.Tensor,
     batch: AttentionBatch,
+    tap: Tap | None = None,
 ) -> torch.Tensor:
     """[T, hidden size] for T tokens in the rows of a batch; their keys and values are cached."""
+    attend = attending(attention, batch)
+    if tap is None:
+        return model.forward(token_ids, positions, attend)
+    return model.forward(token_ids, positions, attend, tap)
+
+
+def attending(attention: AttentionBackend, batch: AttentionBatch) -> Attend:
+    """The attention of a step."""
     prepared = attention.prepare(batch)
 
     def attend(
@@ -29,4 +38,4 @@ def forward(
     ) -> torch.Tensor:
         return attention.attend(layer, q, k, v, prepared, rotation)
 
-    return model.forward(token_ids, positions, attend)
+    return attend

@@ -18,17 +18,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from ..contracts.attention import AttentionBackend, AttentionBatch
+from ..contracts.attention import AttentionBatch
 from ..contracts.model import Architecture
+from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, Verified
 from .capture import Capturing
-from .forward import forward
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import verify
+from .watch import Watch
 
-__all__ = ("PATIENCE", "DecodeGraphs", "Decoded", "Graph", "graph_rows")
+__all__ = ("PATIENCE", "DecodeGraphs", "Decoded", "End", "Graph", "graph_rows")
 
 # Rows at which a platform's products may change their kernels.
 _PRODUCT_ROWS = (1, 16, 32, 64)
@@ -36,7 +37,7 @@ _PRODUCT_ROWS = (1, 16, 32, 64)
 _FEW_ROWS = 64
 # Steps of one shape that run without a graph before it is captured while somebody waits.
 PATIENCE = 16
-_Ending = Literal["drawn", "filtered", "hidden"]
+Ending = Literal["drawn", "filtered", "hidden"]
 
 
 class _Shape(NamedTuple):
@@ -45,16 +46,23 @@ class _Shape(NamedTuple):
 
     rows: int
     longest: int = 1
-    ending: _Ending = "drawn"
+    ending: Ending = "drawn"
     shares: bool = False
     verifies: bool = False
 
 
+class End(NamedTuple):
+    """What a step leaves to do where it ends with hidden states: see ``Decoded``."""
+
+    hidden: torch.Tensor
+    observed: Observed | None = None
+
+
 class Graph(NamedTuple):
-    """A captured step, and its hidden states where it ends with them."""
+    """A captured step."""
 
     replay: Callable[[], None]
-    hidden: torch.Tensor | None
+    end: End | None
 
 
 class Decoded(NamedTuple):
@@ -64,11 +72,13 @@ class Decoded(NamedTuple):
         draws: its rows.
         drawn: int64 [M], tokens; undefined where there are hidden states.
         hidden: [M, hidden size] to draw from, or None where that was done.
+        observed: what to show a speculator behind those draws.
     """
 
     draws: Draws
     drawn: torch.Tensor
-    hidden: torch.Tensor | None
+    hidden: torch.Tensor | None = None
+    observed: Observed | None = None
 
 
 def graph_rows(rows: int) -> int:
@@ -91,9 +101,10 @@ class DecodeGraphs:
 
     Args:
         model: with its weights.
-        attention: backend with the feature ``graphs``.
+        watch: runs the model, over backends with the feature ``graphs``.
         table: the slot table.
         sampler: draws.
+        observe: shown what steps compute, if somebody asks to see it.
         max_rows: rows of the largest step.
         verifies: whether there will be drafts.
     """
@@ -101,17 +112,19 @@ class DecodeGraphs:
     def __init__(
         self,
         model: Architecture,
-        attention: AttentionBackend,
+        watch: Watch,
         table: SlotTable,
         sampler: Sampler,
+        observe: Callable[[Observed], None] | None,
         *,
         max_rows: int,
         verifies: bool = False,
     ) -> None:
         self._model = model
-        self._attention = attention
+        self._watch = watch
         self._table = table
         self._sampler = sampler
+        self._observe = observe
         self._max_rows = graph_rows(max_rows)
         self._sizes = sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)})
         self._verifies = verifies
@@ -137,9 +150,9 @@ class DecodeGraphs:
         starts = [plan.rows[index].start for index in rows]
         count = len(rows)
         shape = _Shape(graph_rows(count), max(starts) + 1, self._ending(slots), shares)
-        _, hidden = self._launch(shape, slots, starts)
+        _, end = self._launch(shape, slots, starts)
         draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
-        return Decoded(draws, self._drawn[:count], None if hidden is None else hidden[:count])
+        return self._decoded(draws, end)
 
     def _run_verifying(self, plan: Plan) -> Decoded:
         order, _ = self._table.by_prefix([row.slot for row in plan.rows])
@@ -155,24 +168,29 @@ class DecodeGraphs:
         count = len(rows)
         longest, ending = max(starts) + 1, self._ending(slots)
         shape = _Shape(graph_rows(count), longest, ending, shares=True, verifies=True)
-        size, hidden = self._launch(shape, slots, starts, codes)
+        size, end = self._launch(shape, slots, starts, codes)
         draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
-        if hidden is None:
-            return Decoded(draws, self._drawn[:count], None)
-        after, ends, _ = self._codes(size)
-        draws.verified = Verified(after[:count], ends[:count])
-        return Decoded(draws, self._drawn[:count], hidden[:count])
+        if end is not None:
+            after, ends, _ = self._codes(size)
+            draws.verified = Verified(after[:count], ends[:count])
+        return self._decoded(draws, end)
+
+    def _decoded(self, draws: Draws, end: End | None) -> Decoded:
+        count = len(draws.rows)
+        if end is None:
+            return Decoded(draws, self._drawn[:count])
+        return Decoded(draws, self._drawn[:count], end.hidden[:count], end.observed)
 
     def _launch(
         self, shape: _Shape, slots: list[int], starts: list[int], codes: Sequence[int] = ()
-    ) -> tuple[int, torch.Tensor | None]:
-        """Run a step; the rows it was padded to, and its hidden states where it ends with them."""
+    ) -> tuple[int, End | None]:
+        """Run a step; the rows it was padded to, and what it leaves to do."""
         shape, graph = self._find(shape)
         self._fill(slots, starts, shape.rows, codes)
         if graph is None:
             return shape.rows, self._step(shape)
         graph.replay()
-        return shape.rows, graph.hidden
+        return shape.rows, graph.end
 
     def _find(self, shape: _Shape) -> tuple[_Shape, Graph | None]:
         """The graph for a step and what it was captured for, which may be a shape that holds it."""
@@ -198,7 +216,7 @@ class DecodeGraphs:
                 if shape.rows <= rows <= most:
                     yield shape._replace(rows=rows, shares=shares)
 
-    def _ending(self, slots: list[int]) -> _Ending:
+    def _ending(self, slots: list[int]) -> Ending:
         if not self._sampler.graphable(slots):
             return "hidden"
         return "filtered" if self._sampler.filters(slots) else "drawn"
@@ -247,14 +265,14 @@ class DecodeGraphs:
     def _shapes_to_come(self) -> Iterator[_Shape]:
         """Of steps of any number of rows and any length, the commonest first."""
         doublings = range(self._table.max_model_len.bit_length() + 1)
-        endings: tuple[_Ending, ...] = ("drawn", "filtered")
+        endings: tuple[Ending, ...] = ("drawn", "filtered")
         kinds = sorted({False, self._verifies})
         for ending, power, verifies in itertools.product(endings, doublings, kinds):
             for rows in self._sizes:
                 yield _Shape(rows, 1 << power, ending, shares=verifies, verifies=verifies)
 
     def _key(self, shape: _Shape) -> Hashable:
-        key = self._attention.graph_key(shape.rows, shape.longest, shares_prefixes=shape.shares)
+        key = self._watch.graph_key(shape.rows, shape.longest, shares_prefixes=shape.shares)
         return shape.rows, shape.ending, shape.verifies, key
 
     def _graph(self, shape: _Shape) -> Graph:
@@ -280,7 +298,7 @@ class DecodeGraphs:
         """Inputs of a step of nothing but padding."""
         self._fill([], [], size, [2] * size)
 
-    def _step(self, shape: _Shape) -> torch.Tensor | None:
+    def _step(self, shape: _Shape) -> End | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
         table, size = self._table, shape.rows
         slots, starts = self._inputs[:size], self._inputs[size : 2 * size]
@@ -301,9 +319,9 @@ class DecodeGraphs:
             siblings=shape.verifies,
         )
         token_ids = table.tokens[slots, starts].long()
-        hidden = forward(self._model, self._attention, token_ids, starts, batch)
+        hidden, observed = self._watch.forward(token_ids, slots, starts, batch)
         if shape.ending == "hidden":
-            return hidden
+            return End(hidden, observed)
         drawn = self._drawn[:size]
         self._sampler.draw_static(
             self._model.logits(hidden),
@@ -315,4 +333,8 @@ class DecodeGraphs:
         )
         if shape.verifies:
             drawn.copy_(verify(drawn, slots, lengths, offsets, last, table))
+        if observed is not None and self._observe is not None:
+            if not shape.verifies:
+                table.lengths[slots] = lengths + 1
+            self._observe(observed)
         return None

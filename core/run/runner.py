@@ -8,18 +8,18 @@ import torch
 
 from ..contracts.attention import AttentionBackend
 from ..contracts.model import Architecture
-from ..contracts.speculator import Speculator
+from ..contracts.speculator import Observed, Speculator
 from ..step import Newcomer, Outcome, Plan
 from .batch import Draws, make_batch
 from .chunk_graphs import ChunkGraphs
 from .draft_graphs import DraftGraphs
 from .drafter import Drafter, Proposals
-from .forward import forward
 from .graphs import DecodeGraphs
 from .sample import BROKEN, EXHAUSTED, PendingLogprobs, Sampler, prompt_logprobs
 from .sample_table import Draw
 from .slots import SlotTable
 from .verify import REJECTED, verify
+from .watch import Watch
 
 __all__ = ("Limits", "PendingStep", "Runner")
 
@@ -139,8 +139,8 @@ class Runner:
             max_drafts=limits.max_drafts,
         )
         self._caches = [attention, *(speculator.caches() if speculator is not None else ())]
-        # A backend that graphs can hold reads lengths on the device alone.
-        self._exact = device.type == "cpu" or "graphs" not in attention.capabilities.features
+        self._watch = Watch(model, attention, self.slots, speculator)
+        self._exact = device.type == "cpu" or self._watch.exact
         self.sampler = Sampler(
             max_slots=limits.max_slots,
             vocab_size=limits.vocab_size,
@@ -160,14 +160,17 @@ class Runner:
         if graphs:
             self.graphs = DecodeGraphs(
                 model,
-                attention,
+                self._watch,
                 self.slots,
                 self.sampler,
+                None if self.drafter is None else self.drafter.observe,
                 max_rows=limits.max_draws,
                 verifies=limits.max_drafts > 0,
             )
         self.chunk_graphs: ChunkGraphs | None = None
-        if graphs and "chunk_graphs" in attention.capabilities.features:
+        # A plan of chunks is for one backend; who watches may have another.
+        chunks = "chunk_graphs" in attention.capabilities.features and not self._watch.shows
+        if graphs and chunks:
             self.chunk_graphs = ChunkGraphs(
                 model, attention, self.slots, max_tokens=limits.max_tokens
             )
@@ -189,31 +192,35 @@ class Runner:
         self._enter(plan.newcomers)
         self.slots.append_blocks(plan.rows)
         if self.graphs is not None and self.graphs.takes(plan):
-            draws, drawn, hidden = self.graphs.run(plan)
+            draws, drawn, hidden, observed = self.graphs.run(plan)
             if hidden is None:
                 verified = any(row.drafts or row.slack for row in plan.rows)
-                proposals = self._propose(plan, draws, verified=verified)
+                proposals = self._speculate(plan, draws, None, verified=verified)
                 return PendingStep(plan, draws.rows, drawn, None, {}, proposals)
-            return self._draw(plan, self.model.logits(hidden), draws, {})
-        hidden, draws, last = self._chunks(plan)
+            return self._draw(plan, self.model.logits(hidden), draws, {}, observed)
+        hidden, draws, last, observed = self._chunks(plan)
         prompts = self._score_prompts(plan, hidden) if self._scored else {}
         if not draws.rows:
+            if observed is not None and self.drafter is not None:
+                self.drafter.observe(observed)
             return PendingStep(plan, [], hidden.new_empty(0, dtype=torch.int64), None, prompts)
-        return self._draw(
-            plan, self.model.logits(hidden if last is None else hidden[last]), draws, prompts
-        )
+        chosen = hidden if last is None else hidden[last]
+        return self._draw(plan, self.model.logits(chosen), draws, prompts, observed)
 
-    def _chunks(self, plan: Plan) -> tuple[torch.Tensor, Draws, torch.Tensor | None]:
-        """Launch a step with chunks: its hidden states, its draws, the token before each draw."""
+    def _chunks(
+        self, plan: Plan
+    ) -> tuple[torch.Tensor, Draws, torch.Tensor | None, Observed | None]:
+        """Launch a step with chunks: its hidden states, its draws, the token before each draw, and
+        what to show a speculator behind them."""
         if self.chunk_graphs is not None:
             chunked = self.chunk_graphs.run(plan)
             if chunked is not None:
-                return chunked.hidden, chunked.draws, chunked.last
+                return chunked.hidden, chunked.draws, chunked.last, None
         batch = make_batch(plan, self.slots, exact=self._exact)
-        hidden = forward(
-            self.model, self.attention, batch.token_ids, batch.positions, batch.attention
+        hidden, observed = self._watch.forward(
+            batch.token_ids, batch.slots, batch.positions, batch.attention
         )
-        return hidden, batch.draws, batch.last_tokens
+        return hidden, batch.draws, batch.last_tokens, observed
 
     @torch.inference_mode()
     def idle(self) -> bool:
@@ -267,6 +274,7 @@ class Runner:
         logits: torch.Tensor,
         draws: Draws,
         prompts: dict[int, list[PendingLogprobs]],
+        observed: Observed | None,
     ) -> PendingStep:
         """Draw from logits [M, V] and put the draws where the next step finds them."""
         slots, host_slots, lengths = draws.slots, draws.host_slots, draws.lengths
@@ -290,15 +298,21 @@ class Runner:
         elif scored:
             table.write(slots, lengths, drawn)
         logprobs = self.sampler.logprobs(logits, drawn, host_slots) if scored else None
-        proposals = self._propose(plan, draws, verified=verified is not None)
+        proposals = self._speculate(plan, draws, observed, verified=verified is not None)
         return PendingStep(plan, draws.rows, drawn, logprobs, prompts, proposals)
 
-    def _propose(self, plan: Plan, draws: Draws, *, verified: bool) -> Proposals | None:
-        """Let the speculator draft behind what was drawn; verification has noted the lengths."""
-        if self.drafter is None or not any(row.propose for row in plan.rows):
+    def _speculate(
+        self, plan: Plan, draws: Draws, observed: Observed | None, *, verified: bool
+    ) -> Proposals | None:
+        """Let the speculator see the step, and draft behind what was drawn; verification has noted
+        the lengths."""
+        asked = observed is not None or any(row.propose for row in plan.rows)
+        if self.drafter is None or not asked:
             return None
         if not verified:
             self.slots.lengths[draws.slots] = draws.lengths + 1
+        if observed is not None:
+            self.drafter.observe(observed)
         return self.drafter.propose(plan)
 
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[PendingLogprobs]]:

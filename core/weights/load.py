@@ -1,10 +1,10 @@
-"""Loading: from a source, or from thin air, into an architecture."""
+"""Loading: from a source, or from thin air, into a module."""
 
 from __future__ import annotations
 
 import torch
 
-from ..contracts.model import Architecture
+from ..contracts.model import CheckpointModule
 from ..source import Source
 from .bind import bind
 from .stream import Progress, stream_tensors, tensor_names
@@ -13,13 +13,13 @@ __all__ = ("dummy_weights", "load_weights")
 
 
 def load_weights(
-    source: Source, architecture: Architecture, progress: Progress | None = None
+    source: Source, module: CheckpointModule, progress: Progress | None = None
 ) -> None:
-    """Fill an architecture from its checkpoint.
+    """Fill an architecture, or another module, from its checkpoint.
 
     Args:
         source: of the files.
-        architecture: as built, without weights.
+        module: as built, without weights.
         progress: told (bytes done, bytes in total) after every tensor.
 
     Raises:
@@ -29,19 +29,19 @@ def load_weights(
     present = tensor_names(source.folder)
     stream = stream_tensors(source.folder, progress)
     with torch.inference_mode():
-        bind(stream, architecture.holders(), architecture.ignores, present)
+        bind(stream, module.holders(), module.ignores, present)
 
 
-def dummy_weights(architecture: Architecture, device: torch.device, seed: int) -> None:
+def dummy_weights(module: CheckpointModule, device: torch.device, seed: int) -> None:
     """Make weights up on their own device: small normal values, and ones for norms.
 
     Args:
-        architecture: as built, without weights.
+        module: as built, without weights.
         device: of the weights.
         seed: the same one makes the same weights on the same kind of device.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     with torch.inference_mode():
-        for holder in architecture.holders():
+        for holder in module.holders():
             holder.make_up(generator)
             holder.finish()

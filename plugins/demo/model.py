@@ -25,6 +25,7 @@ __all__ = (
     "Shape",
     "export",
     "load_weights",
+    "rotate",
     "write_configs",
 )
 
@@ -97,7 +98,7 @@ class Norm(nn.Module):
         return (scaled * self.weight).to(x.dtype)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary embedding to the two halves of each head."""
     first, second = x.chunk(2, -1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
@@ -121,8 +122,8 @@ class Attention(nn.Module):
         """Attend within each row."""
         rows, length, _ = x.shape
         split = (rows, length, -1, self.shape.head_dim)
-        q = _rotate(self.q_proj(x).view(split).transpose(1, 2), cos, sin)
-        k = _rotate(self.k_proj(x).view(split).transpose(1, 2), cos, sin)
+        q = rotate(self.q_proj(x).view(split).transpose(1, 2), cos, sin)
+        k = rotate(self.k_proj(x).view(split).transpose(1, 2), cos, sin)
         v = self.v_proj(x).view(split).transpose(1, 2)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         mixed: Tensor = self.o_proj(out.transpose(1, 2).reshape(rows, length, -1))

@@ -1,4 +1,4 @@
-"""The optimizer: Muon for the layers' matrices, Adam for embeddings and norms."""
+"""The optimizer: Muon for the layers' matrices, Adam for embeddings, heads and norms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MuonAdam:
         groups: defaultdict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         self.others: list[Tensor] = []
         for name, weight in model.named_parameters():
-            if weight.ndim == 2 and "embed" not in name:
+            if weight.ndim == 2 and "embed" not in name and "lm_head" not in name:
                 groups[tuple(weight.shape)].append(weight)
             else:
                 self.others.append(weight)

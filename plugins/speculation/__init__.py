@@ -18,6 +18,8 @@ def quire_manifest() -> Manifest:
             Provision(
                 "speculator", "draft_model", "quire.plugins.speculation.draft_model:DraftModel"
             ),
+            Provision("speculator", "eagle", "quire.plugins.speculation.eagle:Eagle"),
+            Provision("speculator", "eagle3", "quire.plugins.speculation.eagle:Eagle3"),
             Provision("speculator", "suffix", "quire.plugins.speculation.suffix:SuffixLookup"),
             Provision("speculator", "ngram", "quire.plugins.speculation.ngram:PromptLookup"),
         ),

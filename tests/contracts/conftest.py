@@ -1,20 +1,33 @@
 """What several suites are given."""
 
-import pytest
+import contextlib
 
+import pytest
+import torch
+
+from quire.core.conformance.speculator import make_context
 from quire.core.config import CacheConfig, Config, ModelConfig
 from quire.core.registry import Registry
 from quire.core.resolve import resolve
-from quire.core.run.build import model_opener
+from quire.core.run.build import build_runner, speculator_context
 
 
-@pytest.fixture
-def embedded_draft():
-    """Opens the embedded draft model, whatever is asked for."""
-    config = Config(
-        model=ModelConfig(name="demo", dtype="float32"), cache=CacheConfig(block_size=4)
-    )
+@pytest.fixture(scope="session")
+def embedded_context():
+    """What a speculator is checked with that drafts for the embedded model."""
+    model = ModelConfig(name="demo", dtype="float32")
+    config = Config(model=model, cache=CacheConfig(block_size=4, num_blocks=2))
     registry = Registry()
-    platform = registry.get("platform", "cpu")()
-    opened = model_opener(resolve(config, registry).config, registry, platform, platform.setup())
-    return lambda model: opened(ModelConfig(name="demo-draft"))
+    found = resolve(config, registry)
+    runner, platform, _ = build_runner(
+        found.config, registry, lambda name: contextlib.nullcontext()
+    )
+    made = speculator_context(
+        found.config, registry, found.source, platform, torch.device("cpu"), runner.model
+    )
+    return make_context(
+        vocab_size=made.vocab_size,
+        model=made.model,
+        open_model=made.open_model,
+        open_module=made.open_module,
+    )

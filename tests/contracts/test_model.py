@@ -68,9 +68,25 @@ class Half(Llama):
         return super().logits(hidden).half()
 
 
+class Unseen(Llama):
+    def forward(self, token_ids, positions, attend, tap=None):
+        return super().forward(token_ids, positions, attend)
+
+
+class Elsewhere(Llama):
+    def embed(self, token_ids):
+        return super().embed(token_ids) + (token_ids[:, None] == 2)
+
+    def forward(self, token_ids, positions, attend, tap=None):
+        later = None if tap is None else lambda layer, x: tap(layer, x + (layer == 0))
+        return super().forward(token_ids, positions, attend, later)
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
+        (Unseen, "is shown the layers"),
+        (Elsewhere, "not what the first layer reads"),
         (Twice, "several holders"),
         (Careless, "both taken and ignored"),
         (Backwards, "in the order"),

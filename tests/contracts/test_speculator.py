@@ -3,17 +3,21 @@
 import pytest
 import torch
 
-from quire.core.conformance.speculator import make_context
+from quire.core.config import SpeculationConfig
 from quire.core.contracts.speculator import Speculator
 from quire.core.registry import Registry
 from quire.testing import ConformanceError, Unchecked, check_speculator
 
 from ..fakes.speculator import LookupSpeculator
 
-WITH_A_CHECKPOINT = {"draft_model"}
+WITH_A_CHECKPOINT = {"draft_model": "demo-draft", "eagle3": "demo-eagle"}
+# Like eagle3, and checked against transformers in tests/engine/test_eagle.py.
+OTHERS = {"eagle"}
 
 
-@pytest.mark.parametrize("name", sorted({*Registry().names("speculator")} - WITH_A_CHECKPOINT))
+@pytest.mark.parametrize(
+    "name", sorted({*Registry().names("speculator")} - {*WITH_A_CHECKPOINT} - OTHERS)
+)
 def test_a_registered_speculator_conforms(name: str) -> None:
     check_speculator(Registry().get("speculator", name))
 
@@ -90,8 +94,10 @@ def test_a_broken_speculator_is_caught(broken: type[Speculator], words: str) -> 
         check_speculator(broken)
 
 
-def test_what_opens_a_checkpoint_is_checked_with_one(embedded_draft) -> None:
-    speculator = Registry().get("speculator", "draft_model")
+@pytest.mark.parametrize(("method", "model"), WITH_A_CHECKPOINT.items())
+def test_what_opens_a_checkpoint_is_checked_with_one(method, model, embedded_context) -> None:
+    speculator = Registry().get("speculator", method)
+    config = SpeculationConfig(method=method, model=model)
     with pytest.raises(Unchecked):
-        check_speculator(speculator)
-    check_speculator(speculator, context=make_context(vocab_size=4096, open_model=embedded_draft))
+        check_speculator(speculator, config=config)
+    check_speculator(speculator, config=config, context=embedded_context)

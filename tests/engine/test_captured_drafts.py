@@ -4,6 +4,8 @@ Steps that verify, and proposals, are made of tensors alone so that a graph can 
 their work is run again at every launch, over a backend that reads lengths where a graph would.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,20 @@ from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver
+from tests.engine.heads import Oracle, make_head, record_proposals
 from tests.engine.test_parity import GREEDY, LENGTHS, MODES, configure, greedy, prompts_of
+
+
+def put(result, found) -> None:
+    """Copy what tensors hold into those of the first run."""
+    if isinstance(result, torch.Tensor):
+        result.copy_(found)
+    elif dataclasses.is_dataclass(result):
+        for field in dataclasses.fields(result):
+            put(getattr(result, field.name), getattr(found, field.name))
+    elif isinstance(result, tuple):
+        for part, other in zip(result, found, strict=True):
+            put(part, other)
 
 
 class Again:
@@ -32,9 +47,7 @@ class Again:
 
         def replay() -> None:
             self.launches += 1
-            found = work()
-            if result is not None:
-                result.copy_(found)
+            put(result, work())
 
         return replay, result
 
@@ -186,3 +199,26 @@ def test_what_kernels_do_not_draw_ends_with_hidden_states(case, captured) -> Non
     driver = Driver(config)
     assert driver.generate(prompts, asked) == wanted
     assert [len(driver.logprobs[str(index)]) for index in range(len(prompts))] == [32] * 4
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_head_sees_captured_steps(case, captured, monkeypatch, version: int, tmp_path) -> None:
+    folder, prompts, wanted = case
+    model = make("Llama", 0, tmp_path)
+    tensors = make_head(version, tmp_path, model)
+    proposals = record_proposals(monkeypatch)
+    config = configure(
+        folder,
+        attention={"backend": "cpu"},
+        schedule={"overlap": True},
+        speculation={"model": str(tmp_path), "num_speculative_tokens": 3, "adaptive": False},
+    )
+    driver = Driver(config)
+    assert driver.generate(prompts, GREEDY) == wanted
+    # Draws that kernels do not make are shown behind the captured step.
+    asked = SamplingParams(temperature=0, max_tokens=8, logprobs=1)
+    assert driver.generate(prompts, asked) == [tokens[:8] for tokens in wanted]
+    assert all(capturing.launches > 10 for capturing in captured)
+    oracle = Oracle(version, tensors, model.double())
+    for tokens, drafts in proposals[5 :: len(proposals) // 12]:
+        assert drafts == oracle.drafts(tokens, len(drafts))

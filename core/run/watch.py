@@ -1,0 +1,95 @@
+"""Hidden states on their way to a speculator that drafts from them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+
+from ..contracts.attention import AttentionBackend, AttentionBatch
+from ..contracts.model import Architecture
+from ..contracts.speculator import Observed, Speculator
+from .forward import forward
+from .slots import SlotTable
+
+__all__ = ("Watch",)
+
+
+class Watch:
+    """Runs the model, and keeps what a speculator asks to see.
+
+    Args:
+        model: with its weights.
+        attention: of the model.
+        table: the slot table.
+        speculator: with the feature ``hidden_states``; None for one without, or for none at all.
+    """
+
+    def __init__(
+        self,
+        model: Architecture,
+        attention: AttentionBackend,
+        table: SlotTable,
+        speculator: Speculator | None,
+    ) -> None:
+        self._model = model
+        self._attention = attention
+        self._table = table
+        self._backends = [attention]
+        self._layers: tuple[int, ...] | None = None
+        if speculator is not None and "hidden_states" in speculator.capabilities.features:
+            self._layers = speculator.hidden_layers()
+            self._backends += speculator.caches()
+        # A backend that graphs can hold reads lengths on the device alone.
+        self.exact = any("graphs" not in b.capabilities.features for b in self._backends)
+
+    @property
+    def shows(self) -> bool:
+        """Whether somebody asks to see steps."""
+        return self._layers is not None
+
+    def graph_key(self, num_rows: int, longest: int, *, shares_prefixes: bool) -> Hashable:
+        """What a captured step depends on beside its number of rows."""
+        return tuple(
+            backend.graph_key(num_rows, longest, shares_prefixes=shares_prefixes)
+            for backend in self._backends
+        )
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        slots: torch.Tensor,
+        positions: torch.Tensor,
+        batch: AttentionBatch,
+    ) -> tuple[torch.Tensor, Observed | None]:
+        """[T, hidden size] for T tokens, and what to show once the step has drawn."""
+        taps = _Taps(self._layers) if self._layers else None
+        hidden = forward(self._model, self._attention, token_ids, positions, batch, taps)
+        if self._layers is None:
+            return hidden, None
+        shown = hidden if taps is None else taps.kept()
+        table = self._table
+        return hidden, Observed(slots, positions, shown, table.tokens, table.lengths, batch)
+
+
+class _Taps:
+    """Keeps copies of some layers' inputs, side by side."""
+
+    def __init__(self, layers: tuple[int, ...]) -> None:
+        self._layers = layers
+        self._kept: torch.Tensor | None = None
+
+    def __call__(self, layer: int, x: torch.Tensor) -> None:
+        if layer not in self._layers:
+            return
+        tokens, width = x.shape
+        if self._kept is None:
+            self._kept = x.new_empty(tokens, len(self._layers) * width)
+        first = self._layers.index(layer) * width
+        self._kept[:, first : first + width] = x
+
+    def kept(self) -> torch.Tensor:
+        """[T, layers * hidden size]."""
+        if self._kept is None:
+            raise RuntimeError("the model shows no hidden states")
+        return self._kept

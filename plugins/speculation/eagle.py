@@ -1,0 +1,135 @@
+"""EAGLE: a small head goes on from the model's own hidden states.
+
+Li et al., EAGLE, arXiv 2401.15077, and EAGLE-3, arXiv 2503.01840. Drafts are chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import ClassVar
+
+import torch
+
+from ...core.config import SpeculationConfig, draft_config
+from ...core.contracts.attention import AttentionBackend
+from ...core.contracts.capabilities import Capabilities
+from ...core.contracts.speculator import Drafting, Observed, Speculator, SpeculatorContext
+from ...core.errors import ConfigError
+from ...core.registry import Registry
+from ...core.run.forward import attending
+from ...core.source import Source, locate
+from .eagle_heads import Eagle1Head, Eagle3Head, Head, head_config, version_of
+from .single_tokens import SingleTokens, Stepper
+
+__all__ = ("Eagle", "Eagle3")
+
+# Of the model, an entry of the head's cache is made of a token's hidden state and of the token
+# after it; it stands where that of the former stands in the model's cache.
+_BEHIND = 1
+
+
+class Eagle(Speculator):
+    """Fills the head's cache along with the model's, from the hidden states of every step.
+
+    An entry stands in the block of the token whose hidden state it is made of, and so is there for
+    every sequence that shares the block. Only the last entry of a block depends on a token behind
+    it: a sequence that goes on in another way than the one that wrote the block finds that token's
+    entry there, which may cost a draft and never a result.
+    """
+
+    capabilities = Capabilities(features=frozenset({"overlap", "graphs", "hidden_states"}))
+    method: ClassVar[str] = "eagle"
+    version: ClassVar[int] = 1
+    head_class: ClassVar[type[Head]] = Eagle1Head
+
+    @classmethod
+    def recognises(cls, source: Source) -> bool:
+        return version_of(source) == cls.version
+
+    @classmethod
+    def check(cls, config: SpeculationConfig, target: Source, registry: Registry) -> None:
+        if config.model is None:
+            raise ConfigError(
+                f"speculation.method {cls.method!r} needs speculation.model: an EAGLE head that "
+                "was trained for the model"
+            )
+        source = locate(draft_config(config), registry)
+        version = version_of(source)
+        if version is None:
+            raise ConfigError(
+                f"speculation.model {config.model!r} is no EAGLE head, and speculation.method is "
+                f"{cls.method!r}; leave the method out for an ordinary draft model"
+            )
+        if version != cls.version:
+            other = "eagle" if version == 1 else "eagle3"
+            raise ConfigError(
+                f"speculation.model {config.model!r} is a head of EAGLE-{version}, and "
+                f"speculation.method is {cls.method!r}; make it {other!r}, or leave it out"
+            )
+        vocabulary = head_config(source).get("vocab_size")
+        if vocabulary != target.vocab_size():
+            raise ConfigError(
+                f"speculation.model {config.model!r} has a vocabulary of {vocabulary} and the "
+                f"model one of {target.vocab_size()}; it was trained for another model"
+            )
+
+    def __init__(self, config: SpeculationConfig, context: SpeculatorContext) -> None:
+        with torch.inference_mode():
+            one = context.model.embed(torch.zeros(1, dtype=torch.int64, device=context.device))
+        size = one.shape[-1]
+        self._head, self._attention = context.open_module(
+            draft_config(config),
+            lambda source, build: self.head_class(source, build, context.model, size),
+        )
+        self._layers = self._head.hidden_layers(len(context.model.attention_layers()))
+        self._stepper = Stepper(context, self._attention)
+        self._padding = context.max_slots
+        # What the head makes of each slot's last token; the last row is nobody's.
+        self._last = one.new_zeros(context.max_slots + 1, self._head.spec.hidden_size)
+
+    def caches(self) -> list[AttentionBackend]:
+        return [self._attention]
+
+    def hidden_layers(self) -> tuple[int, ...]:
+        return self._layers
+
+    def graph_key(self, num_rows: int, longest: int) -> Hashable:
+        return self._attention.graph_key(num_rows, longest)
+
+    def observe(self, observed: Observed) -> None:
+        slots, positions = observed.slots, observed.positions
+        following = observed.tokens[slots, positions + 1].long()
+        hidden = self._head.forward(
+            self._head.fuse(observed.hidden),
+            following,
+            positions,
+            attending(self._attention, observed.batch),
+        )
+        last = positions + _BEHIND + 1 == observed.lengths[slots]
+        self._last[torch.where(last, slots, self._padding)] = hidden
+
+    def propose(self, drafting: Drafting) -> torch.Tensor:
+        hidden = self._last[drafting.slots]
+
+        def advance(tokens: SingleTokens) -> torch.Tensor:
+            attend = attending(self._attention, tokens.batch)
+            going = hidden[tokens.rows]
+            going = self._head.forward(going, tokens.token_ids, tokens.positions, attend)
+            hidden.index_copy_(0, tokens.rows, going)
+            return self._head.logits(going)
+
+        return self._stepper.chain(
+            drafting,
+            self._head.logits(hidden),
+            advance,
+            behind=_BEHIND,
+            longest=self._stepper.lengths(drafting),
+        )
+
+
+class Eagle3(Eagle):
+    """The same with a head of EAGLE-3."""
+
+    method = "eagle3"
+    version = 3
+    head_class = Eagle3Head
