@@ -67,7 +67,8 @@ def check_speculator(
 
     def make() -> _Table:
         with torch.inference_mode():
-            return _Table(factory(config, context), context)
+            speculator = factory(config, context)
+        return _Table(speculator, context)
 
     _check_batches(make())
     _check_independence(make)

@@ -216,11 +216,13 @@ class Speculator(ABC):
             ConfigError: naming the setting and what to do.
             CheckpointError: for a checkpoint that is not there.
         """
-        if config.model is not None:
-            raise ConfigError(
-                f"speculation.model is {config.model!r}, and speculation.method "
-                f"{config.method!r} has no model; leave one of them out"
-            )
+        for key in ("model", "quantization"):
+            value = getattr(config, key)
+            if value is not None:
+                raise ConfigError(
+                    f"speculation.{key} is {value!r}, and speculation.method {config.method!r} "
+                    "has no model; leave one of them out"
+                )
 
     @classmethod
     def recognises(cls, source: Source) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded demonstration model: its weights and the programs that made them."""
+"""The embedded demonstration model and what drafts for it: weights, and programs that made them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from ...core.contracts import VERSIONS
 from ...core.contracts.checkpoint import NamedCheckpoint
 from ...core.hooks import Manifest, Provision, hookimpl
 
-__all__ = ("Demo", "DemoDraft", "quire_manifest")
+__all__ = ("Demo", "DemoDraft", "DemoEagle", "quire_manifest")
 
 
 class Demo(NamedCheckpoint):
@@ -26,9 +26,17 @@ class DemoDraft(NamedCheckpoint):
         return Path(__file__).parent / "draft"
 
 
+class DemoEagle(NamedCheckpoint):
+    """An EAGLE-3 head for the model."""
+
+    def folder(self) -> Path:
+        """Inside the package."""
+        return Path(__file__).parent / "eagle"
+
+
 @hookimpl
 def quire_manifest() -> Manifest:
-    """The two checkpoints."""
+    """The checkpoints."""
     return Manifest(
         name="demo",
         version=__version__,
@@ -36,5 +44,6 @@ def quire_manifest() -> Manifest:
         provides=(
             Provision("checkpoint", "demo", "quire.plugins.demo:Demo"),
             Provision("checkpoint", "demo-draft", "quire.plugins.demo:DemoDraft"),
+            Provision("checkpoint", "demo-eagle", "quire.plugins.demo:DemoEagle"),
         ),
     )

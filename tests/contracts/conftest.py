@@ -15,8 +15,8 @@ from quire.core.run.build import build_runner, speculator_context
 @pytest.fixture(scope="session")
 def embedded_context():
     """What a speculator is checked with that drafts for the embedded model."""
-    model = ModelConfig(name="demo", dtype="float32")
-    config = Config(model=model, cache=CacheConfig(block_size=4, num_blocks=2))
+    model = ModelConfig(name="demo", dtype="float32", max_model_len=64)
+    config = Config(model=model, cache=CacheConfig(block_size=4, num_blocks=20))
     registry = Registry()
     found = resolve(config, registry)
     runner, platform, _ = build_runner(

@@ -124,8 +124,15 @@ def case(tmp_path_factory):
     return folder, prompts, [greedy(model, prompt, 32) for prompt in prompts]
 
 
-@pytest.mark.parametrize("method", ["none", "ngram", "draft_model"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [
+        ("none", "overlap"),
+        ("ngram", "chunks"),
+        ("ngram", "preemption-overlap"),
+        *(("draft_model", mode) for mode in MODES),
+    ],
+)
 def test_greedy_tokens(case, captured, mode: str, method: str) -> None:
     folder, prompts, wanted = case
     speculation = {

@@ -1,6 +1,5 @@
 """Speculative decoding gives plain decoding's tokens, whatever is drafted and however steps run."""
 
-import itertools
 from typing import Any
 
 import pytest
@@ -20,21 +19,30 @@ from tests.fakes.speculator import FaultySpeculator, GuidedSpeculator, registry_
 NGRAM = {"method": "ngram", "prompt_lookup_min": 1, "num_speculative_tokens": 5}
 FAMILIES = [("Llama", 0), ("Mistral", 1)]
 WAYS = [("guided", "cpu"), ("guided", "reference"), ("ngram", "cpu"), ("draft_model", "cpu")]
+# Each mode with each way, and each of both with either family, one with a sliding window.
+RUNS = [
+    (FAMILIES[(number + turn) % 2], mode, *way)
+    for number, mode in enumerate(MODES)
+    for turn, way in enumerate(WAYS)
+]
 CODE = "def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return a - b\n\n\ndef mul("
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda case: f"{case[0]}-{case[1]}")
-def case(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model = make(*request.param, folder)
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Of each family the checkpoint, prompts, and what transformers makes of them."""
+    found = {}
     prompts = prompts_of(len(LENGTHS))
-    return folder, prompts, [greedy(model, prompt, 32) for prompt in prompts]
+    for family in FAMILIES:
+        folder = tmp_path_factory.mktemp("checkpoint")
+        model = make(*family, folder)
+        found[family] = folder, prompts, [greedy(model, prompt, 32) for prompt in prompts]
+    return found
 
 
-@pytest.mark.parametrize(("method", "backend"), WAYS, ids="-".join)
-@pytest.mark.parametrize("mode", MODES)
-def test_greedy_tokens(case, mode: str, method: str, backend: str, monkeypatch) -> None:
-    folder, prompts, wanted = case
+@pytest.mark.parametrize(("family", "mode", "method", "backend"), RUNS)
+def test_greedy_tokens(cases, family, mode: str, method: str, backend: str, monkeypatch) -> None:
+    folder, prompts, wanted = cases[family]
     texts = [prompt + answer for prompt, answer in zip(prompts, wanted, strict=True)]
     monkeypatch.setattr(GuidedSpeculator, "texts", texts)
     speculation = {
@@ -63,16 +71,23 @@ def test_greedy_tokens(case, mode: str, method: str, backend: str, monkeypatch) 
 
 @pytest.fixture(scope="module")
 def plain() -> list[list[Any]]:
+    """Of each pair what it gives plainly; the same as alone, as ``test_combinations`` shows."""
     llm = LLM("demo", dtype="float32", max_model_len=128, enable_prefix_caching=False)
-    return [essence(llm.generate(CODE, params(pair), use_tqdm=False)[0]) for pair in PAIRS]
+    asked = [params(pair) for pair in PAIRS]
+    return [essence(output) for output in llm.generate([CODE] * len(PAIRS), asked, use_tqdm=False)]
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("method", ["ngram", "draft_model"])
-def test_every_pair_of_what_requests_ask_for(plain, method, adaptive, overlap) -> None:
-    """All together, in a cache that is too small for them: what each gives alone and plainly."""
-    speculation = NGRAM if method == "ngram" else {"model": "demo-draft"}
+@pytest.mark.parametrize(
+    ("speculation", "adaptive", "overlap"),
+    [
+        (NGRAM, False, True),
+        ({"model": "demo-draft"}, True, False),
+        ({"model": "demo-eagle"}, False, False),
+        ({"model": "demo-eagle"}, True, True),
+    ],
+)
+def test_every_pair_of_what_requests_ask_for(plain, speculation, adaptive, overlap) -> None:
+    """All together, in a cache that is too small for them: what each gives plainly."""
     config = make_config(
         "demo",
         model={"max_model_len": 128},
@@ -90,24 +105,17 @@ def test_every_pair_of_what_requests_ask_for(plain, method, adaptive, overlap) -
     assert sum(output.num_accepted_tokens for output in outputs) <= stats.accepted_tokens
 
 
-def test_log_probabilities_are_those_of_plain_decoding() -> None:
-    asked = SamplingParams(temperature=0.9, seed=4, max_tokens=40, logprobs=3)
-    config = Config(speculation=SpeculationConfig(model="demo-draft", adaptive=False))
-    found = LLM("demo", dtype="float32", config=config).generate(CODE, asked, use_tqdm=False)
-    wanted = LLM("demo", dtype="float32").generate(CODE, asked, use_tqdm=False)
-    assert found[0].outputs[0].logprobs == wanted[0].outputs[0].logprobs
-
-
 def test_a_stop_string_inside_accepted_drafts_cuts_there() -> None:
     config = Config(speculation=SpeculationConfig(method="ngram", adaptive=False))
-    llm, wanted = LLM("demo", config=config), LLM("demo")
-    for stop, temperature in itertools.product(
-        (["return"], ["b)"], ["\n\n"], ["add", "mul"]), (0, 0.8)
-    ):
-        asked = SamplingParams(temperature=temperature, seed=1, max_tokens=48, stop=stop)
-        assert essence(llm.generate(CODE, asked, use_tqdm=False)[0]) == essence(
-            wanted.generate(CODE, asked, use_tqdm=False)[0]
-        )
+    llm, wanted = LLM("demo", dtype="float32", config=config), LLM("demo", dtype="float32")
+    asked = [
+        SamplingParams(temperature=temperature, seed=1, max_tokens=48, stop=stop)
+        for stop in (["return"], ["b)"], ["\n\n"], ["add", "mul"])
+        for temperature in (0, 0.8)
+    ]
+    prompts = [CODE] * len(asked)
+    found = [essence(output) for output in llm.generate(prompts, asked, use_tqdm=False)]
+    assert found == [essence(output) for output in wanted.generate(prompts, asked, use_tqdm=False)]
     assert llm.engine.stats().accepted_tokens > 0
 
 
@@ -150,14 +158,17 @@ def p_values(found: list[tuple[int, ...]], wanted: list[tuple[int, ...]]) -> lis
     return values
 
 
-def test_every_position_is_distributed_as_without_drafts(tmp_path) -> None:
-    make("Llama", 0, tmp_path)
-    wanted = draw_three(tmp_path)
-    found = draw_three(tmp_path, **NGRAM, adaptive=False)
-    assert min(p_values(found, wanted)) > 0.001
+@pytest.fixture(scope="module")
+def drawn_plainly(cases) -> list[tuple[int, ...]]:
+    return draw_three(cases[FAMILIES[0]][0])
 
 
-def test_a_wrong_rule_of_acceptance_is_caught(tmp_path, monkeypatch) -> None:
+def test_every_position_is_distributed_as_without_drafts(cases, drawn_plainly) -> None:
+    found = draw_three(cases[FAMILIES[0]][0], **NGRAM, adaptive=False)
+    assert min(p_values(found, drawn_plainly)) > 0.001
+
+
+def test_a_wrong_rule_of_acceptance_is_caught(cases, drawn_plainly, monkeypatch) -> None:
     """Accepting every draft that is not unlikely is what several engines once did."""
 
     def lenient(drawn, slots, lengths, offsets, last, table):
@@ -165,31 +176,28 @@ def test_a_wrong_rule_of_acceptance_is_caught(tmp_path, monkeypatch) -> None:
         keep = (lengths + drawn) % 2 == 0
         return verify(drawn.where(last | ~keep, drafts), slots, lengths, offsets, last, table)
 
-    make("Llama", 0, tmp_path)
-    wanted = draw_three(tmp_path)
     monkeypatch.setattr(runner_module, "verify", lenient)
-    found = draw_three(tmp_path, **NGRAM, adaptive=False)
-    assert min(p_values(found, wanted)) < 0.001
+    found = draw_three(cases[FAMILIES[0]][0], **NGRAM, adaptive=False)
+    assert min(p_values(found, drawn_plainly)) < 0.001
 
 
 # Faults
 
 
-def test_a_speculator_on_the_host_and_the_overlapped_loop_do_not_go_together(tmp_path) -> None:
-    make("Llama", 0, tmp_path)
-    config = configure(tmp_path, speculation={"method": "lookup"}, schedule={"overlap": True})
+def test_a_speculator_on_the_host_and_the_overlapped_loop_do_not_go_together(cases) -> None:
+    folder = cases[FAMILIES[0]][0]
+    config = configure(folder, speculation={"method": "lookup"}, schedule={"overlap": True})
     with pytest.raises(ConfigError, match="needs each step's tokens"):
         Driver(config, registry_with_fakes())
 
 
-@pytest.mark.parametrize("fault", ["raises", "shape", "dtype", "vocabulary", "negative"])
-def test_a_broken_speculator_costs_drafts_and_no_token(fault, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("fault", ["raises", "shape", "dtype", "vocabulary", "negative", "sees"])
+def test_a_broken_speculator_costs_drafts_and_no_token(fault, cases, monkeypatch) -> None:
     monkeypatch.setattr(FaultySpeculator, "fault", fault)
-    model = make("Llama", 0, tmp_path)
-    prompts = prompts_of(len(LENGTHS))
-    config = configure(tmp_path, speculation={"method": "faulty", "adaptive": False})
+    folder, prompts, wanted = cases[FAMILIES[0]]
+    config = configure(folder, speculation={"method": "faulty", "adaptive": False})
     driver = Driver(config, registry_with_fakes())
-    assert driver.generate(prompts, GREEDY) == [greedy(model, p, 32) for p in prompts]
+    assert driver.generate(prompts, GREEDY) == wanted
     assert set(driver.reasons.values()) == {"length"}
 
 
@@ -219,6 +227,9 @@ def test_a_request_that_breaks_the_step_dies_alone(monkeypatch) -> None:
         ({"method": "telepathy"}, ConfigError, "speculator 'telepathy'"),
         ({"method": "draft_model"}, ConfigError, "needs speculation.model"),
         ({"method": "ngram", "model": "demo-draft"}, ConfigError, "has no model"),
+        ({"method": "eagle"}, ConfigError, "needs speculation.model"),
+        ({"method": "eagle3", "model": "demo-draft"}, ConfigError, "is no EAGLE head"),
+        ({"method": "eagle", "model": "demo-eagle"}, ConfigError, "a head of EAGLE-3"),
         ({"model": "no-such/model/at-all"}, CheckpointError, "no-such"),
         ({"method": "ngram", "prompt_lookup_min": 5}, ConfigError, "prompt_lookup_min is 5"),
     ],
@@ -228,10 +239,10 @@ def test_what_cannot_be_is_refused_with_a_reason(speculation, error, words) -> N
         LLM.from_config(make_config("demo", speculation=speculation))
 
 
-def test_a_draft_with_another_vocabulary_is_refused(tmp_path) -> None:
-    make("Llama", 0, tmp_path)
+def test_a_draft_with_another_vocabulary_is_refused(cases) -> None:
+    folder = cases[FAMILIES[0]][0]
     with pytest.raises(ConfigError, match="a vocabulary of 96 and the model one of 4096"):
-        LLM.from_config(make_config("demo", speculation={"model": str(tmp_path)}))
+        LLM.from_config(make_config("demo", speculation={"model": str(folder)}))
 
 
 def test_names_of_vllm_choose_the_method() -> None:
@@ -240,19 +251,3 @@ def test_names_of_vllm_choose_the_method() -> None:
     llm = LLM("demo", speculative_config={"model": "demo-draft", "num_speculative_tokens": 3})
     assert llm.config.speculation.method == "draft_model"
     assert llm.config.speculation.num_speculative_tokens == 3
-
-
-@pytest.mark.parametrize(
-    "draft", [{"method": "ngram"}, {"model": "demo-draft", "quantization": "int8"}]
-)
-def test_quantized_models_and_drafts(draft) -> None:
-    prompts = ["def add(a, b):\n", "import os\nimport sys\n"]
-    greedily = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
-    made = []
-    for changes in ({}, {"speculative_config": draft}):
-        llm = LLM("demo", quantization="fp8", **changes)
-        outputs = llm.generate(prompts, greedily, use_tqdm=False)
-        made.append([output.outputs[0].token_ids for output in outputs])
-        accepted = llm.engine.stats().accepted_tokens
-        llm.shutdown()
-    assert made[0] == made[1] and accepted > 0

@@ -35,13 +35,18 @@ class LookupSpeculator(Speculator):
 class FaultySpeculator(LookupSpeculator):
     """Right for a while, then wrong in the way that ``fault`` says."""
 
+    capabilities = Capabilities(features=frozenset({"hidden_states"}))
     fault = "raises"
     calls = 0
+
+    def observe(self, observed) -> None:
+        if self.calls >= 4 and self.fault == "sees":
+            raise RuntimeError("planted")
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
         self.calls += 1
         drafts = super().propose(drafting)
-        if self.calls < 4:
+        if self.calls < 4 or self.fault == "sees":
             return drafts
         match self.fault:
             case "raises":
