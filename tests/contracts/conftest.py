@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from quire.core.conformance.speculator import make_context
 from quire.core.config import CacheConfig, Config, ModelConfig
+from quire.core.conformance.speculator import make_context
 from quire.core.registry import Registry
 from quire.core.resolve import resolve
 from quire.core.run.build import build_runner, speculator_context

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from pytest import MonkeyPatch
 from safetensors.torch import save_file
 
 from quire.plugins.speculation.eagle import Eagle
@@ -199,7 +199,7 @@ class Oracle:
         return whole
 
 
-def record_proposals(monkeypatch: MonkeyPatch) -> list[tuple[list[int], list[int]]]:
+def record_proposals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
     """Tokens of a row and the drafts behind them, of every call from now on."""
     seen: list[tuple[list[int], list[int]]] = []
     propose = Eagle.propose

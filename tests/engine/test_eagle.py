@@ -1,12 +1,24 @@
 """EAGLE heads: their drafts against plain arithmetic in float64, and what their files may be."""
 
+import json
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from quire import LLM, SamplingParams
+from quire.core.contracts.capabilities import Capabilities
+from quire.core.contracts.model import BuildContext
 from quire.core.errors import CheckpointError, ConfigError
 from quire.core.registry import Registry
 from quire.core.resolve import resolve
+from quire.core.source import open_folder
+from quire.plugins.demo.curriculum import held_out
+from quire.plugins.models.llama import Llama
+from quire.plugins.platforms.cpu import CPU
+from quire.plugins.speculation.eagle_heads import Eagle3Head
+from quire.quant.unquantized import Unquantized
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver
 from tests.engine.heads import Oracle, make_head, record_proposals
@@ -56,3 +68,99 @@ def test_drafts_are_those_of_plain_arithmetic(
             assert drafts == oracle.drafts(tokens, len(drafts))
     finally:
         model.float()
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "error", "words"),
+    [
+        (1, {"vocab_size": 95}, ConfigError, "a vocabulary of 95 and the model one of 96"),
+        (1, {"num_hidden_layers": 2}, CheckpointError, "num_hidden_layers .* must be 1"),
+        (1, {"add_para_norm": True}, CheckpointError, "add_para_norm .* only as False"),
+        (3, {"eagle_aux_hidden_state_layer_ids": [0, 1, 9]}, CheckpointError, "another model"),
+        (3, {"eagle_aux_hidden_state_layer_ids": None}, CheckpointError, "another model"),
+        (3, {"eagle_aux_hidden_state_layer_ids": [0, 1]}, CheckpointError, "three layers"),
+        (3, {"intermediate_size": 25}, CheckpointError, "config.json asks for"),
+        (3, {"draft_vocab_size": 40, "head": False}, CheckpointError, "no lm_head.weight"),
+    ],
+)
+def test_what_a_head_cannot_be(target, version, changes, error, words, tmp_path) -> None:
+    folder, model, *_ = target
+    make_head(version, tmp_path, model, **changes)
+    with pytest.raises(error, match=words):
+        Driver(configure(folder, speculation={"model": str(tmp_path)}))
+
+
+def test_broken_tables_of_tokens_are_refused(target, tmp_path) -> None:
+    folder, model, *_ = target
+    make_head(3, tmp_path, model, draft_vocab_size=40)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for broken, words in (
+        (tensors["d2t"] + 90, "outside the vocabulary"),
+        (tensors["d2t"][:39], "must be 40 integers"),
+        (None, "no tensor d2t"),
+    ):
+        kept = {name: tensor for name, tensor in tensors.items() if name != "d2t"}
+        changed = kept if broken is None else kept | {"d2t": broken.contiguous()}
+        save_file(changed, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=words):
+            Driver(configure(folder, speculation={"model": str(tmp_path)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"eagle_aux_hidden_state_layer_ids": [2, 5, 7]}, (2, 5, 7)),
+        ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 4]}}, (2, 4, 5)),
+        ({}, (2, 4, 5)),
+    ],
+)
+def test_layers_are_named_as_elsewhere(changes, found, target, tmp_path) -> None:
+    """In the section that SpecForge writes, layers are those whose outputs are read."""
+    _, model, *_ = target
+    make_head(3, tmp_path, model, **{"eagle_aux_hidden_state_layer_ids": None} | changes)
+    context = BuildContext(
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        quant=Unquantized(CPU()),
+        platform=CPU(),
+        max_model_len=64,
+    )
+    head = Eagle3Head(open_folder(tmp_path), context, None, model.config.hidden_size)
+    assert head.hidden_layers(8) == found
+
+
+def test_the_layer_may_stand_in_a_section(target, proposals, tmp_path) -> None:
+    """As the speculators library writes configs."""
+    folder, model, prompts, wanted = target
+    tensors = make_head(3, tmp_path, model, layer="layers.0", draft_vocab_size=40)
+    path = tmp_path / "config.json"
+    layer = json.loads(path.read_text())
+    top = {"architectures": ["Eagle3Speculator"], "draft_vocab_size": 40}
+    top["eagle_aux_hidden_state_layer_ids"] = layer.pop("eagle_aux_hidden_state_layer_ids")
+    del layer["architectures"], layer["draft_vocab_size"]
+    path.write_text(json.dumps(top | {"transformer_layer_config": layer}))
+    driver = Driver(configure(folder, speculation={"model": str(tmp_path), "adaptive": False}))
+    assert driver.generate(prompts[:1], GREEDY) == wanted[:1]
+    oracle = Oracle(3, tensors, model.double())
+    for tokens, drafts in proposals[::10]:
+        assert drafts == oracle.drafts(tokens, len(drafts))
+    model.float()
+
+
+def test_a_model_that_shows_nothing_is_refused(target, tmp_path, monkeypatch) -> None:
+    folder, model, *_ = target
+    make_head(1, tmp_path, model)
+    monkeypatch.setattr(Llama, "capabilities", Capabilities())
+    with pytest.raises(ConfigError, match="does not show them"):
+        Driver(configure(folder, speculation={"model": str(tmp_path)}))
+
+
+def test_the_embedded_head_is_often_right() -> None:
+    """Far below what the model card says, and far above chance."""
+    messages = [example.messages for example in held_out(1, seed=3)]
+    params = SamplingParams(temperature=0, max_tokens=40)
+    llm = LLM("demo", speculative_config={"model": "demo-eagle", "adaptive": False})
+    llm.chat(messages, params, use_tqdm=False)
+    stats = llm.engine.stats()
+    assert stats.accepted_tokens > 0.4 * stats.draft_tokens
+    llm.shutdown()

@@ -91,7 +91,7 @@ def test_every_pair_of_what_requests_ask_for(plain, speculation, adaptive, overl
     config = make_config(
         "demo",
         model={"max_model_len": 128},
-        cache={"num_blocks": 60},
+        cache={"num_blocks": 44},
         schedule={"max_num_seqs": 12, "max_num_batched_tokens": 48, "overlap": overlap},
         speculation=speculation | {"adaptive": adaptive},
     )
