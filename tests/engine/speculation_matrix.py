@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from quire.core.config import Config
-from quire.core.config_file import load
 from quire.core.errors import QuireError
 from quire.core.registry import Registry
 from quire.core.resolve import resolve
+from tests.engine.driver import make_config
 
 DOCS = Path(__file__).parents[2] / "docs" / "speculation.md"
 BEGIN = "<!-- made by `python -m tests.engine.speculation_matrix` -->\n"
@@ -24,36 +24,37 @@ METHODS: dict[str, dict[str, Any]] = {
     "eagle": {"method": "eagle"},
     "eagle3": {"model": "demo-eagle"},
 }
-"""Sections; an EAGLE-1 head is made up by the test."""
+"""Sections, for the embedded model; an EAGLE-1 head for it is made up by the test."""
 REQUESTS: dict[str, dict[str, Any]] = {
     "sampling": {"temperature": 0.9, "top_p": 0.9, "top_k": 40, "min_p": 0.01, "seed": 5},
     "penalties": {"presence_penalty": 0.7, "frequency_penalty": 0.5, "repetition_penalty": 1.3},
     "seeds": {"temperature": 1.0, "seed": 11},
     "logprobs": {"temperature": 0.7, "seed": 2, "logprobs": 3, "prompt_logprobs": 1},
-    "n > 1": {"temperature": 0.8, "seed": 3, "n": 3},
+    "n > 1": {"temperature": 0.8, "seed": 3, "n": 2},
     "stop strings": {"stop": ["return", "\n\n"], "include_stop_str_in_output": True},
 }
 """Parameters of requests."""
-ENGINES: dict[str, dict[str, Any]] = {
-    "prefix caching": {"cache.prefix_caching": True},
-    "chunked prefill": {"schedule.max_num_batched_tokens": 12},
-    "preemption": {"cache.num_blocks": 26, "cache.block_size": 4},
-    "overlap": {"schedule.overlap": True},
-    "quantized target": {"model.quantization": "int8"},
-    "quantized draft": {"speculation.quantization": "int8"},
+ENGINES: dict[str, dict[str, dict[str, Any]]] = {
+    "prefix caching": {"cache": {"prefix_caching": True}},
+    "chunked prefill": {"schedule": {"max_num_batched_tokens": 7}},
+    "preemption": {"cache": {"num_blocks": 34}},
+    "overlap": {"schedule": {"overlap": True}},
+    "quantized target": {"model": {"quantization": "int8"}},
+    "quantized draft": {"speculation": {"quantization": "int8"}},
 }
 """Settings of engines."""
 GRAPHS = "CUDA graphs"
 
 
-def configure(speculation: dict[str, Any], changes: dict[str, Any]) -> Config:
-    """The embedded model with a speculator, or none, and some settings."""
-    settings = {"model.name": "demo", "model.dtype": "float32", "model.max_model_len": 96}
-    settings |= {"schedule.max_num_seqs": 6, "parallel.platform": "cpu"}
+def configure(
+    model: Path | str, speculation: dict[str, Any], changes: dict[str, dict[str, Any]]
+) -> Config:
+    """A model with a speculator, or none, and some settings."""
+    sections = {"model": {"max_model_len": 128}, "cache": {"num_blocks": 200}} | changes
     if speculation:
-        settings |= {f"speculation.{key}": value for key, value in speculation.items()}
-        settings |= {"speculation.adaptive": False}
-    return load(settings=settings | changes)
+        asked = {"adaptive": False} | speculation | changes.get("speculation", {})
+        sections = sections | {"speculation": asked}
+    return make_config(model, **sections)
 
 
 def refusal(method: str, feature: str) -> str | None:
@@ -62,7 +63,7 @@ def refusal(method: str, feature: str) -> str | None:
         # Its heads are files, as the others' are; what it works with is the same as for EAGLE-3.
         return refusal("eagle3", feature)
     try:
-        resolve(configure(METHODS[method], ENGINES.get(feature, {})), Registry())
+        resolve(configure("demo", METHODS[method], ENGINES.get(feature, {})), Registry())
     except QuireError as error:
         return str(error)
     return None
