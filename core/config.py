@@ -141,9 +141,9 @@ class SpeculationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     Attributes:
         method: name of a speculator; None for none, unless model is set.
-        model: the draft model's name, where the method has one.
-        revision: of the draft model's repository.
-        quantization: of the draft model, as model.quantization; None reads the checkpoint.
+        model: name of the draft model or EAGLE head, where the method has one.
+        revision: of its repository.
+        quantization: of the draft model or head, as model.quantization; None reads the checkpoint.
         num_speculative_tokens: most drafts verified at once for a sequence; None lets the
             speculator choose.
         adaptive: draft fewer tokens, or none, for a sequence or a batch where drafts do not pay.

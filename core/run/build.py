@@ -16,7 +16,7 @@ from ..contracts.executor import ModelInfo
 from ..contracts.model import Architecture, BuildContext, CheckpointModule
 from ..contracts.platform import Platform
 from ..contracts.speculator import OpenModule, Speculator, SpeculatorContext
-from ..errors import CapacityError
+from ..errors import CapacityError, ConfigError
 from ..progress import bytes_bar
 from ..registry import Registry
 from ..source import Source, locate
@@ -201,6 +201,14 @@ def _opener(
         module = _load(filled, registry, files, platform, device, build)
         own = platform.defaults().draft_attention
         backend = engine.attention.backend if own is None else own
+        capabilities = registry.get("attention", backend).capabilities
+        for spec in module.attention_layers():
+            missing = capabilities.missing(head_size=spec.head_dim)
+            if missing is not None:
+                raise ConfigError(
+                    f"{config.name!r} needs an attention backend with another width of heads: "
+                    f"{backend} lacks {missing}; choose another attention.backend"
+                )
         return module, _attention(backend, engine, registry, module, device)
 
     return open_module

@@ -80,6 +80,7 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
     methods = {
         "plain": SpeculationConfig(),
         "draft model": SpeculationConfig(model="demo-draft"),
+        "eagle head": SpeculationConfig(model="demo-eagle"),
         "prompt lookup": SpeculationConfig(method="ngram"),
         "suffix lookup": SpeculationConfig(method="suffix"),
     }

@@ -27,12 +27,12 @@ def make_head(
         version: 1 or 3.
         folder: to write to.
         model: that it drafts for.
-        changes: of config.json; ``midlayer``, ``prefix``, ``bias``, ``embedding``, ``head`` and
-            ``draft_vocab_size`` change the tensors.
+        changes: of config.json; ``layer`` and ``prefix`` name tensors, ``bias``, ``embedding`` and
+            ``head`` say which there are.
     """
     generator = torch.Generator().manual_seed(version)
     size, vocabulary = model.config.hidden_size, model.config.vocab_size
-    inner = 24
+    inner, head_dim = 24, changes.get("head_dim", HEAD_DIM)
 
     def made(rows: int, columns: int) -> torch.Tensor:
         return torch.randn(rows, columns, generator=generator) * columns**-0.5
@@ -45,10 +45,10 @@ def make_head(
     wide = size if version == 1 else 2 * size
     tensors = {
         f"{prefix}fc.weight": made(size, 2 * size if version == 1 else 3 * size),
-        f"{layer}.self_attn.q_proj.weight": made(HEADS * HEAD_DIM, wide),
-        f"{layer}.self_attn.k_proj.weight": made(KV_HEADS * HEAD_DIM, wide),
-        f"{layer}.self_attn.v_proj.weight": made(KV_HEADS * HEAD_DIM, wide),
-        f"{layer}.self_attn.o_proj.weight": made(size, HEADS * HEAD_DIM),
+        f"{layer}.self_attn.q_proj.weight": made(HEADS * head_dim, wide),
+        f"{layer}.self_attn.k_proj.weight": made(KV_HEADS * head_dim, wide),
+        f"{layer}.self_attn.v_proj.weight": made(KV_HEADS * head_dim, wide),
+        f"{layer}.self_attn.o_proj.weight": made(size, HEADS * head_dim),
         f"{layer}.post_attention_layernorm.weight": norm(),
         f"{layer}.mlp.gate_proj.weight": made(inner, size),
         f"{layer}.mlp.up_proj.weight": made(inner, size),

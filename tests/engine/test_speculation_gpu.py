@@ -2,14 +2,16 @@
 
 import pytest
 
-from quire.core.request import SamplingParams
+from quire import LLM, SamplingParams
+from quire.plugins.demo.curriculum import held_out
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver, make_config
+from tests.engine.heads import make_head
 from tests.engine.test_parity import GREEDY, LENGTHS, greedy, prompts_of
 
 pytestmark = pytest.mark.gpu
 
-NGRAM = {"method": "ngram", "prompt_lookup_min": 1, "num_speculative_tokens": 5}
+METHODS = ("ngram", "suffix", "draft_model", "eagle", "eagle3")
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,16 @@ def case(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     model = make("Llama", 2, folder)
     prompts = prompts_of(len(LENGTHS))
-    return folder, prompts, [greedy(model, prompt, 32) for prompt in prompts]
+    sections = {
+        "ngram": {"method": "ngram", "prompt_lookup_min": 1, "num_speculative_tokens": 5},
+        "suffix": {"method": "suffix"},
+        "draft_model": {"model": str(folder)},
+    }
+    for version, method in ((1, "eagle"), (3, "eagle3")):
+        head = tmp_path_factory.mktemp("head")
+        make_head(version, head, model, head_dim=16)
+        sections[method] = {"model": str(head)}
+    return folder, prompts, [greedy(model, prompt, 32) for prompt in prompts], sections
 
 
 def driver_of(folder, *, backend="triton_paged", **sections):
@@ -36,17 +47,17 @@ def driver_of(folder, *, backend="triton_paged", **sections):
     )
 
 
-@pytest.mark.parametrize("method", ["ngram", "draft_model"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("chunk", "num_blocks"), [(256, 60), (7, 60), (256, 36)])
 def test_greedy_tokens(case, method, chunk: int, num_blocks: int, overlap: bool, graphs: bool):
-    folder, prompts, wanted = case
+    folder, prompts, wanted, sections = case
     driver = driver_of(
         folder,
         schedule={"overlap": overlap, "graphs": graphs, "max_num_batched_tokens": chunk},
         cache={"num_blocks": num_blocks},
-        speculation=NGRAM if method == "ngram" else {"model": str(folder)},
+        speculation=sections[method],
     )
     for _ in range(2):  # The second time from cached prefixes.
         assert driver.generate(prompts, GREEDY) == wanted
@@ -57,18 +68,21 @@ def test_greedy_tokens(case, method, chunk: int, num_blocks: int, overlap: bool,
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_backend_that_reads_lengths_on_the_host(case, overlap: bool) -> None:
-    folder, prompts, wanted = case
-    driver = driver_of(
-        folder, backend="reference", schedule={"overlap": overlap}, speculation=NGRAM
-    )
-    assert driver.generate(prompts, GREEDY) == wanted
+    folder, prompts, wanted, sections = case
+    for method in ("ngram", "eagle3"):
+        driver = driver_of(
+            folder,
+            backend="reference",
+            schedule={"overlap": overlap},
+            speculation=sections[method],
+        )
+        assert driver.generate(prompts, GREEDY) == wanted
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("method", ["ngram", "draft_model"])
+@pytest.mark.parametrize("method", METHODS)
 def test_draws_at_random_are_those_of_plain_decoding(case, method, graphs: bool) -> None:
-    folder, prompts, _ = case
-    speculation = NGRAM if method == "ngram" else {"model": str(folder)}
+    folder, prompts, _, sections = case
     schedule = {"overlap": True, "graphs": graphs}
     for changes in (
         {"temperature": 0.8},
@@ -77,5 +91,30 @@ def test_draws_at_random_are_those_of_plain_decoding(case, method, graphs: bool)
     ):
         asked = SamplingParams(seed=5, max_tokens=24, **changes)
         plain = driver_of(folder, schedule=schedule).generate(prompts, asked)
-        found = driver_of(folder, schedule=schedule, speculation=speculation)
+        found = driver_of(folder, schedule=schedule, speculation=sections[method])
         assert found.generate(prompts, asked) == plain, changes
+
+
+def accepted(graphs: bool, overlap: bool, platform: str = "cuda") -> float:
+    """Share of the embedded head's drafts that are accepted."""
+    config = make_config(
+        "demo",
+        model={"max_model_len": 256},
+        cache={"block_size": 16},
+        parallel={"platform": platform},
+        schedule={"overlap": overlap, "graphs": graphs, "max_num_batched_tokens": 64},
+        speculation={"model": "demo-eagle", "adaptive": False},
+    )
+    llm = LLM.from_config(config)
+    messages = [example.messages for example in held_out(2, seed=3)]
+    llm.chat(messages, SamplingParams(temperature=0, max_tokens=48), use_tqdm=False)
+    stats = llm.engine.stats()
+    llm.shutdown()
+    return stats.accepted_tokens / stats.draft_tokens
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_head_is_shown_what_it_is_shown_on_a_cpu(graphs: bool, overlap: bool) -> None:
+    """Else it would be right less often."""
+    assert accepted(graphs, overlap) > accepted(False, False, "cpu") - 0.03

@@ -22,14 +22,15 @@ def demo() -> LLM:
     return LLM("demo", dtype="float32")
 
 
-def test_both_fit_in_the_wheel() -> None:
-    files = [path for name in ("model", "draft") for path in (DEMO / name).iterdir()]
+def test_they_fit_in_the_wheel() -> None:
+    files = [path for name in ("model", "draft", "eagle") for path in (DEMO / name).iterdir()]
     assert sum(path.stat().st_size for path in files) <= 24 * 2**20
 
 
 def test_the_model_card_describes_these_files() -> None:
     card = (DEMO / "MODEL_CARD.md").read_text(encoding="utf-8")
-    for path in ("model/model.safetensors", "draft/model.safetensors", "model/tokenizer.json"):
+    weights = [f"{name}/model.safetensors" for name in ("model", "draft", "eagle")]
+    for path in (*weights, "model/tokenizer.json"):
         assert hashlib.sha256((DEMO / path).read_bytes()).hexdigest() in card
     assert (DEMO / "model/tokenizer.json").read_bytes() == (
         DEMO / "draft/tokenizer.json"
