@@ -27,7 +27,7 @@ from tests.engine.test_parity import LENGTHS, prompts_of
 
 CODE = "def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return a - b\n\n\ndef mul("
 PROMPTS = [CODE, CODE[:32]]
-GREEDY = SamplingParams(temperature=0, max_tokens=24)
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
 DEMO = Path(__file__).parents[2] / "plugins/demo/model/config.json"
 
 
@@ -51,7 +51,7 @@ def plainly(engines):
 
 
 def ask(llm: LLM, feature: str) -> list[Any]:
-    asked = {"temperature": 0, "max_tokens": 16, "ignore_eos": True} | REQUESTS[feature]
+    asked = {"temperature": 0, "max_tokens": 12, "ignore_eos": True} | REQUESTS[feature]
     outputs = llm.generate(PROMPTS, SamplingParams(**asked), use_tqdm=False)
     return [essence(output) for output in outputs]
 
