@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import ClassVar
 
 __all__ = ("CONTRACT_VERSION", "NamedCheckpoint")
 
@@ -13,6 +14,9 @@ CONTRACT_VERSION = 1
 class NamedCheckpoint(ABC):
     """Knows where the files are."""
 
+    only_drafts: ClassVar[bool] = False
+    """Whether it is a head for another model, whose tokenizer it shares."""
+
     @abstractmethod
     def folder(self) -> Path:
-        """A folder with config.json, safetensors and the tokenizer's files."""
+        """A folder with config.json, safetensors and, but for a head, the tokenizer's files."""

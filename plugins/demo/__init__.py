@@ -29,6 +29,8 @@ class DemoDraft(NamedCheckpoint):
 class DemoEagle(NamedCheckpoint):
     """An EAGLE-3 head for the model."""
 
+    only_drafts = True
+
     def folder(self) -> Path:
         """Inside the package."""
         return Path(__file__).parent / "eagle"
