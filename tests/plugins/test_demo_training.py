@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from quire import LLM
 from quire.plugins.demo import prepare
 from quire.plugins.demo.curriculum import train_chats
 from quire.plugins.demo.tokenizer import BOS, save_tokenizer
 from quire.plugins.demo.train import Settings, Trainer, distil_loss
+from quire.plugins.demo.train_eagle import HeadSettings, HeadTrainer
 
 DEMO = Path(__file__).parents[2] / "plugins" / "demo"
 PLAN = prepare.Plan(chats=60, snippets=40, seed=3)
@@ -124,3 +127,28 @@ def test_distillation_pulls_towards_the_teachers_first_choice() -> None:
     near = distil_loss(torch.stack((right, wrong))[None], teacher, counts)
     far = distil_loss(torch.stack((wrong, wrong))[None], teacher, counts)
     assert near < 1 < far
+
+
+def test_a_head_is_trained_and_goes_on_where_it_was_cut_off(data: Path, tmp_path: Path) -> None:
+    few = HeadSettings(steps=6, rows=2, length=48, vocabulary=300, warmup=1)
+    names = ("code", "chat", "valid_code", "valid_chat")
+    words = {name: np.fromfile(data / f"{name}.bin", dtype="<u2") for name in names}
+    texts = {name: torch.from_numpy(found.astype(np.int32)) for name, found in words.items()}
+    for run in ("whole", "cut"):
+        (tmp_path / run).mkdir()
+        save_file(texts, tmp_path / run / "texts.safetensors")
+    whole = HeadTrainer(few, tmp_path / "whole")
+    before = whole.compute(whole.batch(0))[0].item()
+    whole.run(seconds=600)
+    assert whole.compute(whole.batch(0))[0].item() < before
+    cut = HeadTrainer(few, tmp_path / "cut")
+    cut.run(seconds=0)  # One step.
+    again = HeadTrainer(few, tmp_path / "cut")
+    again.resume()
+    assert again.first_step == 1
+    again.run(seconds=600)
+    for name in ("model.safetensors", "config.json"):
+        files = [tmp_path / run / "export" / name for run in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    llm = LLM("demo", speculative_config={"model": str(tmp_path / "whole" / "export")})
+    assert llm.config.speculation.method == "eagle3"
