@@ -131,7 +131,8 @@ class DecodeGraphs:
         device = table.device
         self._inputs = torch.empty(3 * self._max_rows, dtype=torch.int64, device=device)
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
-        self._drawn = torch.empty(self._max_rows, dtype=torch.int64, device=device)
+        # Of padding, and where kernels are only compiled, nothing is drawn: zeros are tokens.
+        self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
         self._graphs: dict[Hashable, Graph] = {}
         self._missed: Counter[Hashable] = Counter()
         self._coming = self._shapes_to_come()

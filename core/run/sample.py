@@ -145,7 +145,8 @@ class Sampler:
         draws = selection.draws
         if draws is None:
             self.upload()
-            drawn = torch.empty_like(lengths)
+            # Zeros are tokens also where a kernel is only compiled.
+            drawn = torch.zeros_like(lengths)
             self.draw_static(logits, slots, lengths, drawn, filters=selection.filters)
             return drawn
         logits = logits.float()

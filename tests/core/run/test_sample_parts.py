@@ -121,3 +121,21 @@ def test_prompt_logprobs_score_the_given_targets() -> None:
         assert sorted(entry.top_ids) == list(range(9))
         assert entry.top_logprobs == sorted(entry.top_logprobs, reverse=True)
     assert prompt_logprobs(logits[:0], targets[:0], 5).read() == []
+
+
+def test_a_draw_whose_kernel_only_compiles_is_a_token() -> None:
+    def compiles(*tensors: object, **options: object) -> None:
+        """As a launch does while kernels are compiled ahead."""
+
+    sampler = Sampler(max_slots=4, vocab_size=10, device=torch.device("cpu"), kernels=compiles)
+    sampler.enter(Newcomer(0, [1], 1, 0, SamplingParams(temperature=1.0)))
+    torch.use_deterministic_algorithms(True)  # Fills what is left uninitialised.
+    try:
+        lengths = torch.ones(3, dtype=torch.int64)
+        tokens = torch.zeros(5, 8, dtype=torch.int32)
+        drawn = sampler.draw(
+            torch.randn(3, 10), torch.zeros_like(lengths), [0] * 3, lengths, tokens
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert ((drawn >= 0) & (drawn < 10)).all()
