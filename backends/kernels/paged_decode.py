@@ -12,7 +12,7 @@ import triton.language as tl
 from .cache_write import load_heads, rotated
 from .softmax import fold, soft_capped, to_compute
 
-__all__ = ("PART_FIELDS", "attend_keys", "cut_size", "paged_decode", "plan_parts")
+__all__ = ("PART_FIELDS", "attend_keys", "cut_size", "paged_decode", "plan_parts", "tile_blocks")
 
 PART_FIELDS = tl.constexpr(6)
 """Of a part, int32: row (-1 for none), first key, end of keys, its number within the row, how many
@@ -105,12 +105,22 @@ def plan_parts(
 
 
 @triton.jit
+def tile_blocks(blocks_ptr, begin, end, TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr):
+    """Blocks of the keys of a tile, int32 [TILE]; past the end that of the last key."""
+    position = tl.minimum(begin + tl.arange(0, TILE), end - 1)
+    return tl.load(blocks_ptr + position // BLOCK_SIZE)
+
+
+@triton.jit
 def attend_keys(
-    q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale, soft_cap,
-    KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
+    q, top, total, acc, begin, end, block, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale,
+    soft_cap, KV_HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """Take keys [begin, end) of a block table into every query's softmax: (top, total, acc).
+
+    ``block`` is what ``tile_blocks`` gives at begin: it is loaded as soon as the pointer is known,
+    since the first keys wait for it.
 
     Bytes are loaded two by two, since matrix operands cannot be transposed a byte at a time; the
     even and the odd elements of a head are then operands of their own.
@@ -127,12 +137,11 @@ def attend_keys(
         values_ptr = values_ptr.to(tl.pointer_type(tl.int16), bitcast=True)
     # Past the end the last key again, since what else stands there may be NaN.
     position = tl.minimum(begin + tl.arange(0, TILE), end - 1)
-    block = tl.load(blocks_ptr + position // BLOCK_SIZE)
     for start in range(begin, end, TILE):
         slot = (block.to(tl.int64) * KV_HEADS + kv_head) * BLOCK_SIZE + position % BLOCK_SIZE
         # The next tile's blocks are there before its loads start, so that those run ahead.
+        block = tile_blocks(blocks_ptr, start + TILE, end, TILE, BLOCK_SIZE)
         position = tl.minimum(start + TILE + tl.arange(0, TILE), end - 1)
-        block = tl.load(blocks_ptr + position // BLOCK_SIZE)
         offsets = slot[:, None] * LOADED + d
         k, odd_k = _operands(load_heads(keys_ptr + offsets, d, LOADED, AT), COMPUTE, PAIRS, ASM)
         scores = tl.dot(q, tl.trans(k), input_precision="tf32x3")
@@ -201,6 +210,10 @@ def paged_decode(
         return
     begin, end = tl.load(part_ptr + 1), tl.load(part_ptr + 2)
     number, count = tl.load(part_ptr + 3), tl.load(part_ptr + 4)
+    ends = number == count - 1
+    end = tl.where(ends, end - 1, end)
+    blocks_ptr += row * blocks_stride
+    block = tile_blocks(blocks_ptr, begin, end, TILE, BLOCK_SIZE)
     group: tl.constexpr = HEADS // KV_HEADS
     m = tl.arange(0, M)[:, None]
     d = tl.arange(0, WIDTH)[None, :]
@@ -210,17 +223,14 @@ def paged_decode(
     mask = (m < group) & (d < D)
     q_ptr += row * q_stride + kv_head * group * D
     q = to_compute(rotated(q_ptr, angles_ptr, m * D, d, mask, D, ROTATE), COMPUTE)
-    ends = number == count - 1
-    end = tl.where(ends, end - 1, end)
     top, total, acc = _new_token(
         q, k_ptr + row * k_stride + kv_head * D, v_ptr + row * v_stride + kv_head * D,
         keys_ptr, values_ptr, slots_ptr + row, angles_ptr, kv_head, d, ends, scale, soft_cap,
         k_scale, v_scale, KV_HEADS, D, BLOCK_SIZE, SOFT_CAP, ROTATE,
     )  # fmt: skip
     acc = tl.broadcast_to(acc, (M, WIDTH))
-    blocks_ptr += row * blocks_stride
     top, total, acc = attend_keys(
-        q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale,
+        q, top, total, acc, begin, end, block, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale,
         soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP, ASM,
     )  # fmt: skip
     found = acc * (v_scale / total)[:, None]

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .cache_write import rotated
-from .paged_decode import attend_keys, cut_size
+from .paged_decode import attend_keys, cut_size, tile_blocks
 from .softmax import to_compute
 
 __all__ = ("find_shared", "paged_shared")
@@ -100,9 +100,11 @@ def paged_shared(
     top = tl.full((M,), float("-inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, WIDTH), tl.float32)
+    blocks_ptr += leader * blocks_stride
+    block = tile_blocks(blocks_ptr, begin, end, TILE, BLOCK_SIZE)
     top, total, acc = attend_keys(
-        q, top, total, acc, begin, end, keys_ptr, values_ptr, blocks_ptr + leader * blocks_stride,
-        kv_head, d, scale, soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP, ASM,
+        q, top, total, acc, begin, end, block, keys_ptr, values_ptr, blocks_ptr, kv_head, d,
+        scale, soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP, ASM,
     )  # fmt: skip
     at = ((run * cuts + cut) * RUN + m // group) * HEADS + head
     tl.store(lse_ptr + at, top + tl.log2(total), mask=inside)

@@ -85,7 +85,7 @@ class Machine:
         self.env = {**kept, "PATH": f"{programs}:/usr/bin:/bin", "COLUMNS": "200"}
 
     def shell(
-        self, line: str, *, cwd: Path | None = None, input: str = "", timeout: float = 120
+        self, line: str, *, cwd: Path | None = None, input: str = "", timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
         """Run a line of a shell, from the top of the tree unless said otherwise."""
         return subprocess.run(
