@@ -37,7 +37,7 @@ _MOST_KEYS = 2048
 """Of a part, while parts do not get many: longer ones leave processors idle at the end."""
 _SHORT = 512
 """Rows up to so many tokens are as one for captured steps: a part of nothing ends at once."""
-_RESIDENT = 2
+_RESIDENT = 3
 """Decode programs that one multiprocessor runs at a time."""
 _WAVES = 4
 """Parts beyond one a row may take so many times the device's processors; the rest is imbalance."""

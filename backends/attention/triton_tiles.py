@@ -33,7 +33,7 @@ def decode_tile(width: int, kv_dtype: torch.dtype) -> Tile:
         return Tile(32, 4, 2)
     if kv_dtype.itemsize == 1 and width <= 128:
         return Tile(64, 2, 4)
-    return Tile(64, 4, 3) if width <= 128 else Tile(32, 4, 3)
+    return Tile(64, 4, 2) if width <= 128 else Tile(32, 4, 3)
 
 
 def prefill_tile(rows: int, width: int, kv_dtype: torch.dtype) -> Tile:

@@ -28,10 +28,11 @@ __all__ = ("DefaultScheduler",)
 # Share of the pool kept free when admitting beside running sequences, so that they can grow a
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
-# Beside sequences that decode, prompts fill a step up to a multiple of this part of the budget, and
-# are given no fewer tokens than this: everybody who decodes waits for the whole step, and the
-# device's products are at their best over round numbers of tokens.
-_PARTS_OF_BUDGET = 4
+# Beside sequences that decode, prompts fill a step up to a multiple of a part of the budget, and are
+# given no fewer tokens than this. Everybody who decodes waits for the whole step, so that it is the
+# shorter the more they are; the device's products are at their best over round numbers of tokens.
+_PARTS_OF_BUDGET = ((16, 2), (64, 4))
+_MOST_PARTS = 8
 _FEWEST_PROMPT_TOKENS = 512
 
 
@@ -252,7 +253,8 @@ class DefaultScheduler(Scheduler):
         decoding = sum(seq.num_known - seq.num_computed == 1 for seq in running)
         if not decoding or not self.settings.chunked_prefill:
             return budget
-        part = max(1, budget // _PARTS_OF_BUDGET)
+        parts = next((parts for most, parts in _PARTS_OF_BUDGET if decoding <= most), _MOST_PARTS)
+        part = max(1, budget // parts)
         return min(budget, -(-(decoding + _FEWEST_PROMPT_TOKENS) // part) * part - decoding)
 
     def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]], budget: int) -> int:
