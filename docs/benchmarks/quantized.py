@@ -100,6 +100,8 @@ def configs(kind: str, m: int, n: int) -> Iterator[Config]:
         form = "folded"
     if kind != "int4":
         form, stages = "after", (3, 4)
+    if kind == "block" and m > 64:
+        cuts = [(128, 64, 4), (64, 128, 4), (128, 128, 4), (128, 128, 8)]
     for rows, tokens, warps in cuts:
         count = -(-n // rows) * -(-m // tokens)
         splits = [s for s in (1, 2, 3, 4, 6, 8) if s == 1 or count * s <= most]

@@ -104,10 +104,8 @@ def _inputs(
         unit = ()
         for i in tl.static_range(SLICES):
             start = (u * SLICES + i) * 16
-            if WHOLE:
-                tile = tl.load(at + start)
-            else:
-                tile = tl.load(at + start, mask=left > start, other=0)
+            mask = None if WHOLE else left > start
+            tile = tl.load(at + start, mask=mask, other=None if WHOLE else 0)
             unit += (tl.broadcast_to(tile[:, :, None], (DEEP, 16, 8)),)
         x += (unit,)
     return x

@@ -19,6 +19,8 @@ BF16, FP16 = torch.bfloat16, torch.float16
 FP8 = torch.float8_e4m3fn
 SMALL = Config("after", 32, 8, 2, 2)
 SPLIT = Config("after", 64, 16, 4, 3, 3)
+TALL = Config("after", 64, 64, 4, 2, 2)
+WIDE = Config("after", 128, 32, 4, 2)
 VECTOR = Config("vector", 2, warps=1)
 KERNELS = TritonKernels()
 
@@ -80,9 +82,9 @@ def test_what_stands_around(config, act, block) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.int8, FP8])
-@pytest.mark.parametrize("config", [SMALL, SPLIT], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, TALL, WIDE], ids=str)
 @pytest.mark.parametrize("block", [None, 64])
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 64, 256), (18, 40, 200)])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 64, 256), (18, 40, 200), (70, 136, 192)])
 def test_eight_bit_activations(m, n, k, block, config, kind) -> None:
     values, scales, dense = _eight(n, k, kind, block)
     x, x_scales = quantize(random(m, k, dtype=BF16), kind, KERNELS, block=block)
