@@ -344,8 +344,8 @@ def multiply(
     )
     options = {"num_warps": config.warps, "launch_pdl": kernels.overlaps}
     if config.form == "apart":
-        cut = (split, config.warps, config.stages)
-        kernels.launch(apart, grid, *memory, *shape, *cut, *around, num_stages=1, **options)
+        warps = (split, config.warps, config.stages)
+        kernels.launch(apart, grid, *memory, *shape, *warps, *around, num_stages=1, **options)
     else:
         # One matrix instruction of Hopper takes all the columns of a step; the older ones take
         # their operands from the words as they come.

@@ -37,10 +37,7 @@ def _squares(
     """
     EDGE: tl.constexpr = K % DEPTH != 0
     columns = tl.arange(0, DEPTH)
-    if TALL:
-        total = tl.zeros((TOKENS, ROWS), tl.float32)
-    else:
-        total = tl.zeros((ROWS, TOKENS), tl.float32)
+    total = tl.zeros((TOKENS if TALL else ROWS, ROWS if TALL else TOKENS), tl.float32)
     ahead = _scales(x_scale_at, w_scale_at, first, last, BLOCK)
     for k in range(first, last, DEPTH):
         left = columns < K - k
