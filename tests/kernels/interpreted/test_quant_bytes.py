@@ -134,9 +134,10 @@ def test_a_given_scale_clips() -> None:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_gathering(norm) -> None:
-    x, order = random(3, 200, dtype=BF16), torch.randperm(200).int()
-    around = TorchNorm(random(200, dtype=BF16), 1e-5) if norm else None
+@pytest.mark.parametrize("k", [200, 2100])
+def test_gathering(k, norm) -> None:
+    x, order = random(3, k, dtype=BF16), torch.randperm(k).int()
+    around = TorchNorm(random(k, dtype=BF16), 1e-5) if norm else None
     expected = x.double() if around is None else oracles.rms_norm(x, around.weight, 1e-5)
     assert_close(gather(x, order, KERNELS, norm=around), expected[:, order.long()])
 
