@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -43,7 +44,7 @@ def check_rounding(method: type[QuantMethod], platform: Platform, *, error: floa
     for gram in (None, x.T @ x / len(x)):
         weight = torch.randn(_ROWS, _COLUMNS, generator=generator)
         kept = weight.clone()
-        stored = _twice(lambda weight=weight, gram=gram: rounding.round(weight, gram))
+        stored = _twice(partial(rounding.round, weight, gram))
         require(torch.equal(weight, kept), "round writes to the weights that it is given")
         _check_loads(reader, stored, weight, error)
 
