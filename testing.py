@@ -17,6 +17,7 @@ from .core.conformance.platform import check_platform
 from .core.conformance.policy import check_policy
 from .core.conformance.quant import QuantCase, check_quant
 from .core.conformance.report import ConformanceError, Unchecked
+from .core.conformance.rounding import check_rounding
 from .core.conformance.scheduler import check_scheduler
 from .core.conformance.speculator import check_speculator
 from .server.conformance import check_route
@@ -42,6 +43,7 @@ __all__ = (
     "check_platform",
     "check_policy",
     "check_quant",
+    "check_rounding",
     "check_route",
     "check_scheduler",
     "check_speculator",

@@ -23,7 +23,7 @@ _MIB = 2**20
 @with_config()
 def quantize(
     config: Config,
-    method: Annotated[str, typer.Option("--method", help="awq, gptq, fp8 or int8.")],
+    method: Annotated[str, typer.Option("--method", help="awq, gptq, fp8, int8, or a plugin's.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder to write to.")],
     calibration: Annotated[
         str,

@@ -2,7 +2,7 @@
 
 Life cycle: ``from_checkpoint`` reads and checks the checkpoint's own description; ``linear`` makes
 one holder a layer, which takes its tensors by ``load``, repacks in ``finish``, and then only
-answers ``apply``.
+answers ``apply``. A method whose checkpoints ``quire quantize`` makes has a ``rounding`` as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .platform import Gate, Norm, Platform
 
-__all__ = ("CONTRACT_VERSION", "LinearSpec", "LinearWeights", "QuantMethod")
+__all__ = ("CONTRACT_VERSION", "LinearSpec", "LinearWeights", "QuantMethod", "Rounding")
 
 CONTRACT_VERSION = 1
 
@@ -95,6 +95,34 @@ class LinearWeights(ABC):
         return y if add is None else add.add_(y)
 
 
+class Rounding(ABC):
+    """How checkpoints of a method are made, one matrix at a time.
+
+    Attributes:
+        bits: that a weight takes, for the estimate before a run.
+    """
+
+    bits: ClassVar[int]
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """``quantization_config`` of config.json, which ``from_checkpoint`` will read."""
+
+    @abstractmethod
+    def round(self, weight: torch.Tensor, gram: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Round one layer of the checkpoint; the same values give the same tensors.
+
+        Args:
+            weight: float32 [out_features, in_features], not to be written to.
+            gram: float32 [in_features, in_features], mean of x^T x over the layer's inputs in the
+                calibration text; None without such.
+
+        Returns:
+            What ``LinearWeights.names`` asks for, without the module's name: ``scale`` for
+            ``a.q_proj.scale``. A bias is not among them: it is stored as it is.
+        """
+
+
 class QuantMethod(ABC):
     """A way to store weights.
 
@@ -126,3 +154,8 @@ class QuantMethod(ABC):
     @abstractmethod
     def covers(self, name: str) -> bool:
         """Whether the module of this checkpoint name is stored quantized."""
+
+    @classmethod
+    def rounding(cls) -> Rounding | None:
+        """Makes checkpoints of the method; None where ``quire quantize`` has no such way to."""
+        return None

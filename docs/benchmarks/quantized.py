@@ -33,7 +33,7 @@ from quire.quant.kernels.grouped import Packed
 from quire.quant.kernels.layout import SLACK
 from quire.quant.kernels.products import Float8Product, GroupedProduct, Int8Product
 from quire.quant.kernels.tiles import Config
-from quire.quant.kernels.tuned import Entry
+from quire.quant.kernels.tuned import Entry, read
 from quire.quant.weights import Float8Weight, GroupedWeight, Int8Weight
 
 SHAPES = {
@@ -84,9 +84,9 @@ def configs(kind: str, m: int, n: int) -> Iterator[Config]:
             yield Config("vector", rows, 1, warps)
         return
     if m == 1:
-        for rows, deep, split in product((16, 32), (4, 8, 16), (1, 2)):
-            if split == 1 or -(-n // rows) * split <= 600:
-                yield Config("apart", rows, 8, deep, 1, split, deep)
+        for warps, ahead, split in product((4, 8, 16), (1, 2, 4), (1, 2)):
+            if split == 1 or -(-n // 16) * split <= 600:
+                yield Config("apart", 16, 1, warps, ahead, split)
         cuts, most, stages = [(64, 8, 4), (128, 8, 4)], 1200, (3,)
     elif m <= 32:
         cuts, most = [(64, m, 4), (128, m, 4)], 800
@@ -100,6 +100,8 @@ def configs(kind: str, m: int, n: int) -> Iterator[Config]:
         form = "folded"
     if kind != "int4":
         form, stages = "after", (3, 4)
+    if kind == "block" and m > 64:
+        cuts = [(128, 64, 4), (64, 128, 4), (128, 128, 4), (128, 128, 8)]
     for rows, tokens, warps in cuts:
         count = -(-n // rows) * -(-m // tokens)
         splits = [s for s in (1, 2, 3, 4, 6, 8) if s == 1 or count * s <= most]
@@ -201,8 +203,8 @@ KINDS = {"int4": "int4", "fp8": "scaled_float8", "block": "scaled_block", "int8"
 
 
 def table(sweeps: str, out: str) -> None:
-    """The fastest of a sweep as ``quant.kernels.tuned`` reads them."""
-    entries = {}
+    """The fastest of a sweep as ``quant.kernels.tuned`` reads them, beside what OUT already has."""
+    entries: dict[tuple[str, int, int, int, bool], Entry] = {}
     for line in Path(sweeps).read_text().splitlines():
         row = json.loads(line)
         gated_too = row["name"] == "gated" and (row["kind"] == "int4" or row["m"] == 1)
@@ -220,6 +222,8 @@ def table(sweeps: str, out: str) -> None:
                 kind=kind, n=n, k=row["k"], m=row["m"], gated=gated_too, config=best[1],
                 microseconds=round(best[0], 2),
             )  # fmt: skip
+    known = read(Path(out)) if Path(out).exists() else []
+    entries = {(e.kind, e.m, e.n, e.k, e.gated): e for e in known} | entries
     lines = [msgspec.json.encode(entries[key]) + b"\n" for key in sorted(entries)]
     Path(out).write_bytes(b"".join(lines))
 
@@ -308,7 +312,7 @@ def check() -> None:
             dense_w = (dense_w * scales.double()[..., None]).view(n, k)
             packed = Packed.of(weight, dtype)
             for m, config in (
-                (1, Config("apart", 16, 8, 4, 1, 1, 4)), (3, Config("apart", 32, 8, 8, 1, 2, 8)),
+                (1, Config("apart", 16, 1, 4, 2)), (3, Config("apart", 16, 1, 8, 1, 2)),
                 (1, Config("after", 64, 8, 4, 4, 2)), (5, Config("after", 32, 8, 2, 3)),
                 (16, Config("after", 64, 16, 4, 4, 3)), (50, Config("after", 128, 64, 8, 3)),
                 (300, Config("folded", 128, 128, 4, 3)), (300, Config("folded", 128, 256, 8, 3, 2)),

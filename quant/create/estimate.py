@@ -75,7 +75,7 @@ def _sites(spec: DecoderSpec) -> list[tuple[int, int]]:
 def _bits(recipe: Recipe) -> float:
     """Of a weight, scales and zero points included."""
     if recipe.method not in ("awq", "gptq"):
-        return 8
+        return recipe.bits
     share = 0 if recipe.group_size == -1 else (16 + recipe.bits) / recipe.group_size
     return recipe.bits + share
 

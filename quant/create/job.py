@@ -18,6 +18,7 @@ import torch
 from ... import __version__
 from ...core.contracts.model import TensorHolder
 from ...core.contracts.platform import Platform
+from ...core.contracts.quant import QuantMethod, Rounding
 from ...core.errors import CheckpointError, ConfigError
 from ...core.layers.decoder import Decoder, DecoderSpec
 from ...core.layers.fields import Fields
@@ -27,14 +28,13 @@ from ...core.source import Source
 from ...core.text.tokenizer import Tokenizer
 from ...core.weights.bind import bind
 from ...core.weights.parts import CheckpointParts
-from ..reference import dequantize
-from ..stored.method import StoredMethod
 from . import formats
 from .calibration import BUILTIN, Blocks, made_up_blocks, read_blocks
 from .estimate import Estimate, estimate
 from .folder import Folder
-from .methods import make_maker
-from .recipe import Options, Recipe
+from .methods import Maker, make_maker
+from .reading import read_weight
+from .recipe import METHODS, Options, Recipe
 from .report import Kept, Report, Row
 from .site import Site
 from .walk import Walk, WatchedLayer
@@ -81,16 +81,17 @@ class Job:
             )
         self._source = source
         self._spec = _read_spec(source, registry)
-        self.recipe = Recipe.choose(options, self._spec)
+        self._rounding = _rounding(options, registry)
+        self.recipe = Recipe.choose(options, self._spec, self._rounding)
         self._dtype: torch.dtype = getattr(torch, dtype or source.dtype())
         self._device = platform.setup()
         self._platform = platform
         self._seed = dummy_seed
         self._parts = CheckpointParts(source.folder) if dummy_seed is None else None
         self._blocks = self._read_blocks(calibration)
-        described = formats.describe(self.recipe)
+        described = self._describe()
         reader = registry.get("quant", described["quant_method"])
-        self._reader: StoredMethod = reader.from_checkpoint(described, platform)
+        self._reader: QuantMethod = reader.from_checkpoint(described, platform)
         self._folder = Folder(out, self._spec.num_layers)
         self._folder.claim(self._identity())
 
@@ -152,8 +153,17 @@ class Job:
         self._folder.finish(self._source, self._config(), report)
         return report
 
+    def _describe(self) -> dict[str, Any]:
+        """``quantization_config`` of what is written."""
+        if self._rounding is not None:
+            return self._rounding.describe()
+        return formats.describe(self.recipe)
+
+    def _maker(self) -> Maker:
+        return make_maker(self.recipe, self._dtype, self._rounding, self._reader)
+
     def _quantize(self, walk: Walk, layer: WatchedLayer, index: int, text: _Text | None) -> None:
-        maker = make_maker(self.recipe, self._dtype)
+        maker = self._maker()
         if text is None:
             maker.quantize(layer, None)
         else:
@@ -164,20 +174,20 @@ class Job:
             if isinstance(holder, Parameter):
                 tensors[holder.name] = holder.data.to(self._dtype)
             elif isinstance(holder, Site):
-                tensors |= self._site_tensors(holder, maker.values)
+                tensors |= self._site_tensors(holder, maker)
         self._folder.write(index, tensors, maker.rows)
 
-    def _site_tensors(self, site: Site, values: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def _site_tensors(self, site: Site, maker: Maker) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = {}
         for name, rows in site.shards().items():
-            tensors |= formats.tensors(name, values[name], self.recipe, self._dtype)
+            tensors |= maker.tensors(name)
             if site.bias is not None:
                 tensors[f"{name}.bias"] = site.bias[rows].to(self._dtype)
         return tensors
 
     def _restore(self, layer: WatchedLayer, tensors: dict[str, torch.Tensor]) -> None:
         """Give a layer what its file says."""
-        maker = make_maker(self.recipe, self._dtype)
+        maker = self._maker()
         for holder in layer.layer.holders():
             if not isinstance(holder, Site):
                 for name in holder.names():
@@ -186,21 +196,16 @@ class Job:
                 continue
             maker.prepare(holder)
             for name, rows in holder.shards().items():
-                stored = self._reader.format(name)
-                if stored is None:
-                    raise RuntimeError(f"the reader takes {name} for a plain layer")
                 start = f"{name}."
                 own = {
                     key.removeprefix(start): tensor.to(self._device)
                     for key, tensor in tensors.items()
                     if key.startswith(start)
                 }
-                value = stored.read(name, own)
-                if isinstance(value, torch.Tensor):
-                    raise RuntimeError(f"the reader takes {name} for a plain layer")
-                holder.weight[rows] = dequantize(value, torch.float32)
                 if holder.bias is not None:
-                    holder.bias[rows] = own["bias"].float()
+                    holder.bias[rows] = own.pop("bias").float()
+                weight = holder.weight[rows]
+                weight.copy_(read_weight(self._reader, name, own, weight))
 
     def _fill(self, holders: Sequence[TensorHolder], prefixes: tuple[str, ...]) -> None:
         if self._parts is not None:
@@ -234,7 +239,7 @@ class Job:
 
     def _config(self) -> dict[str, Any]:
         name = str(self._dtype).removeprefix("torch.")
-        config = {**self._source.config, "quantization_config": formats.describe(self.recipe)}
+        config = {**self._source.config, "quantization_config": self._describe()}
         keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
         return config | dict.fromkeys(keys, name)
 
@@ -297,6 +302,14 @@ class _Text:
         ends = walk.ends()
         tokens = blocks.held_out.to(walk.device)
         return ends.perplexity(self.reference, tokens), ends.perplexity(self.held_out, tokens)
+
+
+def _rounding(options: Options, registry: Registry) -> Rounding | None:
+    """Of a method that rounds matrix by matrix; None for the others."""
+    if options.method in METHODS or options.method not in registry.names("quant"):
+        return None
+    method: type[QuantMethod] = registry.get("quant", options.method)
+    return method.rounding()
 
 
 def _read_spec(source: Source, registry: Registry) -> DecoderSpec:

@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ...core.contracts.quant import QuantMethod, Rounding
 from ...core.layers.norm import RMSNorm
 from ..reference import dequantize
 from ..weights import GroupedWeight, Weight
+from . import formats
 from .awq import find_scales
 from .eight_bit import float8_blocks, float8_input, float8_rows, int8_input, int8_rows
 from .gptq import round_by_hessian
 from .grid import grouped
+from .reading import read_weight
 from .recipe import Recipe
 from .report import Row, row
 from .site import Gram, Site
@@ -34,15 +37,14 @@ class Maker(ABC):
 
     Attributes:
         rows: what happened to each of the layer's matrices.
-        values: what to store, by module.
     """
 
     def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
         self.recipe = recipe
         self.dtype = dtype
         self.rows: list[Row] = []
-        self.values: dict[str, Weight] = {}
 
+    @abstractmethod
     def quantize(self, layer: WatchedLayer, collect: Collect | None) -> None:
         """Quantize a layer.
 
@@ -50,6 +52,27 @@ class Maker(ABC):
             layer: with its own weights.
             collect: gives inputs; None where there is no calibration text.
         """
+
+    @abstractmethod
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """What to store of a module of that layer, by full names, its bias not among it."""
+
+    def prepare(self, site: Site) -> None:  # noqa: B027
+        """Let the site do to its inputs what the stored layer will: most do nothing."""
+
+
+class WeightMaker(Maker):
+    """Makes the values that ``formats`` writes.
+
+    Attributes:
+        values: what to store, by module.
+    """
+
+    def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
+        super().__init__(recipe, dtype)
+        self.values: dict[str, Weight] = {}
+
+    def quantize(self, layer: WatchedLayer, collect: Collect | None) -> None:
         self.rows, self.values = [], {}
         for site in layer.sites:
             self.prepare(site)
@@ -59,6 +82,9 @@ class Maker(ABC):
         else:
             self.calibrated(layer, collect)
 
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        return formats.tensors(name, self.values[name], self.recipe, self.dtype)
+
     @abstractmethod
     def nearest(self, weight: torch.Tensor) -> Weight:
         """Round to nearest, float32 [N, K]."""
@@ -67,9 +93,6 @@ class Maker(ABC):
         """Quantize with the text in view."""
         for site, gram in zip(layer.sites, collect(layer.sites), strict=True):
             self.store(site, gram.matrix, self._nearest_of(site))
-
-    def prepare(self, site: Site) -> None:  # noqa: B027
-        """Let the site do to its inputs what the stored layer will: most do nothing."""
 
     def store(self, site: Site, gram: torch.Tensor | None, values: dict[str, Weight]) -> None:
         """Keep the values of a site's layers, and put what they stand for into the site."""
@@ -83,7 +106,7 @@ class Maker(ABC):
         return {name: self.nearest(site.weight[rows]) for name, rows in site.shards().items()}
 
 
-class AWQMaker(Maker):
+class AWQMaker(WeightMaker):
     """Scales folded into what comes before, then rounding; see ``awq`` and ``gptq``."""
 
     def nearest(self, weight: torch.Tensor) -> Weight:
@@ -120,7 +143,7 @@ class AWQMaker(Maker):
         )
 
 
-class GPTQMaker(Maker):
+class GPTQMaker(WeightMaker):
     """Site by site, each with inputs that the ones before it, rounded, give; see ``gptq``."""
 
     def nearest(self, weight: torch.Tensor) -> Weight:
@@ -135,7 +158,44 @@ class GPTQMaker(Maker):
             self.store(site, matrix, round_site(self.recipe, site, matrix))
 
 
-class Float8Maker(Maker):
+class MatrixMaker(Maker):
+    """By a method's own rounding, each site with inputs that the ones before it, rounded, give.
+
+    Args:
+        recipe: how.
+        dtype: of what the checkpoint stores unquantized.
+        rounding: the method's.
+        reader: the method; what it reads of the rounded is what they stand for.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dtype: torch.dtype, rounding: Rounding, reader: QuantMethod
+    ) -> None:
+        super().__init__(recipe, dtype)
+        self._rounding = rounding
+        self._reader = reader
+        self._tensors: dict[str, dict[str, torch.Tensor]] = {}
+
+    def quantize(self, layer: WatchedLayer, collect: Collect | None) -> None:
+        self.rows, self._tensors = [], {}
+        for site in layer.sites:
+            # Refused before any work, if the method has no such layers.
+            self._reader.linear(site.spec, site.weight.device)
+        for site in layer.sites:
+            gram = None if collect is None else collect([site])[0].matrix
+            for name, rows in site.shards().items():
+                weight = site.weight[rows]
+                made = self._rounding.round(weight, gram)
+                rounded = read_weight(self._reader, name, made, weight)
+                self.rows.append(row(name, weight, rounded, gram))
+                self._tensors[name] = {f"{name}.{kind}": part for kind, part in made.items()}
+                site.weight[rows] = rounded
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        return self._tensors[name]
+
+
+class Float8Maker(WeightMaker):
     """8-bit floats, activations too."""
 
     def nearest(self, weight: torch.Tensor) -> Weight:
@@ -148,7 +208,7 @@ class Float8Maker(Maker):
         site.activation = lambda x: float8_input(x, group)
 
 
-class Int8Maker(Maker):
+class Int8Maker(WeightMaker):
     """Bytes, activations too."""
 
     def nearest(self, weight: torch.Tensor) -> Weight:
@@ -158,8 +218,19 @@ class Int8Maker(Maker):
         site.activation = int8_input
 
 
-def make_maker(recipe: Recipe, dtype: torch.dtype) -> Maker:
-    """The recipe's method."""
+def make_maker(
+    recipe: Recipe, dtype: torch.dtype, rounding: Rounding | None, reader: QuantMethod
+) -> Maker:
+    """The recipe's method.
+
+    Args:
+        recipe: how.
+        dtype: of what the checkpoint stores unquantized.
+        rounding: where a plugin's method rounds matrix by matrix.
+        reader: of what is written.
+    """
+    if rounding is not None:
+        return MatrixMaker(recipe, dtype, rounding, reader)
     makers: dict[str, type[Maker]] = {
         "awq": AWQMaker,
         "gptq": GPTQMaker,

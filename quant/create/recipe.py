@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
+from ...core.contracts.quant import Rounding
 from ...core.errors import ConfigError
 from ...core.layers.decoder import DecoderSpec
 
-__all__ = ("METHODS", "Method", "Options", "Recipe")
+__all__ = ("METHODS", "Options", "Recipe")
 
-Method = Literal["awq", "gptq", "fp8", "int8"]
-METHODS: tuple[Method, ...] = ("awq", "gptq", "fp8", "int8")
+METHODS = ("awq", "gptq", "fp8", "int8")
+"""Those that see a layer as a whole; others round matrix by matrix, see ``Rounding``."""
 
 _GROUP_SIZES = (128, 64, 32)
 _GPTQ_BITS = (2, 3, 4, 8)
@@ -23,7 +22,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asked for; None where the method's usual choice is meant.
 
     Attributes:
-        method: awq, gptq, fp8 or int8.
+        method: awq, gptq, fp8, int8, or one that has a ``Rounding``.
         bits: of a weight, with gptq.
         group_size: inputs that share a scale, with awq and gptq; -1 for all.
         symmetric: without zero points, with gptq.
@@ -50,7 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Options with nothing left open; see ``Options``."""
 
-    method: Method
+    method: str
     bits: int
     group_size: int
     symmetric: bool
@@ -63,14 +62,24 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     block: int = 128
 
     @classmethod
-    def choose(cls, options: Options, spec: DecoderSpec) -> Recipe:
+    def choose(
+        cls, options: Options, spec: DecoderSpec, rounding: Rounding | None = None
+    ) -> Recipe:
         """Fill in what was left open, and refuse what the format or the model cannot have.
+
+        Args:
+            options: asked for.
+            spec: of the model.
+            rounding: the method's, where it is none of ``METHODS``.
 
         Raises:
             ConfigError: naming the option and what it may be.
         """
-        if options.method not in METHODS:
-            raise ConfigError(f"--method must be {', '.join(METHODS)}, not {options.method!r}")
+        if options.method not in METHODS and rounding is None:
+            raise ConfigError(
+                f"--method must be {', '.join(METHODS)}, or a plugin's that makes checkpoints, not "
+                f"{options.method!r}"
+            )
         for option, value, methods in (
             ("--bits", options.bits, ("gptq",)),
             ("--group-size", options.group_size, ("awq", "gptq")),
@@ -86,7 +95,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         grouped = options.method in ("awq", "gptq")
         recipe = cls(
             method=options.method,
-            bits=(options.bits or 4) if grouped else 8,
+            bits=(options.bits or 4) if grouped else 8 if rounding is None else rounding.bits,
             group_size=_group_size(options, spec) if grouped else -1,
             symmetric=options.method != "awq" and options.symmetric is not False,
             desc_act=bool(options.desc_act),

@@ -14,10 +14,8 @@ __all__ = (
     "group_of",
     "nibbles",
     "operand",
-    "operands",
     "places",
     "row_vector",
-    "row_vectors",
     "settled",
     "whole",
 )
@@ -158,12 +156,6 @@ def operand(tile, R: tl.constexpr, U: tl.constexpr):
 
 
 @triton.jit
-def operands(tiles, R: tl.constexpr, U: tl.constexpr, DEEP: tl.constexpr):
-    """Tiles [DEEP, ...] as operands [DEEP, rows, columns]: 16 columns of every unit."""
-    return tl.reshape(tl.permute(tiles, (0, 2, 6, 3, 1, 5, 4, 7)), (DEEP, R * 16, U * 16))
-
-
-@triton.jit
 def whole(tile, R: tl.constexpr, U: tl.constexpr, SLICES: tl.constexpr):
     """A tile of joined operands [..., slices by halves] as one operand [rows, columns]."""
     if SLICES == 2:
@@ -178,13 +170,6 @@ def row_vector(values, R: tl.constexpr, U: tl.constexpr):
     """[R, 8, 2], a value a row (units, t // 4, half), for every word of a tile."""
     values = values[None, :, :, None, None, :, None]
     return tl.broadcast_to(values, (U, R, 8, 4, 2, 2, 2))
-
-
-@triton.jit
-def row_vectors(values, R: tl.constexpr, U: tl.constexpr, DEEP: tl.constexpr):
-    """[DEEP, R, 8, 2], as ``row_vector`` for each of several tiles."""
-    values = values[:, None, :, :, None, None, :, None]
-    return tl.broadcast_to(values, (DEEP, U, R, 8, 4, 2, 2, 2))
 
 
 @triton.jit

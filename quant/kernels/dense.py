@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import ClassVar
+from weakref import WeakValueDictionary
+
 import torch
 import triton
 import triton.language as tl
@@ -10,9 +14,51 @@ from ...core.contracts.platform import Kernels
 from .decode import bytes_of, nibbles, places, row_vector, whole
 from .grouped import Packed
 
-__all__ = ("write_out",)
+__all__ = ("Scratch", "write_out")
 
 _ROWS = 64
+_CHUNK = 2**26
+"""Entries of a matrix that are written out at a time."""
+_Key = tuple[torch.dtype, torch.device]
+
+
+class Scratch:
+    """Memory that products of one dtype and device write matrices out into, one after the other.
+
+    It is freed with the last of them, and stays where it is, as captured graphs need: one that asks
+    for more gets another, which serves those to come.
+
+    Args:
+        size: entries.
+        dtype: of the activations.
+        device: of the products.
+    """
+
+    _shared: ClassVar[WeakValueDictionary[_Key, Scratch]] = WeakValueDictionary()
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._memory = torch.empty(size, dtype=dtype, device=device)
+
+    @classmethod
+    def of(cls, n: int, k: int, dtype: torch.dtype, device: torch.device) -> Scratch:
+        """What a product with a matrix [n, k] keeps as long as it may multiply."""
+        size = _chunk(n, k) * k
+        shared = cls._shared.get((dtype, device))
+        if shared is None or len(shared._memory) < size:
+            shared = cls._shared[dtype, device] = cls(size, dtype, device)
+        return shared
+
+    def chunks(self, n: int, k: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """For each chunk of a matrix [n, k] its first row and where to write it, [rows, k]."""
+        rows = _chunk(n, k)
+        for first in range(0, n, rows):
+            count = min(rows, n - first)
+            yield first, self._memory[: count * k].view(count, k)
+
+
+def _chunk(n: int, k: int) -> int:
+    """Rows that are written out at a time."""
+    return min(max(_CHUNK // k // _ROWS, 1) * _ROWS, n)
 
 
 @triton.jit(do_not_specialize=["first"])

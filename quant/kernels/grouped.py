@@ -321,18 +321,16 @@ def multiply(
     part, parts = weight.part, weight.parts
     if fold and part == 128:
         part, parts = 64, 2 * parts
-    steps = -(-weight.k // part)
-    common = (
-        x,
-        weight.words,
-        weight.scales,
-        weight.zeros,
-        bias,
-        add,
-        out,
-        partial,
-        arrived,
-        count,
+    around = (
+        not x.is_cpu,
+        kernels.conclude,
+        None if act is None else kernels.activations[act],
+        bias is not None,
+        add is not None,
+        kernels.overlaps,
+    )
+    memory = (x, weight.words, weight.scales, weight.zeros, bias, add, out, partial, arrived)
+    shape = (
         width,
         weight.k,
         -(-weight.n // 16) * 16,
@@ -343,32 +341,20 @@ def multiply(
         weight.zeros is not None,
         part,
         parts,
-        rows,
-        config.tokens,
-        split,
     )
-    end = (
-        not x.is_cpu,
-        kernels.conclude,
-        None if act is None else kernels.activations[act],
-        bias is not None,
-        add is not None,
-        kernels.overlaps,
-    )
-    options = {
-        "num_warps": config.warps,
-        "num_stages": config.stages,
-        "launch_pdl": kernels.overlaps,
-    }
+    options = {"num_warps": config.warps, "launch_pdl": kernels.overlaps}
     if config.form == "apart":
-        kernels.launch(apart, grid, *common, config.deep, *end, **options)
+        warps = (split, config.warps, config.stages)
+        kernels.launch(apart, grid, *memory, *shape, *warps, *around, num_stages=1, **options)
     else:
         # One matrix instruction of Hopper takes all the columns of a step; the older ones take
         # their operands from the words as they come.
         hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
         hopper = hopper and (kernels.overlaps or x.is_cpu)
-        lines = _power(-(-steps // split))
-        kernels.launch(_product, grid, *common, lines, fold, hopper, *end, **options)
+        lines = _power(-(-weight.k // part // split))
+        cut = (rows, config.tokens, split, lines, fold, hopper)
+        options["num_stages"] = config.stages
+        kernels.launch(_product, grid, *memory, count, *shape, *cut, *around, **options)
     return out
 
 

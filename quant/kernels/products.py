@@ -7,7 +7,7 @@ import torch
 from ...core.contracts.platform import Gate, Kernels, Norm, Platform
 from ..weights import Float8Weight, GroupedWeight, Int8Weight, Weight
 from . import eight_bit, grouped, scaled
-from .dense import write_out
+from .dense import Scratch, write_out
 from .grouped import Packed, part_of_groups
 from .quantize import gather, quantize
 from .tiles import Config
@@ -22,8 +22,6 @@ _GATED = 64
 _FEW = 64
 """Tokens up to which 8-bit floats meet 16-bit activations where matrix units take no 8-bit floats;
 elsewhere only one does."""
-_CHUNK = 2**26
-"""Entries of a matrix that are written out at a time."""
 _DEPTH = 128
 """Columns of a tile of 8-bit values."""
 _UNITS = (8, 9)
@@ -54,7 +52,7 @@ class GroupedProduct:
         self._weight = Packed.of(weight, dtype)
         self._bias = bias
         self._kind = f"int{self._weight.bits}"
-        self._chunk = _chunk(self._weight.n, self._weight.k, dtype, weight.codes.device)
+        self._scratch = Scratch.of(self._weight.n, self._weight.k, dtype, weight.codes.device)
 
     def __call__(
         self,
@@ -95,9 +93,8 @@ class GroupedProduct:
         """By torch, on the matrix written out chunk by chunk."""
         weight = self._weight
         y = torch.empty((len(x), weight.n), dtype=x.dtype, device=x.device)
-        for first in range(0, weight.n, self._chunk):
-            count = min(self._chunk, weight.n - first)
-            matrix = _scratch(count, weight.k, x.dtype, x.device)
+        for first, matrix in self._scratch.chunks(weight.n, weight.k):
+            count = len(matrix)
             write_out(weight, matrix, self._kernels, first=first)
             _multiply_into(y[:, first : first + count], x, matrix, self._bias, first)
         return y
@@ -142,7 +139,7 @@ class _ByteProduct:
         float8 = values.dtype is torch.float8_e4m3fn
         # The others read 8-bit floats as bits, and write them out for many tokens.
         self._native = not float8 or torch.cuda.get_device_capability(values.device) >= _UNITS
-        self._chunk = 0 if self._native else _chunk(n, k, dtype, values.device)
+        self._scratch = None if self._native else Scratch.of(n, k, dtype, values.device)
         self._kind = "scaled_int8"
         if float8:
             # torch's own takes a scale an output, and whole vectors.
@@ -161,8 +158,9 @@ class _ByteProduct:
     ) -> torch.Tensor:
         if len(x) <= (1 if self._native else _FEW) or self._kernels.alike:
             return self._few(x if norm is None else norm(x), gate, add)
-        if not self._native:
-            return _finish(self._through_dense(x if norm is None else norm(x)), gate, add)
+        if self._scratch is not None:
+            x = x if norm is None else norm(x)
+            return _finish(self._through_dense(x, self._scratch), gate, add)
         return self._many(x, norm, gate, add)
 
     def _few(self, x: torch.Tensor, gate: Gate | None, add: torch.Tensor | None) -> torch.Tensor:
@@ -218,14 +216,13 @@ class _ByteProduct:
         )
         return y if gate is None else _finish(y, gate, add)
 
-    def _through_dense(self, x: torch.Tensor) -> torch.Tensor:
+    def _through_dense(self, x: torch.Tensor, scratch: Scratch) -> torch.Tensor:
         """By torch, on the matrix written out chunk by chunk."""
         n, k = self._values.shape
         y = torch.empty((len(x), n), dtype=x.dtype, device=x.device)
         block = self._block or 1
-        for first in range(0, n, self._chunk):
-            count = min(self._chunk, n - first)
-            matrix = _scratch(count, k, x.dtype, x.device)
+        for first, matrix in scratch.chunks(n, k):
+            count = len(matrix)
             rows = torch.arange(first, first + count, device=x.device) // block
             scales = self._scales[rows]
             if self._block is not None:
@@ -336,22 +333,6 @@ def _finish(y: torch.Tensor, gate: Gate | None, add: torch.Tensor | None) -> tor
     if gate is not None:
         y = gate(y)
     return y if add is None else add.add_(y)
-
-
-_scratch_of: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
-
-
-def _chunk(n: int, k: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Rows of a matrix that are written out at a time, into memory that all products share."""
-    rows = min(max(_CHUNK // k // 64, 1) * 64, n)
-    held = _scratch_of.get((dtype, device))
-    if held is None or len(held) < rows * k:
-        _scratch_of[dtype, device] = torch.empty(rows * k, dtype=dtype, device=device)
-    return rows
-
-
-def _scratch(rows: int, k: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return _scratch_of[dtype, device][: rows * k].view(rows, k)
 
 
 def _multiply_into(

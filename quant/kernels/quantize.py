@@ -11,6 +11,8 @@ from ...core.contracts.platform import Gate, Kernels, Norm
 __all__ = ("gather", "quantize")
 
 _LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+_PIECE = 1024
+"""Columns that a program puts into another order: a row of one token is many processors' work."""
 _LEAST = 1e-10
 """Of a scale, so that a row of zeros divides by no zero."""
 
@@ -124,9 +126,9 @@ def _gather(
     x_ptr, weight_ptr, order_ptr, out_ptr, eps, x_stride: tl.constexpr, K: tl.constexpr,
     WIDTH: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One row, its columns in another order."""
+    """One row, or WIDTH of its columns, in another order; a norm takes the whole row."""
     row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, WIDTH)
+    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     mask = columns < K
     order = tl.load(order_ptr + columns, mask=mask, other=0)
     if NORM:
@@ -158,9 +160,11 @@ def gather(
     out = torch.empty((rows, k), dtype=x.dtype, device=x.device)
     if rows:
         width = 1 << (k - 1).bit_length()
+        if norm is None:
+            width = min(width, _PIECE)
         kernels.launch(
             _gather,
-            (rows,),
+            (rows, -(-k // width)),
             x,
             None if norm is None else norm.weight,
             order,
@@ -171,7 +175,7 @@ def gather(
             width,
             norm is not None,
             kernels.overlaps,
-            num_warps=min(max(width // 1024, 1), 16),
+            num_warps=min(max(width // 512, 1), 16),
             launch_pdl=kernels.overlaps,
         )
     return out

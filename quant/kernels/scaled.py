@@ -17,13 +17,51 @@ def _load(at, mask, EDGE: tl.constexpr):
     return tl.load(at, mask=mask, other=0.0) if EDGE else tl.load(at)
 
 
+@triton.jit
+def _scales(x_at, w_at, k, last, BLOCK: tl.constexpr):
+    """Of the tokens and of the rows' squares, in the columns from k on; of the last behind them."""
+    square = tl.minimum(k, last - 1) // BLOCK
+    return tl.load(x_at + square), tl.load(w_at + square)
+
+
+@triton.jit
+def _squares(
+    x_at, w_at, x_scale_at, w_scale_at, first, last, K: tl.constexpr, BLOCK: tl.constexpr,
+    DEPTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, TALL: tl.constexpr,
+):  # fmt: skip
+    """Sums [TOKENS, ROWS] if TALL, else [ROWS, TOKENS], of squares that have scales of their own.
+
+    A scale of weights is of all rows of a tile where these lie in one square; a thread has few rows
+    of the tall side, so that there it needs few of the tokens' scales. Both are loaded a step
+    ahead.
+    """
+    EDGE: tl.constexpr = K % DEPTH != 0
+    columns = tl.arange(0, DEPTH)
+    total = tl.zeros((TOKENS if TALL else ROWS, ROWS if TALL else TOKENS), tl.float32)
+    ahead = _scales(x_scale_at, w_scale_at, first, last, BLOCK)
+    for k in range(first, last, DEPTH):
+        left = columns < K - k
+        w = _load(w_at + k, left[None, :], EDGE)
+        x = _load(x_at + k, left[:, None], EDGE)
+        x_scale, w_scale = ahead
+        ahead = _scales(x_scale_at, w_scale_at, k + DEPTH, last, BLOCK)
+        if TALL:
+            sums = tl.dot(tl.trans(x), tl.trans(w)).to(tl.float32)
+            total += sums * (x_scale * w_scale)[:, None]
+        elif ROWS <= BLOCK:
+            total += tl.dot(w, x).to(tl.float32) * (x_scale * w_scale)[None, :]
+        else:
+            total += tl.dot(w, x).to(tl.float32) * (w_scale[:, None] * x_scale[None, :])
+    return total
+
+
 @triton.jit(do_not_specialize=["M"])
 def _product(
     x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, CONCLUDE: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
-    PDL: tl.constexpr,
+    SPLIT: tl.constexpr, TALL: tl.constexpr, CONCLUDE: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     EDGE: tl.constexpr = K % DEPTH != 0
     EXACT: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
@@ -42,18 +80,18 @@ def _product(
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    total = tl.zeros((ROWS, TOKENS), tl.float32)
     if BLOCK:
-        x_scale_at = x_scale_ptr + present * tl.cdiv(K, BLOCK)
-        w_scale_at = w_scale_ptr + inside // BLOCK * tl.cdiv(K, BLOCK)
-        for k in range(first, last, DEPTH):
-            left = columns < K - k
-            w = _load(w_at + k, left[None, :], EDGE)
-            x = _load(x_at + k, left[:, None], EDGE)
-            scale = tl.load(w_scale_at + k // BLOCK)[:, None]
-            scale = scale * tl.load(x_scale_at + k // BLOCK)[None, :]
-            total += tl.dot(w, x).to(tl.float32) * scale
+        # Rows of a tile are in one square, or each has its own pointer.
+        squares = (tile * ROWS if ROWS <= BLOCK else inside) // BLOCK
+        total = _squares(
+            x_at, w_at, x_scale_ptr + present * tl.cdiv(K, BLOCK),
+            w_scale_ptr + squares * tl.cdiv(K, BLOCK), first, last, K, BLOCK, DEPTH, ROWS, TOKENS,
+            TALL,
+        )  # fmt: skip
+        if TALL:
+            total = tl.trans(total)
     else:
+        total = tl.zeros((ROWS, TOKENS), tl.float32)
         if EXACT:
             sums = tl.zeros((ROWS, TOKENS), tl.int32)
             for k in range(first, last, DEPTH):
@@ -139,6 +177,7 @@ def multiply(
         config.rows,
         config.tokens,
         config.split,
+        config.tokens >= 64 and config.rows <= (block or 0),
         kernels.conclude,
         bias is not None,
         add is not None,

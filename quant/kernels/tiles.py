@@ -15,15 +15,14 @@ class Config(NamedTuple):
     """How a product is cut.
 
     Attributes:
-        form: "after", "folded", "apart" for a depth that a program's warps share (see ``apart``),
-            "vector" for one token (see ``eight_bit``), or "dense" for weights written out and
-            torch's own product.
+        form: "after", "folded", "apart" for one token, whose depth a program's warps share (see
+            ``apart``), "vector" for one token (see ``eight_bit``), or "dense" for weights written
+            out and torch's own product.
         rows: of the weights, a tile; of either half behind a gate.
         tokens: of a tile.
         warps: a program.
         stages: tiles in flight.
         split: programs that share the depth.
-        deep: parts of the depth in a program; of the form "apart".
     """
 
     form: str
@@ -32,7 +31,6 @@ class Config(NamedTuple):
     warps: int = 4
     stages: int = 4
     split: int = 1
-    deep: int = 1
 
 
 def output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:

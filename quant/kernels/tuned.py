@@ -78,6 +78,9 @@ def _default(kind: str, m: int, n: int, k: int) -> Config:
         if m <= 64:
             tokens = max(m, 16)
             return Config("after", 64, tokens, 4, 4, _split(-(-n // 64), k, 2))
+        if kind == "scaled_block":
+            # Beside another that multiplies while it adds what it multiplied.
+            return Config("after", 128, 64, 4, 3, _split(-(-n // 128) * -(-m // 64), k, 2))
         return Config("after", 128, 128, 8, 3, _split(-(-n // 128) * -(-m // 128), k, 1))
     if m > 64:
         if kind != "int4" or m > _WRITTEN_OUT:
@@ -87,7 +90,7 @@ def _default(kind: str, m: int, n: int, k: int) -> Config:
     if m == 1:
         if kind == "byte":
             return Config("vector", 2, 1, 2)
-        return Config("apart", 16, 8, 8, 1, _split(-(-n // 16), k, 1), 8)
+        return Config("apart", 16, 1, 8 if k <= 8192 else 16, 2, _split(-(-n // 16), k, 1))
     return Config("after", 64, m, 4, 4 if m <= 16 else 3, _split(-(-n // 64), k, 4))
 
 

@@ -132,6 +132,17 @@ def test_codes_become_operands_without_a_detour(dtype: torch.dtype, capability: 
 
 
 @pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("kind", "gated"), [("int4", False), ("int4", True), ("int8", False)])
+def test_warps_of_one_token_do_not_wait(kind: str, gated: bool, capability: int) -> None:
+    """What the matrix units read comes in their order: shared memory is for the last sums only."""
+    kernel = _compile(capability, kind, 1, Config("apart", 16, 1, 8, 2), gated=gated)
+    halves, steps, units = 2 if gated else 1, K // 128 // 8, int(kind[3:]) // 2
+    assert kernel.sass.count("LDG.E.EF.128") == halves * steps * units
+    assert "LDSM" not in kernel.sass
+    assert kernel.sass.count("BAR.SYNC") <= 5 < 2 * steps
+
+
+@pytest.mark.parametrize("capability", [80, 90])
 def test_the_others(capability: int) -> None:
     made = Platform(capability)
     x, weight, order = _empty(16, K), _empty(K), _empty(K, dtype=torch.int32)

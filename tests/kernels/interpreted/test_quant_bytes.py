@@ -19,6 +19,8 @@ BF16, FP16 = torch.bfloat16, torch.float16
 FP8 = torch.float8_e4m3fn
 SMALL = Config("after", 32, 8, 2, 2)
 SPLIT = Config("after", 64, 16, 4, 3, 3)
+TALL = Config("after", 64, 64, 4, 2, 2)
+WIDE = Config("after", 128, 32, 4, 2)
 VECTOR = Config("vector", 2, warps=1)
 KERNELS = TritonKernels()
 
@@ -80,9 +82,9 @@ def test_what_stands_around(config, act, block) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.int8, FP8])
-@pytest.mark.parametrize("config", [SMALL, SPLIT], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, TALL, WIDE], ids=str)
 @pytest.mark.parametrize("block", [None, 64])
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 64, 256), (18, 40, 200)])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 64, 256), (18, 40, 200), (70, 136, 192)])
 def test_eight_bit_activations(m, n, k, block, config, kind) -> None:
     values, scales, dense = _eight(n, k, kind, block)
     x, x_scales = quantize(random(m, k, dtype=BF16), kind, KERNELS, block=block)
@@ -132,9 +134,10 @@ def test_a_given_scale_clips() -> None:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_gathering(norm) -> None:
-    x, order = random(3, 200, dtype=BF16), torch.randperm(200).int()
-    around = TorchNorm(random(200, dtype=BF16), 1e-5) if norm else None
+@pytest.mark.parametrize("k", [200, 2100])
+def test_gathering(k, norm) -> None:
+    x, order = random(3, k, dtype=BF16), torch.randperm(k).int()
+    around = TorchNorm(random(k, dtype=BF16), 1e-5) if norm else None
     expected = x.double() if around is None else oracles.rms_norm(x, around.weight, 1e-5)
     assert_close(gather(x, order, KERNELS, norm=around), expected[:, order.long()])
 

@@ -13,8 +13,8 @@ from tests.kernels.quantized import dequantized, grouped
 BF16, FP16 = torch.bfloat16, torch.float16
 SMALL = Config("after", 32, 8, 2, 2)
 SPLIT = Config("after", 64, 16, 4, 3, 3)
-APART = Config("apart", 16, 8, 4, 1, 1, 4)
-BOTH = Config("apart", 32, 16, 2, 1, 2, 2)
+APART = Config("apart", 16, 1, 4, 2)
+BOTH = Config("apart", 16, 1, 2, 1, 2)
 FOLDED = Config("folded", 64, 32, 4, 2)
 
 

@@ -1,5 +1,7 @@
 """Products as layers call them, by whatever way is chosen for their size."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from quire.backends.kernels.operations import TritonKernels
 from quire.core.layers.mlp import TorchGate
 from quire.core.layers.norm import TorchNorm
 from quire.plugins.platforms.cuda import CUDA
+from quire.quant.kernels import dense as writing
 from quire.quant.kernels import products
 from quire.quant.kernels.products import Float8Product, GroupedProduct, Int8Product
 from quire.quant.kernels.tiles import Config
@@ -57,7 +60,7 @@ def _check(made: Any, dense: torch.Tensor, m: int, accumulated: float) -> None:
 @pytest.mark.parametrize("n", [N, 72])
 def test_grouped(n, order, way, monkeypatch) -> None:
     monkeypatch.setattr(products, "choose", lambda *_, **__: WAYS[way])
-    monkeypatch.setattr(products, "_CHUNK", 64 * K)
+    monkeypatch.setattr(writing, "_CHUNK", 64 * K)
     weight = grouped(n, K, 64, order=order)
     _check(GroupedProduct(weight, None, BF16, Platform()), dequantized(weight), 5, 2e-2)
 
@@ -125,3 +128,20 @@ def test_what_kernels_do_not_take() -> None:
     odd = Float8Weight(weight.values, weight.scales, 48)
     with pytest.raises(ValueError, match="squares of 48"):
         Float8Product(odd, None, BF16, Platform())
+
+
+def test_what_is_shared_ends_with_the_last_product() -> None:
+    """128 MiB that a device would miss after the engine has ended."""
+    first = GroupedProduct(grouped(32, K, 128), None, BF16, Platform())
+    second = GroupedProduct(grouped(N, K, 128), None, BF16, Platform())
+    third = GroupedProduct(grouped(64, K, 128), None, BF16, Platform())
+    assert third._scratch is second._scratch is not first._scratch
+    shared = [weakref.ref(made._scratch._memory) for made in (first, second)]
+    del first
+    gc.collect()
+    assert [kept() is not None for kept in shared] == [False, True]
+    del second
+    assert shared[1]() is not None
+    del third
+    gc.collect()
+    assert shared[1]() is None

@@ -1,7 +1,8 @@
 """Weights of -1, 0 and 1 with a scale an output: y = (x @ weight.T) * scale.
 
 A checkpoint of it has ``"quantization_config": {"quant_method": "ternary"}`` and, for each linear
-layer but the head, ``X.weight`` in int8 and ``X.scale`` in float32. ``quantize`` makes one.
+layer but the head, ``X.weight`` in int8 and ``X.scale`` in float32. ``quire quantize`` makes one by
+``--method ternary --plugin example``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import torch
 
 from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.platform import Platform, Product
-from quire.core.contracts.quant import LinearSpec, LinearWeights, QuantMethod
+from quire.core.contracts.quant import LinearSpec, LinearWeights, QuantMethod, Rounding
 from quire.core.errors import CheckpointError
 from quire.quant.unquantized import DenseLinear
 
-__all__ = ("Ternary", "TernaryLinear", "quantize")
+__all__ = ("Ternary", "TernaryLinear", "TernaryRounding", "quantize")
 
 
 def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,6 +92,21 @@ class TernaryLinear(LinearWeights):
         return self._product(x)
 
 
+class TernaryRounding(Rounding):
+    """Makes checkpoints; calibration text would change nothing."""
+
+    bits = 8
+
+    def describe(self) -> dict[str, Any]:
+        """The method's name."""
+        return {"quant_method": "ternary"}
+
+    def round(self, weight: torch.Tensor, gram: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """See ``quantize``."""
+        values, scale = quantize(weight)
+        return {"weight": values, "scale": scale}
+
+
 class Ternary(QuantMethod):
     """The method; what it cannot do it refuses by name."""
 
@@ -114,3 +130,8 @@ class Ternary(QuantMethod):
     def covers(self, name: str) -> bool:
         """Every layer but the head."""
         return name != "lm_head"
+
+    @classmethod
+    def rounding(cls) -> Rounding:
+        """For ``quire quantize``."""
+        return TernaryRounding()
