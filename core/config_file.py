@@ -82,7 +82,7 @@ def load(
     values: dict[str, Any] = {}
     for key, leaf in leaves.items():
         if key not in known:
-            problems.append(f"unknown key {key}{_nearest(key, known)} ({leaf.where})")
+            problems.append(f"{_unknown(key, known)} ({leaf.where})")
             continue
         try:
             converted = msgspec.convert(leaf.value, known[key])
@@ -217,6 +217,14 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
     tree[last] = value
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    """What is wrong with a key that is none."""
+    within = [full for full in known if full.startswith(key + ".")]
+    if within:
+        return f"{key} is a section; set its keys, such as {within[0]}"
+    return f"unknown key {key}{_nearest(key, known)}"
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -107,6 +107,13 @@ def test_an_override_that_is_wrong_is_quoted(text):
     assert text in refusal(None, [text])
 
 
+def test_an_override_of_a_section_says_how_its_keys_are_set():
+    for value in ("3", "{name: demo}"):
+        assert "model is a section; set its keys, such as model.name" in refusal(
+            None, [f"model={value}"]
+        )
+
+
 def test_an_empty_override_is_null():
     config = load(None, ["speculation.method="], {"speculation.method": "ngram"})
     assert config.speculation.method is None
