@@ -88,6 +88,8 @@ def load(
             converted = msgspec.convert(leaf.value, known[key])
         except msgspec.ValidationError:
             expected, got = describe_kind(known[key]), _describe_value(leaf.value)
+            if isinstance(leaf.value, list) and expected.startswith("a list"):
+                got = "one with other items"
             problems.append(f"{key} must be {expected}, not {got} ({leaf.where})")
             continue
         _put(values, key, converted)
@@ -253,6 +255,8 @@ def _words(kind: types.Type) -> str:
         case types.IntType() | types.FloatType():
             noun = "an integer" if isinstance(kind, types.IntType) else "a number"
             return noun + _bounds(kind)
+        case types.Metadata(type=inner, extra_json_schema={"description": str(words)}):
+            return f"{_words(inner)} of {words}"
         case types.StrType():
             return "text"
         case types.LiteralType(values=values):

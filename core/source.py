@@ -150,7 +150,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     def weight_bytes(self) -> int:
         """Bytes of the safetensors files in the folder."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        files = self.folder.glob("*.safetensors")
+        return sum(path.stat().st_size for path in files if path.is_file())
 
     def context_length(self) -> int:
         """Positions the model was made for, rope scaling included.

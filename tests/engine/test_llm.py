@@ -232,6 +232,11 @@ def test_a_cache_too_small_for_the_context_says_what_would_fit() -> None:
         Driver(make_config("demo", cache={"num_blocks": 10}))
 
 
+def test_more_slots_than_memory_holds_says_what_to_lower() -> None:
+    with pytest.raises(CapacityError, match=r"lower .* schedule\.max_num_seqs"):
+        Driver(make_config("demo", schedule={"max_num_seqs": 10**9}))
+
+
 def test_a_request_that_breaks_the_step_dies_alone(llm, monkeypatch) -> None:
     """The planted fault is in the model itself, for one token id."""
     runner = llm.engine.executor._runner
