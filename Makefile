@@ -51,8 +51,8 @@ clean:  ## Remove what the other targets made.
 	    exit 1; }; \
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
 	done; \
-	test -x $(BIN)/python || { echo "making .venv with $$python"; \
-	  "$$python" -m venv .venv || { rm -rf .venv; exit 1; }; }; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "making .venv with $$python"; \
+	  rm -rf .venv; "$$python" -m venv .venv || { rm -rf .venv; exit 1; }; }; \
 	echo "installing, once; it may take minutes (the log is .venv/install.log)"; \
 	exec 3>&2 >.venv/install.log 2>&1; \
 	trap 'test $$? -eq 0 || { tail -n 20 .venv/install.log; echo "the installation failed"; } >&3' EXIT; \

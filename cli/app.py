@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from ..core.errors import EngineDeadError, Overloaded, QuireError
+from ..core.errors import EngineDeadError, GenerationError, Overloaded, QuireError
 from . import chat, config, evaluate, generate, plan, plugins, quantize, serve, tune
 from .bench import commands as bench
 from .console import print_error
@@ -18,6 +18,7 @@ __all__ = ("build", "run")
 USER_MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130
+_FAILURES = (EngineDeadError, GenerationError, Overloaded)
 
 
 def build() -> typer.Typer:
@@ -54,7 +55,7 @@ def run() -> NoReturn:
         if _debug:
             raise
         print_error(str(error))
-        sys.exit(FAILURE if isinstance(error, EngineDeadError | Overloaded) else USER_MISTAKE)
+        sys.exit(FAILURE if isinstance(error, _FAILURES) else USER_MISTAKE)
     except Exception as error:
         if _debug:
             raise

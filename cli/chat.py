@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from ..core.config import Config
-from ..core.errors import QuireError
+from ..core.errors import GenerationError, QuireError
 from ..core.request import SamplingParams
 from .console import output, print_error, print_phase
 from .options import with_config
@@ -19,8 +19,9 @@ from .remote import Remote
 
 if TYPE_CHECKING:
     from ..core.llm import LLM
+    from ..core.output import StreamDelta
 
-__all__ = ("LocalSpeaker", "RemoteSpeaker", "chat", "converse")
+__all__ = ("LocalSpeaker", "RemoteSpeaker", "chat", "converse", "new_text")
 
 Message = dict[str, Any]
 HELP = "/reset forgets the conversation, /exit ends; Ctrl-C stops an answer."
@@ -54,7 +55,7 @@ class LocalSpeaker:
         stream = self._llm.stream(ids, self._params)
         try:
             for delta in stream:
-                yield "".join(completion.text for completion in delta.completions)
+                yield new_text(delta)
                 if stopped:
                     raise KeyboardInterrupt
         finally:
@@ -85,6 +86,18 @@ class RemoteSpeaker:
                     return
                 for choice in event.get("choices", ()):
                     yield choice.get("delta", {}).get("content") or ""
+
+
+def new_text(delta: StreamDelta) -> str:
+    """What is new of an answer.
+
+    Raises:
+        GenerationError: when the request ended with an error.
+    """
+    for completion in delta.completions:
+        if completion.error is not None:
+            raise GenerationError(f"the answer broke off: {completion.error}")
+    return "".join(completion.text for completion in delta.completions)
 
 
 @with_config()

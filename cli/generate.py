@@ -9,6 +9,7 @@ import typer
 
 from ..core.config import Config
 from ..core.request import SamplingParams
+from .chat import new_text
 from .console import print_phase
 from .options import with_config
 
@@ -35,8 +36,7 @@ def generate(
     if chat:
         question = llm.tokenizer.encode_chat([{"role": "user", "content": prompt}])
     for delta in llm.stream(question, params):
-        for completion in delta.completions:
-            sys.stdout.write(completion.text)
+        sys.stdout.write(new_text(delta))
         sys.stdout.flush()
     sys.stdout.write("\n")
     llm.shutdown()

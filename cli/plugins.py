@@ -87,7 +87,7 @@ def _run(suite: str | None, target: Any) -> tuple[bool, str]:
         if isinstance(error, import_target(UNCHECKED)):
             return True, f"not checked: {error}"
         return False, f"fails: {error}"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return False, f"fails with {type(error).__name__}: {error}"
     return True, "passes"
 

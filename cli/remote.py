@@ -38,26 +38,30 @@ class Remote:
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        parts = urlsplit(url if "//" in url else "http://" + url)
+        try:
+            parts = urlsplit(url if "//" in url else "http://" + url)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"--url must be like http://127.0.0.1:8000, not {url!r}")
         self.url = url
         self._host = parts.hostname
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._port = parts.port or (443 if self._tls else 80)
+        self._port = port or (443 if self._tls else 80)
         self._base = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = f"Host: {parts.netloc}\r\nConnection: close\r\nAccept: */*\r\n"
         if api_key:
             self._headers += f"Authorization: Bearer {api_key}\r\n"
 
-    async def call(self, path: str, body: Any = None) -> Any:
+    async def call(self, path: str, body: Any = None) -> dict[str, Any]:
         """The decoded JSON answer to a GET, or to a POST when there is a body.
 
         Raises:
             RemoteError: when nobody answers, or with an error.
         """
         async with self._request(path, body) as pieces:
-            return msgspec.json.decode(b"".join([piece async for piece in pieces]))
+            return self._decoded(b"".join([piece async for piece in pieces]))
 
     async def events(self, path: str, body: Any) -> AsyncIterator[dict[str, Any]]:
         """The events of a streamed answer, decoded, up to ``[DONE]``.
@@ -75,19 +79,38 @@ class Remote:
                     data = line[5:].strip()
                     if data == b"[DONE]":
                         return
-                    event = msgspec.json.decode(data)
-                    if "error" in event:
+                    event = self._decoded(data)
+                    if event.get("error"):
                         raise RemoteError(f"the server broke off: {_message(data)}")
                     yield event
         raise RemoteError("the stream ended before [DONE]; the server may have stopped")
 
+    def _decoded(self, data: bytes) -> dict[str, Any]:
+        try:
+            return msgspec.json.decode(data, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise RemoteError(
+                f"the server at {self.url} does not speak OpenAI's protocol: it sent {data[:60]!r}"
+            ) from error
+
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """What the server says of its models, by name; at least one.
+
+        Raises:
+            RemoteError: as ``call``, or when it names none.
+        """
+        data = (await self.call("/v1/models")).get("data")
+        entries = (
+            [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+        )
+        named = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
+        if not named:
+            raise RemoteError(f"the server at {self.url} names no model; give one")
+        return named
+
     async def model(self) -> str:
         """The first model that the server names."""
-        models = (await self.call("/v1/models")).get("data") or [{}]
-        name = models[0].get("id")
-        if not isinstance(name, str):
-            raise RemoteError(f"the server at {self.url} names no model; give one")
-        return name
+        return next(iter(await self.models()))
 
     @asynccontextmanager
     async def _request(self, path: str, body: Any) -> AsyncIterator[AsyncIterator[bytes]]:

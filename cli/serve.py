@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ("serve",)
 
 SERVER = "quire.server.run:run"
+QUESTION = "What is 17 + 25?"
 
 
 @with_config()
@@ -46,9 +49,8 @@ def serve(config: Config) -> None:
 def _curl(address: str, model: str, key: bool) -> str:
     """A request to copy, on one line."""
     header = " -H 'Authorization: Bearer YOUR-KEY'" if key else ""
-    messages = '[{"role": "user", "content": "What is 17 + 25?"}]'
-    body = f'{{"model": "{model}", "messages": {messages}}}'
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": QUESTION}]})
     return (
         f"curl {address}/v1/chat/completions{header} "
-        f"-H 'Content-Type: application/json' -d '{body}'"
+        f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
     )

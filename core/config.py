@@ -30,8 +30,11 @@ _SPECULATING = 32
 
 Positive = Annotated[int, Meta(ge=1)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Gibibytes = Annotated[float, Meta(gt=0, le=2**20)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+# What a header carries as it is; an empty key would let in whoever sends none.
+Key = Annotated[str, Meta(pattern=r"^[!-~]+$", description="visible ASCII characters")]
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,7 +84,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     block_size: Positive | None = None
     gpu_memory_utilization: Fraction = 0.9
-    memory_gib: Annotated[float, Meta(gt=0)] | None = None
+    memory_gib: Gibibytes | None = None
     num_blocks: Annotated[int, Meta(ge=2)] | None = None
     kv_dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8"] = "auto"
     prefix_caching: bool = True
@@ -168,7 +171,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         host: address to listen on.
         port: 0 takes a free one.
-        api_keys: callers must present one of these; empty lets everybody in.
+        api_keys: callers must present one of these, without spaces; no key lets everybody in.
         served_model_name: the name clients use; None for model.name.
         routes: names of the route groups to serve.
         max_body_bytes: larger request bodies are refused.
@@ -178,7 +181,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     host: str = "127.0.0.1"
     port: Port = 8000
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[Key, ...] = ()
     served_model_name: str | None = None
     routes: tuple[str, ...] = ("openai", "health", "metrics")
     max_body_bytes: Positive = 8 * 2**20

@@ -82,12 +82,14 @@ def load(
     values: dict[str, Any] = {}
     for key, leaf in leaves.items():
         if key not in known:
-            problems.append(f"unknown key {key}{_nearest(key, known)} ({leaf.where})")
+            problems.append(f"{_unknown(key, known)} ({leaf.where})")
             continue
         try:
             converted = msgspec.convert(leaf.value, known[key])
         except msgspec.ValidationError:
             expected, got = describe_kind(known[key]), _describe_value(leaf.value)
+            if isinstance(leaf.value, list) and expected.startswith("a list"):
+                got = "one with other items"
             problems.append(f"{key} must be {expected}, not {got} ({leaf.where})")
             continue
         _put(values, key, converted)
@@ -219,6 +221,14 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
+def _unknown(key: str, known: Iterable[str]) -> str:
+    """What is wrong with a key that is none."""
+    within = [full for full in known if full.startswith(key + ".")]
+    if within:
+        return f"{key} is a section; set its keys, such as {within[0]}"
+    return f"unknown key {key}{_nearest(key, known)}"
+
+
 def _nearest(key: str, known: Iterable[str]) -> str:
     """A hint at the key that was meant: spelled alike, or the same name in another section."""
     known = list(known)
@@ -245,6 +255,8 @@ def _words(kind: types.Type) -> str:
         case types.IntType() | types.FloatType():
             noun = "an integer" if isinstance(kind, types.IntType) else "a number"
             return noun + _bounds(kind)
+        case types.Metadata(type=inner, extra_json_schema={"description": str(words)}):
+            return f"{_words(inner)} of {words}"
         case types.StrType():
             return "text"
         case types.LiteralType(values=values):

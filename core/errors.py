@@ -5,6 +5,7 @@ __all__ = (
     "CheckpointError",
     "ConfigError",
     "EngineDeadError",
+    "GenerationError",
     "InvalidRequest",
     "Overloaded",
     "PluginError",
@@ -47,6 +48,10 @@ class InvalidRequest(QuireError):
 
 class Overloaded(QuireError):
     """The waiting queue is full; the caller may try again later."""
+
+
+class GenerationError(QuireError):
+    """A request ended before its time with an error of its own; the engine goes on."""
 
 
 class EngineDeadError(QuireError):

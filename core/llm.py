@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -129,6 +129,11 @@ class LLM:
         """
         many = _as_list(prompts)
         params = _spread(sampling_params, len(many))
+        if priority is not None and len(priority) != len(many):
+            raise InvalidRequest(
+                f"there are {len(many)} prompts and {len(priority)} priorities; give one a prompt",
+                "priority",
+            )
         encoded = [self._frontend.encode(prompt) for prompt in many]
         return self._run(encoded, params, use_tqdm=use_tqdm, priority=priority)
 
@@ -286,6 +291,9 @@ class LLM:
 def _as_list(prompts: Any) -> list[Prompt]:
     if isinstance(prompts, str | dict):
         return [prompts]
+    if not isinstance(prompts, Iterable):
+        kind = type(prompts).__name__
+        raise InvalidRequest(f"prompts must be a prompt or a list of them, not {kind}", "prompt")
     many = list(prompts)
     if many and all(isinstance(item, int) and not isinstance(item, bool) for item in many):
         return [many]
@@ -299,6 +307,13 @@ def _spread(
         params = SamplingParams()
     if isinstance(params, SamplingParams):
         return [params] * count
+    if not isinstance(params, list | tuple) or not all(
+        isinstance(one, SamplingParams) for one in params
+    ):
+        raise InvalidRequest(
+            "sampling_params must be a SamplingParams, or a list with one a prompt",
+            "sampling_params",
+        )
     if len(params) != count:
         raise InvalidRequest(
             f"there are {count} prompts and {len(params)} sampling_params; give one for all, or "

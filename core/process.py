@@ -112,6 +112,11 @@ class _Server:
             self.send(Rejected(request.request_id, "InvalidRequest", str(error), error.param))
         except Overloaded as error:
             self.send(Rejected(request.request_id, "Overloaded", str(error)))
+        except Exception as error:
+            logger.exception("a request could not be queued")
+            reason = f"the request could not be queued: {type(error).__name__}"
+            lost = Delta(request.request_id, [], "error", error=reason)
+            self.send(Step([lost], engine.stats()))
 
     def _check_idle(self, engine: Engine) -> None:
         now = time.monotonic()

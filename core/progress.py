@@ -15,11 +15,11 @@ def count_bar(total: int, label: str, *, show: bool) -> Iterator[Callable[[], ob
     Args:
         total: of things.
         label: before the bar.
-        show: draw it, on a terminal or not.
+        show: draw it, on a terminal or not, when there is something to finish.
     """
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=label, disable=not show, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=label, disable=not (show and total), dynamic_ncols=True) as bar:
         yield bar.update
 
 

@@ -85,13 +85,19 @@ class Registry:
         if found is None:
             raise ConfigError(self._unknown(kind, name))
         provision, owner = found
+        claim = f"plugin {owner!r} says it provides {kind} {name!r} as {provision.target}, which"
         try:
-            return import_target(provision.target)
-        except Exception as error:
+            part = import_target(provision.target)
+        except (Exception, SystemExit) as error:
             raise PluginError(
-                f"plugin {owner!r} says it provides {kind} {name!r} as {provision.target}, which "
-                f"fails to import ({_brief(error)}); update or unload the plugin"
+                f"{claim} fails to import ({_brief(error)}); update or unload the plugin"
             ) from error
+        if not callable(part):
+            kind_found = type(part).__name__
+            raise PluginError(
+                f"{claim} is no class but of type {kind_found}; update or unload the plugin"
+            )
+        return part
 
     def require(self, kind: str, name: str) -> None:
         """Check that somebody provides the part, without importing it.
@@ -136,7 +142,7 @@ class Registry:
             )
         try:
             plugin = points[0].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"plugin {name!r} of {_origin(points[0])} fails to import ({_brief(error)}); "
                 "update it or drop it from plugins.load"
@@ -148,7 +154,7 @@ class Registry:
             self.hooks.register(plugin, name=name)
             self.hooks.check_pending()
             manifest = self._manifest_of(plugin)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"plugin {name!r} of {origin} has no usable manifest ({_brief(error)}); "
                 "update it or drop it from plugins.load"
@@ -165,7 +171,8 @@ class Registry:
         answers = self.hooks.subset_hook_caller("quire_manifest", others)()
         if len(answers) != 1 or not isinstance(answers[0], Manifest):
             raise TypeError("quire_manifest must be implemented and return a Manifest")
-        return answers[0]
+        # A struct checks no types when it is made.
+        return msgspec.convert(msgspec.to_builtins(answers[0]), Manifest)
 
     def _check(self, part: Provision, manifest: Manifest, plugin: str) -> None:
         if part.kind not in VERSIONS:
@@ -210,7 +217,7 @@ def _origin(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """One line of at most 200 characters."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:200]

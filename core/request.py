@@ -205,6 +205,8 @@ def _bias(field: str, value: Any) -> None:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return "null" if value is None else type(value).__name__
 
 

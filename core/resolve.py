@@ -242,7 +242,7 @@ def _choose_speculation(config: Config, registry: Registry, source: Source, draf
 
 def _method_of(speculation: SpeculationConfig, registry: Registry) -> tuple[str, str]:
     """The method that a checkpoint is made for, and why."""
-    source = locate(draft_config(speculation), registry)
+    source = locate(draft_config(speculation), registry, "speculation.model")
     for name in registry.names("speculator"):
         speculator: type[Speculator] = registry.get("speculator", name)
         if speculator.recognises(source):

@@ -150,7 +150,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     def weight_bytes(self) -> int:
         """Bytes of the safetensors files in the folder."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        files = self.folder.glob("*.safetensors")
+        return sum(path.stat().st_size for path in files if path.is_file())
 
     def context_length(self) -> int:
         """Positions the model was made for, rope scaling included.
@@ -179,12 +180,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return int(length * factor)
 
 
-def locate(model: ModelConfig, registry: Registry) -> Source:
+def locate(model: ModelConfig, registry: Registry, setting: str = "model.name") -> Source:
     """Find a model's files: a name that a plugin supplies, a folder, or a Hugging Face repository.
 
     Args:
         model: the configuration; name, revision, trust_remote_code and load_format are read.
         registry: for the named checkpoints.
+        setting: where the name stands in the configuration, for messages.
 
     Raises:
         CheckpointError: when the files are nowhere, or config.json is missing or unreadable.
@@ -192,16 +194,17 @@ def locate(model: ModelConfig, registry: Registry) -> Source:
     if model.name in registry.names("checkpoint"):
         folder = registry.get("checkpoint", model.name)().folder()
         return open_folder(folder, trust_remote_code=model.trust_remote_code)
+    where = f"{setting} {model.name!r}"
+    if not model.name.strip():
+        raise CheckpointError(f"{where} is empty; give a folder, a repository or a known name")
     path = Path(model.name).expanduser()
     if path.is_dir():
         return open_folder(path, trust_remote_code=model.trust_remote_code)
     if path.exists():
-        raise CheckpointError(
-            f"model.name {model.name!r} is a file; give the folder that holds config.json"
-        )
+        raise CheckpointError(f"{where} is a file; give the folder that holds config.json")
     if path.is_absolute() or model.name.startswith((".", "~")) or model.name.count("/") > 1:
-        raise CheckpointError(f"model.name {model.name!r} looks like a folder, and there is none")
-    folder = _download(model, registry.names("checkpoint"))
+        raise CheckpointError(f"{where} looks like a folder, and there is none")
+    folder = _download(model, where, registry.names("checkpoint"))
     return open_folder(folder, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
@@ -242,7 +245,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a readable JSON object ({error})") from error
 
 
-def _download(model: ModelConfig, supplied: list[str]) -> Path:
+def _download(model: ModelConfig, where: str, supplied: list[str]) -> Path:
     """The repository's files in the Hugging Face cache, fetched where they are not there yet."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -253,7 +256,6 @@ def _download(model: ModelConfig, supplied: list[str]) -> Path:
     )
 
     weights = WEIGHT_PATTERNS if model.load_format == "safetensors" else ()
-    where = f"model.name {model.name!r}"
     known = f"a folder, a named checkpoint ({', '.join(supplied) or 'none'})"
     try:
         folder = snapshot_download(
@@ -273,9 +275,7 @@ def _download(model: ModelConfig, supplied: list[str]) -> Path:
             "for a private one set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
-        raise CheckpointError(
-            f"{where} has no revision {model.revision!r}; correct model.revision"
-        ) from error
+        raise CheckpointError(f"{where} has no revision {model.revision!r}; correct it") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{where} is not {known}, is not in the local Hugging Face cache, and could not be "

@@ -132,11 +132,11 @@ async def _served(remote: Remote, model: str | None, longest: int | None) -> tup
     """The model's name on the server, and how long its sequences may be."""
     if model is not None and longest is not None:
         return model, longest
-    models = (await remote.call("/v1/models"))["data"]
-    named = [entry for entry in models if model in (None, entry["id"])]
-    if not named:
-        raise QuireError(f"the server has no model {model!r}")
-    return named[0]["id"], longest or named[0].get("max_model_len") or 2048
+    models = await remote.models()
+    name = model or next(iter(models))
+    if name not in models:
+        raise QuireError(f"the server has no model {name!r}; it has {', '.join(models)}")
+    return name, longest or models[name].get("max_model_len") or 2048
 
 
 def _warmup(count: int, vocab_size: int, longest: int) -> Workload:

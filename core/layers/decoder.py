@@ -23,6 +23,9 @@ from .rotary import Rotary
 
 __all__ = ("Decoder", "DecoderLayer", "DecoderSpec", "layer_name")
 
+# Far more than any model has; each is a handful of objects before a byte of it is read.
+_MAX_LAYERS = 4096
+
 
 class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A decoder as its family reads it from config.json.
@@ -88,7 +91,7 @@ class DecoderSpec(msgspec.Struct, frozen=True, kw_only=True):
             vocab_size=config.integer("vocab_size"),
             hidden_size=hidden,
             intermediate_size=config.integer("intermediate_size"),
-            num_layers=config.integer("num_hidden_layers"),
+            num_layers=config.integer("num_hidden_layers", most=_MAX_LAYERS),
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,

@@ -36,13 +36,17 @@ class Fields:
         """Whether the key is there and not null."""
         return self._values.get(key) is not None
 
-    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
-        """An integer of at least ``least``."""
+    def integer(
+        self, key: str, default: int | None = None, *, least: int = 1, most: int = 2**31 - 1
+    ) -> int:
+        """An integer from ``least`` to ``most``."""
         value = self._values.get(key)
         if value is None:
             value = default
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self.misfit(key, f"must be an integer of {least} or more")
+        if value > most:
+            raise self.misfit(key, f"must be an integer of at most {most}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

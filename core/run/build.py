@@ -61,7 +61,7 @@ def build_runner(
             context = speculator_context(config, registry, source, platform, device, model)
             made = registry.get("speculator", config.speculation.method)
             speculator = made(config.speculation, context)
-    weights = before - platform.memory().free
+    weights = max(0, before - platform.memory().free)
     with phase("kernels"), _out_of_memory(config, platform):
         attention = _attention(config.attention.backend, config, registry, model, device)
         rows = graph_rows(max_draws(config))
@@ -242,11 +242,13 @@ class _out_of_memory(AbstractContextManager[None]):  # noqa: N801
         self._platform = platform
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, torch.OutOfMemoryError):
+        # On the host torch raises a plain RuntimeError.
+        on_host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        if on_host or isinstance(error, torch.OutOfMemoryError):
             memory = self._platform.memory()
             raise CapacityError(
                 f"the device ran out of memory while starting ({memory.free / _GIB:.1f} of "
                 f"{memory.total / _GIB:.1f} GiB are free now); lower "
-                "schedule.max_num_batched_tokens or schedule.max_num_seqs, or use a smaller or "
-                "quantized model"
+                "model.max_model_len, schedule.max_num_batched_tokens or schedule.max_num_seqs, or "
+                "use a smaller or quantized model"
             ) from error

@@ -37,12 +37,14 @@ class Roster:
 
     def enqueue(self, seq: Sequence) -> None:
         """Queue a new sequence, or one that was stopped, by the policy's rank."""
+        # A policy may fail: nothing has changed then.
+        rank = self.policy.rank(seq.candidate())
         request_id = seq.request.request_id
         if request_id not in self.sequences:
             self.sequences[request_id] = seq
             self._arrivals += 1
             seq.order = self._arrivals
-        seq.rank = (*self.policy.rank(seq.candidate()), seq.order)
+        seq.rank = (*rank, seq.order)
         seq.status = Status.WAITING
         insort(self.waiting, seq, key=_rank)
 

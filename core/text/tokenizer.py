@@ -10,7 +10,7 @@ from ..errors import CheckpointError, InvalidRequest
 from ..source import Source
 from .pieces import Pieces, pieces_of
 from .template import ChatTemplate
-from .tokenizer_files import SpecialTokens, TokenizerFiles
+from .tokenizer_files import SpecialTokens, TokenizerFiles, usable
 
 __all__ = ("Tokenizer",)
 
@@ -71,10 +71,11 @@ class Tokenizer:
         """
         model = model or ModelConfig()
         files = TokenizerFiles.find(source, model)
-        if not files.has_native:
-            return cls._load_with_transformers(files)
-        native, special = files.native()
-        return cls(_Native(native), special, files.templates(), pieces_of(native))
+        with usable(files.folder):
+            if not files.has_native:
+                return cls._load_with_transformers(files)
+            native, special = files.native()
+            return cls(_Native(native), special, files.templates(), pieces_of(native))
 
     @classmethod
     def _load_with_transformers(cls, files: TokenizerFiles) -> Tokenizer:

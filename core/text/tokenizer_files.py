@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError
 from ..source import Source
 
-__all__ = ("SpecialTokens", "TokenizerFiles")
+__all__ = ("SpecialTokens", "TokenizerFiles", "usable")
 
 _PATTERNS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "*.jinja", "*.model")
 _NAMED = (
@@ -125,7 +127,7 @@ class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
         except Exception as error:
             raise CheckpointError(
                 f"{self.folder} has no tokenizer.json, and transformers cannot load another "
-                f"tokenizer from it: {error}"
+                f"tokenizer from it: {' '.join(str(error).split())[:300]}"
             ) from error
         named = {role: str(text) for role, text in loaded.special_tokens_map.items()}
         special = SpecialTokens(named, frozenset(loaded.all_special_ids))
@@ -147,7 +149,9 @@ class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(listed, str):
             return {"default": listed}
         if isinstance(listed, list):
-            return {entry["name"]: entry["template"] for entry in listed}
+            return msgspec.convert(
+                {entry["name"]: entry["template"] for entry in listed}, dict[str, str]
+            )
         return {}
 
     def _special_texts(self) -> tuple[dict[str, str], list[str]]:
@@ -164,6 +168,22 @@ class TokenizerFiles(msgspec.Struct, frozen=True, kw_only=True):
         kept = {role: text for role, text in named.items() if text is not None}
         listed = [text for entry in extra or () if (text := _text(entry)) is not None]
         return kept, list(dict.fromkeys([*kept.values(), *listed]))
+
+
+@contextmanager
+def usable(folder: Path) -> Iterator[None]:
+    """Whatever else is wrong with a tokenizer's files is said of them.
+
+    Raises:
+        CheckpointError: for values of kinds that nobody expects there, and files that are no text.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(
+            f"the tokenizer's files in {folder} cannot be used ({reason}); fetch them again"
+        ) from error
 
 
 def _text(entry: Any) -> str | None:
@@ -212,5 +232,5 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a JSON object: {error}") from error

@@ -96,7 +96,13 @@ def checkpoint_files(folder: Path) -> tuple[list[Path], set[str]]:
         return files, set(shards)
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE], set()
-    found = sorted(folder.glob("*.safetensors"))
+    named = sorted(folder.glob("*.safetensors"))
+    for path in named:
+        if path.is_symlink() and not path.exists():
+            raise CheckpointError(
+                f"{path} leads to {path.readlink()}, which is not there; fetch the model again"
+            )
+    found = [path for path in named if path.is_file()]
     if len(found) == 1:
         return found, set()
     if found:
@@ -164,8 +170,8 @@ def names_in_file(path: Path) -> list[str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    _check_header(path, path.stat().st_size)
     try:
+        _check_header(path, path.stat().st_size)
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError) as error:

@@ -209,7 +209,9 @@ async def test_poisson_arrivals_take_their_time():
         (b'HTTP/1.1 200 OK\r\n\r\ndata: {"error": {"message": "died"}}\n\n', "died"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nda", "broke"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "broke"),
-        (b'HTTP/1.1 200 OK\r\n\r\ndata: {"choi\n\n', "broke"),
+        (b'HTTP/1.1 200 OK\r\n\r\ndata: {"choi\n\n', "OpenAI's protocol"),
+        (b"HTTP/1.1 200 OK\r\n\r\ndata: 3\n\n", "OpenAI's protocol"),
+        (b'HTTP/1.1 200 OK\r\n\r\ndata: {"error": null}\n\n', "before [DONE]"),
         (b"SSH-2.0\r\n\r\n", "not HTTP"),
         (b"", "broke"),
     ],
@@ -221,6 +223,26 @@ async def test_a_server_that_fails_makes_an_error_and_no_crash(answer, words):
     async with server.running_at() as url:
         (sample,) = await online.load(Remote(url), "m", work)
     assert words in (sample.error or "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"[]", b"3", b"{}", b'{"data": 3}', b'{"data": []}', b'{"data": [{"id": 1}]}'],
+)
+async def test_a_server_that_names_no_model(body):
+    server = TinyServer()
+    server.answer = b"HTTP/1.1 200 OK\r\n\r\n" + body
+    async with server.running_at() as url:
+        with pytest.raises(RemoteError, match=r"OpenAI's protocol|names no model"):
+            await Remote(url).model()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "http://", "http://x:y", "http://x:99999", "http://[::1", "a b://"]
+)
+def test_what_is_no_address(url):
+    with pytest.raises(ConfigError, match="--url must be like"):
+        Remote(url)
 
 
 async def test_nobody_there():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import shlex
@@ -13,9 +14,11 @@ import urllib.request
 
 import pytest
 
+from quire.cli.app import run
 from quire.cli.chat import LocalSpeaker, RemoteSpeaker
 from quire.cli.evaluate import LocalSubject, RemoteSubject, _text, bits_per_byte, tally
 from quire.cli.remote import Remote
+from quire.cli.serve import _curl
 from quire.core.request import SamplingParams
 from quire.plugins.demo.curriculum import held_out
 
@@ -49,6 +52,41 @@ def test_generate_prints_text_on_stdout_and_phases_on_stderr(quire, llm):
     (expected,) = llm.generate("def add(a, b):", params, use_tqdm=False)
     assert done.stdout == expected.outputs[0].text + "\n"
     assert "weights" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "quire", "generate", "import os", "--max-tokens", "400"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        log = process.stderr.read()
+    assert process.returncode == 1
+    assert "error" not in log.lower()
+
+
+def test_an_answer_that_breaks_off_says_so(llm, monkeypatch, capsys):
+    runner = llm.engine.executor._runner
+    logits = runner.model.logits
+    monkeypatch.setattr(runner.model, "logits", lambda hidden: logits(hidden) * float("nan"))
+    monkeypatch.setattr("quire.core.llm.LLM.from_config", lambda config, on_phase: llm)
+    monkeypatch.setattr(llm, "shutdown", lambda: None)
+    for command in (["generate", "import os"], ["chat"]):
+        monkeypatch.setattr(sys, "argv", ["quire", *command])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(QUESTION + "\n/exit\n"))
+        with pytest.raises(SystemExit) as ended:
+            run()
+        assert ended.value.code == (1 if command[0] == "generate" else 0)
+        assert "quire: the answer broke off: " in capsys.readouterr().err
+
+
+def test_the_curl_line_survives_any_name():
+    name = """it's "m" $HOME `x`"""
+    words = shlex.split(_curl("http://127.0.0.1:1", name, key=False))
+    assert json.loads(words[-1])["model"] == name
 
 
 def test_plan_gives_reasons(quire):

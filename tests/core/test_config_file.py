@@ -57,6 +57,17 @@ def test_file_then_flags_then_overrides(tmp_path):
         ("cache:\n  block_size: true\n", ["cache.block_size", "an integer", "true", ":2"]),
         ("model:\n  revision: 123\n", ["model.revision", "text", "the number 123", ":2"]),
         ("model:\n  dtype: int3\n", ["model.dtype", "bfloat16", "'int3'", ":2"]),
+        (
+            "server: {api_keys: [a, '']}\n",
+            ["server.api_keys", "visible ASCII", "one with other items", ":1"],
+        ),
+        (
+            "server: {api_keys: [a b]}\n",
+            ["server.api_keys", "visible ASCII", "one with other items", ":1"],
+        ),
+        ("server: {drain_seconds: .inf}\n", ["server.drain_seconds", "at most 86400", "inf"]),
+        ("cache: {memory_gib: .inf}\n", ["cache.memory_gib", "greater than 0", "inf", ":1"]),
+        ("cache: {memory_gib: .nan}\n", ["cache.memory_gib", "the number nan", ":1"]),
         ("plugins: {load: one}\n", ["plugins.load", "a list", "'one'", ":1"]),
         ("schedule: 4\n", ["schedule", "a section", ":1"]),
         ("cache:\n  num_blocks: 4\n  num_blocks: 5\n", ["twice", "line 2", "serve.yaml:3"]),
@@ -105,6 +116,13 @@ def test_size_is_bounded_and_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("text", ["cache.block_size", "=3", "cache.block_size=[1", "nope=1"])
 def test_an_override_that_is_wrong_is_quoted(text):
     assert text in refusal(None, [text])
+
+
+def test_an_override_of_a_section_says_how_its_keys_are_set():
+    for value in ("3", "{name: demo}"):
+        assert "model is a section; set its keys, such as model.name" in refusal(
+            None, [f"model={value}"]
+        )
 
 
 def test_an_empty_override_is_null():

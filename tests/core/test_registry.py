@@ -39,10 +39,10 @@ def install(tmp_path: Path, monkeypatch):
     return add
 
 
-def manifest(name="fine", kind="policy", part="p", version: object = 1, target="x:y") -> str:
+def manifest(name="fine", kind="policy", part="p", target="x:y") -> str:
     return MANIFEST.format(
         name=name,
-        contracts={kind: version},
+        contracts={kind: 1},
         provides=f"Provision({kind!r}, {part!r}, {target!r}),",
     )
 
@@ -84,10 +84,17 @@ def test_a_missing_name_says_the_nearest(install):
     assert "plugins.load" in refusal("quite-another")
 
 
-def test_an_import_failure_says_who_and_why(install):
-    install("broken", "import no_such_module_anywhere\n")
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("import no_such_module_anywhere\n", "no_such_module_anywhere"),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+    ],
+)
+def test_an_import_failure_says_who_and_why(install, source, why):
+    install("broken", source)
     message = refusal("broken")
-    for word in ("'broken'", "broken 1.0", "no_such_module_anywhere", "update it"):
+    for word in ("'broken'", "broken 1.0", why, "update it"):
         assert word in message
 
 
@@ -96,6 +103,15 @@ def test_an_import_failure_says_who_and_why(install):
     [
         "",
         "from quire.core.hooks import hookimpl\n\n@hookimpl\ndef quire_manifest():\n    return 3\n",
+        MANIFEST.format(name="m", contracts={"policy": 1}, provides="'fcfs',"),
+        MANIFEST.format(name="m", contracts={"policy": 1}, provides="Provision(1, 2, 3),"),
+        MANIFEST.format(name="m", contracts={"policy": "1"}, provides=""),
+        MANIFEST.format(name="m", contracts=None, provides=""),
+        MANIFEST.format(name=3, contracts={}, provides=""),
+        MANIFEST.format(name="m", contracts={}, provides="").replace("()", "None"),
+        MANIFEST.format(name="m", contracts={}, provides="").replace(
+            "return", "import sys; sys.exit()"
+        ),
     ],
 )
 def test_no_usable_manifest(install, source):
@@ -128,7 +144,9 @@ def test_two_distributions_that_claim_one_name(install):
 
 @pytest.mark.parametrize("version", [0, 2, None])
 def test_another_contract_version_is_refused(install, version):
-    install("old", manifest("old", version=version))
+    spoken = {} if version is None else {"policy": version}
+    provides = "Provision('policy', 'p', 'x:y'),"
+    install("old", MANIFEST.format(name="old", contracts=spoken, provides=provides))
     message = refusal("old")
     for word in ("'old'", f"version {version}", "policy", "speaks 1", "matching version"):
         assert word in message
@@ -139,6 +157,12 @@ def test_an_unknown_kind_lists_the_kinds(install):
     message = refusal("strange")
     assert "teapot" in message
     assert "policy" in message
+
+
+def test_a_part_that_is_no_class_says_whose_it_is(install):
+    install("plain", manifest("plain", target="quire:__version__"))
+    with pytest.raises(PluginError, match=r"'plain'.*no class but of type str"):
+        Registry(["plain"]).get("policy", "p")
 
 
 def test_a_part_that_fails_to_import_says_whose_it_is(install):

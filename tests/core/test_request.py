@@ -62,6 +62,12 @@ def test_refusals_name_the_field(field: str, value: object) -> None:
     assert field in str(refused.value)
 
 
+def test_a_number_that_is_not_finite_is_named() -> None:
+    for value, word in ((math.nan, "nan"), (math.inf, "inf")):
+        with pytest.raises(InvalidRequest, match=f"finite number, not {word}"):
+            SamplingParams(temperature=value)
+
+
 def test_every_field_has_a_rule_that_takes_its_default() -> None:
     from quire.core.request import _RULES
 

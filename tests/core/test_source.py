@@ -107,6 +107,8 @@ def test_config_too_large(tmp_path: Path) -> None:
         ("./nowhere", "looks like a folder"),
         ("a/b/c", "looks like a folder"),
         ("white space", "neither a folder"),
+        ("", r"model\.name '' is empty"),
+        (" ", "is empty"),
         ("somebody/something", "could not be fetched"),
     ],
 )

@@ -151,6 +151,44 @@ async def test_refusals_of_the_start_keep_their_kind() -> None:
         await AsyncLLM.start(Config(plugins=PluginsConfig(load=("nothing",))))
 
 
+POLICY = """
+from quire.core.hooks import Manifest, Provision, hookimpl
+
+@hookimpl
+def quire_manifest():
+    parts = (Provision("policy", "moody", "moody:Moody"),)
+    return Manifest(name="moody", version="1", contracts={"policy": 1}, provides=parts)
+
+class Moody:
+    def rank(self, candidate):
+        if candidate.num_tokens == 3:
+            raise RuntimeError("planted")
+        return (candidate.arrival,)
+"""
+
+
+async def test_a_policy_that_fails_on_a_request_fails_that_request_alone(
+    tmp_path, monkeypatch
+) -> None:
+    info = tmp_path / "moody-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "moody.py").write_text(POLICY)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: moody\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[quire.plugins]\nmoody = moody\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    moody = ScheduleConfig(policy="moody")
+    async with running(plugins=PluginsConfig(load=("moody",)), schedule=moody) as llm:
+        alone = await tokens_of(llm, [5, 6], SHORT)
+        other = asyncio.ensure_future(tokens_of(llm, [5, 6], SHORT))
+        completions = [c async for d in llm.stream([5, 6, 7], SHORT) for c in d.completions]
+        assert [c.finish_reason for c in completions] == ["error"]
+        assert "could not be queued" in (completions[0].error or "")
+        assert await other == alone
+        await idle(llm)
+
+
 def test_the_engine_ends_with_its_parent() -> None:
     program = """
 import asyncio, os, signal

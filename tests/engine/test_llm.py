@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 import torch
@@ -116,6 +117,31 @@ def test_prompts_come_in_every_form(llm) -> None:
         assert refused.value.param == "prompt"
 
 
+@pytest.mark.parametrize(
+    ("prompts", "params", "more", "param"),
+    [
+        (None, None, {}, "prompt"),
+        (3, None, {}, "prompt"),
+        ([None], None, {}, "prompt"),
+        ("x", {"temperature": 0}, {}, "sampling_params"),
+        (["x"], [None], {}, "sampling_params"),
+        (["x"], [SamplingParams()] * 2, {}, "sampling_params"),
+        (["x", "y"], None, {"priority": [1]}, "priority"),
+        (["x", "y"], None, {"priority": [1, 2, 3]}, "priority"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused_by_name(llm, prompts, params, more, param):
+    with pytest.raises(InvalidRequest) as refused:
+        llm.generate(prompts, params, use_tqdm=False, **more)
+    assert refused.value.param == param
+    assert not llm.engine.has_work()
+
+
+def test_nothing_asked_is_nothing_answered(llm, capfd) -> None:
+    assert llm.generate([]) == llm.score([]) == llm.chat([]) == []
+    assert capfd.readouterr().err == ""
+
+
 def test_a_bad_prompt_among_good_ones_starts_nothing(llm) -> None:
     with pytest.raises(InvalidRequest, match="the context"):
         llm.generate(["fine", [5] * 3000], SamplingParams(), use_tqdm=False)
@@ -127,6 +153,49 @@ def test_a_closed_stream_leaves_nothing_behind(llm) -> None:
     next(stream)
     stream.close()
     assert not llm.engine.scheduler.has_work()
+
+
+# By vLLM's names: keyword -> value, and the key that it must set.
+KEYWORDS = {
+    "tokenizer": ("t", "model.tokenizer"),
+    "revision": ("r", "model.revision"),
+    "dtype": ("bfloat16", "model.dtype"),
+    "max_model_len": (64, "model.max_model_len"),
+    "quantization": ("awq", "model.quantization"),
+    "load_format": ("dummy", "model.load_format"),
+    "trust_remote_code": (True, "model.trust_remote_code"),
+    "seed": (7, "model.seed"),
+    "chat_template": ("c", "model.chat_template"),
+    "gpu_memory_utilization": (0.5, "cache.gpu_memory_utilization"),
+    "block_size": (32, "cache.block_size"),
+    "kv_cache_dtype": ("fp8", "cache.kv_dtype"),
+    "enable_prefix_caching": (False, "cache.prefix_caching"),
+    "max_num_seqs": (3, "schedule.max_num_seqs"),
+    "max_num_batched_tokens": (9, "schedule.max_num_batched_tokens"),
+    "enable_chunked_prefill": (False, "schedule.chunked_prefill"),
+    "scheduling_policy": ("priority", "schedule.policy"),
+    "tensor_parallel_size": (2, "parallel.tensor_parallel_size"),
+    "speculative_model": ("demo-draft", "speculation.model"),
+    "attention_backend": ("reference", "attention.backend"),
+}
+
+
+@pytest.mark.parametrize("keyword", [*KEYWORDS, "speculative_config"])
+def test_every_keyword_sets_its_key_and_nothing_else(keyword: str, monkeypatch) -> None:
+    seen: list[Config] = []
+    monkeypatch.setattr(LLM, "_start", lambda self, config, *rest: seen.append(config))
+    if keyword == "speculative_config":
+        value, key = {"method": "ngram"}, "speculation.method"
+        LLM("demo", speculative_config=value)
+        wanted = "ngram"
+    else:
+        value, key = KEYWORDS[keyword]
+        LLM(model="demo", **{keyword: value})
+        wanted = value
+    found, plain = msgspec.to_builtins(seen[0]), msgspec.to_builtins(Config())
+    section, name = key.split(".")
+    assert found[section].pop(name) == wanted != plain[section].pop(name)
+    assert found == plain
 
 
 def test_what_cannot_be_is_refused_before_work() -> None:
@@ -161,6 +230,11 @@ def test_a_model_larger_than_the_machine_is_refused_before_any_of_it_is_read(tmp
 def test_a_cache_too_small_for_the_context_says_what_would_fit() -> None:
     with pytest.raises(CapacityError, match=r"set model.max_model_len to 36 or less"):
         Driver(make_config("demo", cache={"num_blocks": 10}))
+
+
+def test_more_slots_than_memory_holds_says_what_to_lower() -> None:
+    with pytest.raises(CapacityError, match=r"lower .* schedule\.max_num_seqs"):
+        Driver(make_config("demo", schedule={"max_num_seqs": 10**9}))
 
 
 def test_a_request_that_breaks_the_step_dies_alone(llm, monkeypatch) -> None:

@@ -5,12 +5,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import transformers
 
 from quire.core.config import Config
 from quire.core.request import SamplingParams
+from quire.core.step import TokenLogprobs
 from tests.engine.checkpoints import CASES, make
 from tests.engine.driver import Driver, make_config
 
@@ -66,34 +68,92 @@ def test_greedy_tokens(case, mode: str, backend: str) -> None:
     assert (driver.engine.stats().preemptions > 0) == mode.startswith("preemption")
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_prefix_hits(case, backend: str) -> None:
+def test_prefix_hits(case, backend: str, overlap: bool) -> None:
     folder, _, prompts, wanted = case
-    driver = Driver(configure(folder, attention={"backend": backend}))
+    schedule = {"overlap": overlap}
+    driver = Driver(configure(folder, attention={"backend": backend}, schedule=schedule))
     alone = [driver.generate([prompt], GREEDY)[0] for prompt in prompts]
     again = [driver.generate([prompt], GREEDY)[0] for prompt in prompts]
     assert alone == again == wanted
     assert driver.engine.stats().prefix_hits > 0
 
 
-@pytest.mark.parametrize("chunk", [256, 7])
-def test_log_probabilities(case, chunk: int) -> None:
-    folder, model, prompts, _ = case
-    driver = Driver(configure(folder, schedule={"max_num_batched_tokens": chunk}))
-    params = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=3, logprobs=3)
+def serve_mixed(driver: Driver, prompts: list[list[int]], params: SamplingParams) -> None:
+    """The prompts one after another, longest first, so that chunks and decodes share steps."""
+    waiting = list(reversed(list(enumerate(prompts))))
+
+    def arrive() -> None:
+        if waiting and driver.engine.stats().waiting == 0:
+            index, prompt = waiting.pop(0)
+            driver.add(str(index), prompt, params)
+
+    arrive()
+    driver.drain(after_step=arrive)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_prompts_and_decodes_in_one_batch(case, backend: str, overlap: bool) -> None:
+    folder, _, prompts, wanted = case
+    schedule = {"max_num_batched_tokens": 9, "overlap": overlap}
+    driver = Driver(configure(folder, attention={"backend": backend}, schedule=schedule))
+    serve_mixed(driver, prompts, GREEDY)
+    assert [driver.tokens[str(index)] for index in range(len(prompts))] == wanted
+
+
+@pytest.fixture(scope="module")
+def exact(case) -> list[torch.Tensor]:
+    """Log-probabilities after each token of the prompts and of what follows, by transformers."""
+    _, model, prompts, wanted = case
+    with torch.no_grad():
+        return [
+            model(torch.tensor([prompt + tokens])).logits[0].double().log_softmax(-1)
+            for prompt, tokens in zip(prompts, wanted, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("mode", [*MODES, "mixed", "mixed-overlap"])
+def test_log_probabilities(case, exact: list[torch.Tensor], mode: str) -> None:
+    folder, _, prompts, wanted = case
+    params = msgspec.structs.replace(GREEDY, prompt_logprobs=3, logprobs=3)
+    if mode.startswith("mixed"):
+        schedule = {"max_num_batched_tokens": 9, "overlap": mode.endswith("overlap")}
+        driver = Driver(configure(folder, schedule=schedule))
+        serve_mixed(driver, prompts, params)
+    else:
+        driver = Driver(configure(folder, **MODES[mode]))
+        driver.generate(prompts, params)
+    assert (driver.engine.stats().preemptions > 0) == mode.startswith("preemption")
+    for index, (prompt, tokens) in enumerate(zip(prompts, wanted, strict=True)):
+        entries = driver.prompt_logprobs[str(index)] + driver.logprobs[str(index)]
+        check(entries, [*prompt[1:], *tokens], exact[index])
+
+
+def test_log_probabilities_after_a_prefix_hit(case, exact: list[torch.Tensor]) -> None:
+    folder, _, prompts, wanted = case
+    driver = Driver(configure(folder))
+    params = msgspec.structs.replace(GREEDY, logprobs=3)
     driver.generate(prompts, params)
-    for index, prompt in enumerate(prompts):
-        with torch.no_grad():
-            exact = model(torch.tensor([prompt])).logits[0].double().log_softmax(-1)
-        entries = driver.prompt_logprobs[str(index)] + driver.logprobs[str(index)][:1]
-        targets = [*prompt[1:], entries[-1].token_id]
-        assert len(entries) == len(prompt)
-        for row, token, entry in zip(exact, targets, entries, strict=True):
-            assert entry.token_id == token
-            assert entry.logprob == pytest.approx(float(row[token]), abs=1e-4)
-            assert entry.rank == 1 + int((row > row[token]).sum())
-            best = row.topk(3)
-            assert entry.top_logprobs == pytest.approx(best.values.tolist(), abs=1e-4)
+    driver.logprobs.clear()
+    driver.generate(prompts, params)
+    assert driver.engine.stats().prefix_hits > 0
+    for index, (prompt, tokens) in enumerate(zip(prompts, wanted, strict=True)):
+        check(driver.logprobs[str(index)], tokens, exact[index][len(prompt) - 1 :])
+
+
+def check(entries: list[TokenLogprobs], targets: list[int], rows: torch.Tensor) -> None:
+    """Each entry is of its target, and as exact as float32 allows."""
+    assert len(entries) == len(targets)
+    for row, token, entry in zip(rows, targets, entries, strict=False):
+        assert entry.token_id == token
+        assert entry.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        best = row.topk(3)
+        assert entry.top_logprobs == pytest.approx(best.values.tolist(), abs=1e-4)
+        rank = 1 + int((row > row[token]).sum())
+        # Where two are as good as equal, either may be ahead.
+        assert entry.rank == rank or bool(((row - row[token]).abs() < 1e-4).sum() > 1)
 
 
 def test_configuration_as_transformers_4_wrote_it(tmp_path: Path) -> None:

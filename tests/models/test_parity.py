@@ -163,6 +163,8 @@ def test_bfloat16_follows_float32(tmp_path: Path) -> None:
     [
         ("Llama", {"hidden_act": "relu"}, "hidden_act"),
         ("Llama", {"num_hidden_layers": 0}, "num_hidden_layers"),
+        ("Llama", {"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ("Llama", {"intermediate_size": 2**40}, "intermediate_size"),
         ("Llama", {"vocab_size": "many"}, "vocab_size"),
         ("Llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type"),
         ("Llama", {"rope_parameters": {"rope_type": "linear"}}, "rope_parameters.factor"),

@@ -101,8 +101,9 @@ def test_without_tokenizer_json_transformers_is_asked(
 
 
 def test_unusable_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json") as refused:
         load(tmp_path)
+    assert "\n" not in str(refused.value)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         load(tmp_path)
@@ -110,6 +111,32 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
         load(tmp_path, tokenizer="/nowhere/at/all")
     with pytest.raises(ConfigError, match=r"model\.chat_template"):
         load(tmp_path, chat_template=str(tmp_path / "missing.jinja"))
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("chat_template.jinja", b"\xff\xfe\x00"),
+        ("tokenizer_config.json", b"[" * 10**5),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": 3}]}'),
+        ("tokenizer_config.json", b'{"chat_template": ["x"]}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": [1]}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "y"}}}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": "y"}}'),
+        ("tokenizer_config.json", b'{"extra_special_tokens": 3}'),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_damaged_files_are_named(
+    file: str, data: bytes, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(folders["byte_level"], folder)
+    (folder / file).write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged") as refused:
+        load(folder)
+    assert "\n" not in str(refused.value)
 
 
 def test_code_of_a_repository_does_not_run_untrusted(tmp_path: Path) -> None:

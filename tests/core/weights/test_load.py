@@ -217,6 +217,21 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
         list(stream_tensors(folder))
 
 
+def test_a_link_to_a_file_that_is_gone(tmp_path: Path) -> None:
+    path = write(tmp_path, tensors()) / "model.safetensors"
+    path.rename(tmp_path / "blob")
+    path.symlink_to(tmp_path / "blob")
+    load(tmp_path)
+    (tmp_path / "blob").unlink()
+    with pytest.raises(CheckpointError, match="blob, which is not there"):
+        load(tmp_path)
+    assert open_folder(tmp_path).weight_bytes() == 0
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="holds no safetensors"):
+        load(tmp_path)
+
+
 def test_which_file(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     with pytest.raises(CheckpointError, match="no safetensors"):
