@@ -28,9 +28,10 @@ __all__ = ("DefaultScheduler",)
 # Share of the pool kept free when admitting beside running sequences, so that they can grow a
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
-# Beside sequences that decode, prompts fill a step up to a multiple of a part of the budget, and are
-# given no fewer tokens than this. Everybody who decodes waits for the whole step, so that it is the
-# shorter the more they are; the device's products are at their best over round numbers of tokens.
+# Beside sequences that decode, prompts fill a step up to a multiple of a part of the budget, and
+# are given no fewer tokens than this. Everybody who decodes waits for the whole step, which is
+# therefore the shorter the more they are; the device's products are at their best over round
+# numbers of tokens. Of each pair: up to so many that decode, the budget is in so many parts.
 _PARTS_OF_BUDGET = ((16, 2), (64, 4))
 _MOST_PARTS = 8
 _FEWEST_PROMPT_TOKENS = 512

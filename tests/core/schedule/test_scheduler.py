@@ -306,27 +306,32 @@ def test_without_chunked_prefill_prompts_stay_whole() -> None:
         scheduler.add(make_request("long", [1] * 14, 4))
 
 
-def test_prompts_leave_most_of_a_step_to_those_who_decode() -> None:
+@pytest.mark.parametrize(
+    ("decoding", "most"), [(1, 4096), (16, 4096), (17, 2048), (64, 2048), (65, 1024), (500, 1024)]
+)
+def test_steps_with_prompts_are_the_shorter_the_more_decode(decoding: int, most: int) -> None:
     limits = make_settings(
-        num_blocks=2000, max_num_seqs=8, max_num_batched_tokens=4096, max_model_len=5000
+        num_blocks=20000, max_num_seqs=512, max_num_batched_tokens=8192, max_model_len=9000
     )
     scheduler = DefaultScheduler(limits, FirstComeFirstServed())
     device = FakeDevice(limits.block_size)
     loop = Loop(scheduler, device, overlap=False)
-    scheduler.add(make_request("long", list(range(3000)), 20))
+    for index in range(decoding):
+        scheduler.add(make_request(f"early{index}", [index, *range(9)], 40))
     plan = scheduler.plan()
     assert plan is not None
-    assert plan.num_tokens == 3000  # nobody waits for it
+    assert plan.num_tokens == 10 * decoding  # nobody waits for it
     loop.take_in(plan, device.execute(plan))
-    scheduler.add(make_request("late", list(range(9000, 12000)), 4))
-    shares = []
+    scheduler.add(make_request("late", list(range(8000)), 4))
+    sizes = []
     while scheduler.has_work():
         plan = scheduler.plan()
         assert plan is not None
-        shares.append(plan.num_tokens)
+        sizes.append(plan.num_tokens)
         loop.take_in(plan, device.execute(plan))
-    assert shares[:3] == [1024, 1024, 955]
-    assert loop.reasons == {"long": "length", "late": "length"}
+    assert sizes[0] == most
+    assert max(sizes) == most
+    assert set(loop.reasons.values()) == {"length"}
 
 
 def test_a_prompt_whose_last_token_is_left_alone_is_counted_whole() -> None:
