@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -43,24 +41,13 @@ class LocalSpeaker:
         self._params = params
 
     def answer(self, messages: list[Message]) -> Iterator[str]:
-        # A step of the engine must not be torn apart, so Ctrl-C waits for its end.
-        stopped = False
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            nonlocal stopped
-            stopped = True
-
         ids = self._llm.tokenizer.encode_chat(messages)
-        before = signal.signal(signal.SIGINT, stop)
         stream = self._llm.stream(ids, self._params)
         try:
             for delta in stream:
                 yield new_text(delta)
-                if stopped:
-                    raise KeyboardInterrupt
         finally:
             stream.close()  # type: ignore[attr-defined]
-            signal.signal(signal.SIGINT, before)
 
 
 class RemoteSpeaker:

@@ -119,9 +119,9 @@ def evaluate(
     url: Annotated[
         str | None, typer.Option("--url", help="Examine this server; loads no model here.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="Questions a task.")] = 20,
+    n: Annotated[int, typer.Option("-n", min=1, help="Questions a task.")] = 20,
     question_seed: Annotated[int, typer.Option(help="Which questions are drawn.")] = 0,
-    kilobytes: Annotated[int, typer.Option(help="Held-out source text to score.")] = 64,
+    kilobytes: Annotated[int, typer.Option(min=0, help="Held-out source text to score.")] = 64,
 ) -> None:
     """Score a model on the held-out curriculum of the embedded model."""
     examples = import_target(f"{CURRICULUM}:held_out")(n, question_seed)

@@ -33,8 +33,11 @@ Fraction = Annotated[float, Meta(gt=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Gibibytes = Annotated[float, Meta(gt=0, le=2**20)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-# What a header carries as it is; an empty key would let in whoever sends none.
-Key = Annotated[str, Meta(pattern=r"^[!-~]+$", description="visible ASCII characters")]
+# A header carries it without spaces around it; an empty key would let in whoever sends none.
+Key = Annotated[
+    str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]+$", description="one or more visible characters")
+]
+Name = Annotated[str, Meta(min_length=1, description="one or more characters")]
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,7 +185,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: str = "127.0.0.1"
     port: Port = 8000
     api_keys: tuple[Key, ...] = ()
-    served_model_name: str | None = None
+    served_model_name: Name | None = None
     routes: tuple[str, ...] = ("openai", "health", "metrics")
     max_body_bytes: Positive = 8 * 2**20
     max_prompts: Positive = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from .config import Config
 from .engine import Engine
 from .errors import ConfigError, EngineDeadError, InvalidRequest
 from .frontend import Frontend, Prompt
+from .interrupt import Interruptible
 from .output import CompletionOutput, RequestOutput, StreamDelta
 from .progress import count_bar
 from .registry import Registry
@@ -106,6 +108,7 @@ class LLM:
         self.reasons = self.engine.info.reasons
         self._frontend = Frontend(self.engine.info, source, self.tokenizer)
         self._collectors: dict[str, Collector] = {}
+        self._streams: dict[str, deque[StreamDelta]] = {}
 
     def generate(
         self,
@@ -191,16 +194,25 @@ class LLM:
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> Iterator[StreamDelta]:
-        """Complete one prompt and yield what is new after each step; closing it aborts."""
+        """Complete one prompt and yield what is new after each step; closing it aborts.
+
+        Several may be read in turns, and ``generate`` be called meanwhile.
+        """
         _, ids = self._frontend.encode(prompt)
-        collector = self._submit(ids, sampling_params or SamplingParams(), 0)
+        with Interruptible():
+            collector = self._submit(ids, sampling_params or SamplingParams(), 0)
+            news = self._streams[collector.request_id] = deque()
         try:
-            while collector.unfinished:
-                for delta in self._step():
-                    if delta.request_id == collector.request_id:
-                        yield delta
+            while news or collector.unfinished:
+                while news:
+                    yield news.popleft()
+                if collector.unfinished:
+                    with Interruptible():
+                        self._step()
         finally:
-            self._drop([collector])
+            with Interruptible():
+                del self._streams[collector.request_id]
+                self._drop([collector])
 
     def reset_prefix_cache(self) -> None:
         """Forget what is cached of earlier prompts, as before a measurement."""
@@ -221,23 +233,27 @@ class LLM:
         collectors: list[Collector] = []
         outputs: dict[str, RequestOutput] = {}
         order: list[RequestOutput] = []
-        try:
-            for index, ((text, ids), one) in enumerate(zip(encoded, params, strict=True)):
-                collector = self._submit(ids, one, priority[index] if priority else 0)
-                collectors.append(collector)
-                parts = [CompletionOutput(number) for number in range(one.n)]
-                output = RequestOutput(collector.request_id, text, ids, None, parts, False)
-                outputs[collector.request_id] = output
-                order.append(output)
-            self._finish_all(outputs, use_tqdm)
-        finally:
-            self._drop(collectors)
+        with Interruptible() as interruption:
+            try:
+                for index, ((text, ids), one) in enumerate(zip(encoded, params, strict=True)):
+                    collector = self._submit(ids, one, priority[index] if priority else 0)
+                    collectors.append(collector)
+                    parts = [CompletionOutput(number) for number in range(one.n)]
+                    output = RequestOutput(collector.request_id, text, ids, None, parts, False)
+                    outputs[collector.request_id] = output
+                    order.append(output)
+                self._finish_all(outputs, use_tqdm, interruption)
+            finally:
+                self._drop(collectors)
         return order
 
-    def _finish_all(self, outputs: dict[str, RequestOutput], use_tqdm: bool) -> None:
+    def _finish_all(
+        self, outputs: dict[str, RequestOutput], use_tqdm: bool, interruption: Interruptible
+    ) -> None:
         left = len(outputs)
         with count_bar(left, "prompts", show=use_tqdm) as advance:
             while left:
+                interruption.deliver()
                 for delta in self._step():
                     gather(outputs[delta.request_id], delta)
                     if delta.finished:
@@ -260,13 +276,14 @@ class LLM:
         return collector
 
     def _step(self) -> list[StreamDelta]:
+        """What is new, but for what belongs to open streams, which is kept for them."""
         if not self.engine.has_work():
             raise EngineDeadError("the engine has nothing to do and a request is unfinished")
-        news = []
+        news: list[StreamDelta] = []
         for delta in self.engine.step():
             found = self._take(delta)
             if found is not None:
-                news.append(found)
+                self._streams.get(found.request_id, news).append(found)
         return news
 
     def _take(self, delta: Delta) -> StreamDelta | None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -56,13 +57,14 @@ async def serve(
     gate = Gate()
     async with contextlib.AsyncExitStack() as stack:
         sock = stack.enter_context(bound(config.server.host, config.server.port, "server.port"))
+        scraped = _metrics_socket(config, stack)
         await stack.enter_async_context(listener(gate, sock))
         starting = AsyncLLM.start(config, registry=registry, on_phase=on_phase)
         engine = await _until(stop, starting)
         if engine is None:
             return 0
         await stack.enter_async_context(_ending(engine, gate))
-        await stack.enter_async_context(_application(engine, registry, gate))
+        await stack.enter_async_context(_application(engine, registry, gate, scraped))
         if on_ready is not None:
             on_ready(address(config.server.host, sock), engine)
         await _until(stop, engine.wait_dead())
@@ -89,19 +91,28 @@ async def _ending(engine: AsyncLLM, gate: Gate) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _application(engine: AsyncLLM, registry: Registry, gate: Gate) -> AsyncIterator[None]:
-    """The application behind the gate, and the port of metrics where one is set."""
+async def _application(
+    engine: AsyncLLM, registry: Registry, gate: Gate, scraped: socket.socket | None
+) -> AsyncIterator[None]:
+    """The application behind the gate, and the port of metrics where there is one."""
     config = engine.config
     exporter = make_exporter(config, registry, engine)
     app = assemble(config, registry, engine, gate, exporter)
     async with contextlib.AsyncExitStack() as stack:
-        if exporter is not None and config.metrics.port is not None:
-            port = bound(config.server.host, config.metrics.port, "metrics.port")
-            scraped = metrics_app(config, registry, engine, exporter)
-            await stack.enter_async_context(listener(scraped, stack.enter_context(port)))
+        if exporter is not None and scraped is not None:
+            metrics = metrics_app(config, registry, engine, exporter)
+            await stack.enter_async_context(listener(metrics, scraped))
         await stack.enter_async_context(app.lifespan())
         gate.open(app)
         yield
+
+
+def _metrics_socket(config: Config, stack: contextlib.AsyncExitStack) -> socket.socket | None:
+    """Holds the port of metrics, where one is set."""
+    port = config.metrics.port
+    if port is None or not config.metrics.enabled:
+        return None
+    return stack.enter_context(bound(config.server.host, port, "metrics.port"))
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:

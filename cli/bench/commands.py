@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ...core.config import Config
-from ...core.errors import QuireError
+from ...core.errors import ConfigError, QuireError
 from ...core.registry import Registry
 from ..console import output, print_phase, progress, status
 from ..options import with_config
@@ -29,8 +29,10 @@ Goals = Annotated[
     list[str] | None, typer.Option("--goodput", help="Goal in ms such as ttft:200; repeatable.")
 ]
 Output = Annotated[Path, typer.Option("--output", help="Folder for the JSON file and the plot.")]
-Concurrency = Annotated[int | None, typer.Option(help="Requests at once; all when left out.")]
-Warmup = Annotated[int, typer.Option(help="Requests sent before and not counted.")]
+Concurrency = Annotated[
+    int | None, typer.Option(min=1, help="Requests at once; all when left out.")
+]
+Warmup = Annotated[int, typer.Option(min=0, help="Requests sent before and not counted.")]
 
 
 @app.command("offline")
@@ -46,6 +48,7 @@ def offline(
     """Run a workload through the engine in this process."""
     workloads.check_name(workload)
     goals = report.parse_goals(goodput or ())
+    _make(output_folder)
     from ...core.engine import Engine
     from .offline import drive
 
@@ -79,13 +82,14 @@ def serve(
     ] = None,
     api_key: Annotated[str | None, typer.Option("--api-key", help="Sent to the server.")] = None,
     workload: Name = "mixed-64",
-    vocab_size: Annotated[int, typer.Option(help="Token ids stay below it.")] = 1024,
+    vocab_size: Annotated[int, typer.Option(min=8, help="Token ids stay below it.")] = 1024,
     max_model_len: Annotated[
-        int | None, typer.Option(help="Longest sequence; as the server says if left out.")
+        int | None, typer.Option(min=2, help="Longest sequence; as the server says if left out.")
     ] = None,
     concurrency: Concurrency = None,
     rate: Annotated[
-        float | None, typer.Option(help="Arrivals a second (Poisson); all at once if left out.")
+        float | None,
+        typer.Option(min=1e-6, help="Arrivals a second (Poisson); all at once if left out."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
     warmup: Warmup = 2,
@@ -95,6 +99,7 @@ def serve(
     """Run a workload against an OpenAI-compatible server."""
     workloads.check_name(workload)
     goals = report.parse_goals(goodput or ())
+    _make(output_folder)
     remote = Remote(url, api_key)
 
     async def measure() -> tuple[str, Workload, list[Sample], float]:
@@ -145,6 +150,14 @@ def _warmup(count: int, vocab_size: int, longest: int) -> Workload:
     prompts = [work.prompts[index % len(work.prompts)] for index in range(count)]
     outputs = [work.outputs[index % len(work.outputs)] for index in range(count)]
     return Workload("warmup", prompts, outputs)
+
+
+def _make(folder: Path) -> None:
+    """The results' folder, before anything is measured for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be made ({error.strerror})") from error
 
 
 def _publish(

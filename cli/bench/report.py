@@ -158,7 +158,9 @@ def parse_goals(texts: Sequence[str]) -> dict[str, float]:
         try:
             goals[metric] = float(limit)
         except ValueError:
-            raise ConfigError(f"--goodput must be like ttft:200, not {text!r}") from None
+            goals[metric] = math.nan
+        if not 0 < goals[metric] < math.inf:
+            raise ConfigError(f"--goodput must be like ttft:200, not {text!r}")
         if metric not in METRICS:
             raise ConfigError(f"--goodput knows {', '.join(METRICS)}, not {metric!r}")
     return goals

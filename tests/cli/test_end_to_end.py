@@ -112,10 +112,13 @@ def test_serve_prints_phases_and_a_curl_line_that_works(served):
 
 
 def test_a_port_in_use_is_a_users_mistake(quire, served):
-    done = quire("serve", "--port", served.url.rsplit(":", 1)[1])
-    assert done.returncode == 2
-    assert "port" in done.stderr
-    assert "Traceback" not in done.stderr
+    port = served.url.rsplit(":", 1)[1]
+    for flags in (["--port", port], ["--port", "0", "--metrics-port", port]):
+        done = quire("serve", *flags)
+        assert done.returncode == 2
+        assert "choose another " + ("metrics" if len(flags) == 4 else "server") in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "weights" not in done.stderr
 
 
 def test_chat_remembers_resets_and_exits(quire, served):

@@ -59,12 +59,13 @@ def test_file_then_flags_then_overrides(tmp_path):
         ("model:\n  dtype: int3\n", ["model.dtype", "bfloat16", "'int3'", ":2"]),
         (
             "server: {api_keys: [a, '']}\n",
-            ["server.api_keys", "visible ASCII", "one with other items", ":1"],
+            ["server.api_keys", "one or more visible", "one with other items", ":1"],
         ),
         (
             "server: {api_keys: [a b]}\n",
-            ["server.api_keys", "visible ASCII", "one with other items", ":1"],
+            ["server.api_keys", "one or more visible", "one with other items", ":1"],
         ),
+        ("server: {served_model_name: ''}\n", ["server.served_model_name", "one or more"]),
         ("server: {drain_seconds: .inf}\n", ["server.drain_seconds", "at most 86400", "inf"]),
         ("cache: {memory_gib: .inf}\n", ["cache.memory_gib", "greater than 0", "inf", ":1"]),
         ("cache: {memory_gib: .nan}\n", ["cache.memory_gib", "the number nan", ":1"]),

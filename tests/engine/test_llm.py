@@ -1,8 +1,11 @@
 """LLM on the embedded model, as a script uses it."""
 
+import gc
 import math
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +149,50 @@ def test_a_bad_prompt_among_good_ones_starts_nothing(llm) -> None:
     with pytest.raises(InvalidRequest, match="the context"):
         llm.generate(["fine", [5] * 3000], SamplingParams(), use_tqdm=False)
     assert llm.engine.has_work() is False
+
+
+def test_streams_may_be_read_in_turns_and_beside_others(llm) -> None:
+    params = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
+    wanted = [output.outputs[0].text for output in llm.generate(PROMPTS[:3], params)]
+    streams = [llm.stream(prompt, params) for prompt in PROMPTS[:2]]
+    texts = ["", ""]
+    for index in (0, 1, 1, 0):
+        texts[index] += next(streams[index]).completions[0].text
+    assert llm.generate(PROMPTS[2], params)[0].outputs[0].text == wanted[2]
+    for index, stream in enumerate(streams):
+        for delta in stream:
+            texts[index] += "".join(completion.text for completion in delta.completions)
+    assert texts == wanted[:2]
+
+
+def test_ctrl_c_at_any_moment_leaves_the_engine_whole(llm) -> None:
+    plain = SamplingParams(temperature=0, max_tokens=6)
+    wanted = [output.outputs[0].token_ids for output in llm.generate(PROMPTS[:2], plain)]
+    long = SamplingParams(max_tokens=300, ignore_eos=True)
+    rng = random.Random(0)
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stopped = 0
+    try:
+        for turn in range(16):
+            # Wherever it strikes: the moment is not what is tested.
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.1))
+            try:
+                if turn % 2:
+                    llm.generate(PROMPTS * 3, long, use_tqdm=False)
+                else:
+                    for _ in llm.stream(PROMPTS[0], long):
+                        pass
+            except KeyboardInterrupt:
+                stopped += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            gc.collect()
+            llm.engine.scheduler.check()
+            again = llm.generate(PROMPTS[:2], plain, use_tqdm=False)
+            assert [output.outputs[0].token_ids for output in again] == wanted
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert stopped > 10
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_closed_stream_leaves_nothing_behind(llm) -> None:

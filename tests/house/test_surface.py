@@ -3,9 +3,11 @@
 import re
 from typing import get_type_hints
 
+import msgspec
 import pytest
 
-from quire.core.config_file import keys
+from quire.core.config import Config
+from quire.core.config_file import describe_kind, keys, schema
 from quire.core.contracts import VERSIONS
 from quire.core.hooks import QuireHooks
 from tests.house.source import ROOT
@@ -34,7 +36,14 @@ def test_a_contract_is_documented_with_its_version(kind):
     assert (ROOT / "core" / "contracts" / f"{kind}.py").exists()
 
 
-def test_every_key_of_the_configuration_is_documented():
-    text = (ROOT / "docs" / "configuration.md").read_text()
-    missing = [key for key, _ in keys() if f"`{key}`" not in text]
-    assert not missing
+def test_every_key_of_the_configuration_is_documented_as_it_is():
+    lines = (ROOT / "docs" / "configuration.md").read_text().splitlines()
+    structs = schema()["$defs"]
+    defaults = msgspec.to_builtins(Config())
+    for key, annotation in keys():
+        section, name = key.split(".")
+        struct = structs["Config"]["properties"][section]["$ref"].rsplit("/", 1)[1]
+        what = structs[struct]["properties"][name]["description"].replace("``", "`")
+        default = msgspec.json.encode(defaults[section][name]).decode()
+        row = f"| `{key}` | {describe_kind(annotation)} | `{default}` | {what} |"
+        assert row in lines, f"docs/configuration.md should have the line\n{row}"
