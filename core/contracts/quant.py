@@ -155,6 +155,16 @@ class QuantMethod(ABC):
     def covers(self, name: str) -> bool:
         """Whether the module of this checkpoint name is stored quantized."""
 
+    def growth(self, name: str, dtype: torch.dtype, device: torch.device) -> float:
+        """Bytes that a covered module's weights take for each byte that they are stored in.
+
+        Args:
+            name: of the module.
+            dtype: of activations.
+            device: of the weights.
+        """
+        return 1.0
+
     @classmethod
     def rounding(cls) -> Rounding | None:
         """Makes checkpoints of the method; None where ``quire quantize`` has no such way to."""

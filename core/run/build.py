@@ -15,12 +15,14 @@ from ..contracts.attention import AttentionBackend
 from ..contracts.executor import ModelInfo
 from ..contracts.model import Architecture, BuildContext, CheckpointModule
 from ..contracts.platform import Platform
+from ..contracts.quant import QuantMethod
 from ..contracts.speculator import OpenModule, Speculator, SpeculatorContext
 from ..errors import CapacityError, ConfigError
 from ..progress import bytes_bar
 from ..registry import Registry
 from ..source import Source, locate
 from ..weights.load import dummy_weights, load_weights
+from ..weights.sizes import held_bytes
 from .footprint import measure_worst_step
 from .graphs import graph_rows
 from .runner import Limits, Runner
@@ -51,7 +53,7 @@ def build_runner(
     platform: Platform = registry.get("platform", config.parallel.platform)()
     with phase("device"):
         device = platform.setup(deterministic=config.model.deterministic)
-    _check_fits(config, source, platform)
+    _check_fits(config, registry, source, platform, device)
     before = platform.memory().free
     with phase("weights"), _out_of_memory(config, platform):
         build = _architecture(registry)
@@ -142,6 +144,13 @@ def _architecture(registry: Registry) -> Callable[[Source, BuildContext], Archit
     return build
 
 
+def _method(
+    config: ModelConfig, registry: Registry, source: Source, platform: Platform
+) -> QuantMethod:
+    method: type[QuantMethod] = registry.get("quant", config.quantization)
+    return method.from_checkpoint(source.config.get("quantization_config"), platform)
+
+
 def _load(
     config: ModelConfig,
     registry: Registry,
@@ -150,11 +159,10 @@ def _load(
     device: torch.device,
     build: Callable[[Source, BuildContext], Module],
 ) -> Module:
-    method = registry.get("quant", config.quantization)
     context = BuildContext(
         dtype=getattr(torch, config.dtype),
         device=device,
-        quant=method.from_checkpoint(source.config.get("quantization_config"), platform),
+        quant=_method(config, registry, source, platform),
         platform=platform,
         max_model_len=known(config.max_model_len),
     )
@@ -219,16 +227,19 @@ def _kv_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _check_fits(config: Config, source: Source, platform: Platform) -> None:
-    """Compare the files' size with the device's memory before reading any of them."""
+def _check_fits(
+    config: Config, registry: Registry, source: Source, platform: Platform, device: torch.device
+) -> None:
+    """Compare what the weights will take with the device's memory before reading any of them."""
     if config.model.load_format == "dummy":
         return
-    needed = source.weight_bytes()
+    method = _method(config.model, registry, source, platform)
+    needed = held_bytes(source.folder, method, getattr(torch, config.model.dtype), device)
     memory = platform.memory()
     usable = min(memory.free, int(memory.total * config.cache.gpu_memory_utilization))
     if needed > usable:
         raise CapacityError(
-            f"the model's files hold {needed / _GIB:.1f} GiB of weights, and the device has "
+            f"the model's weights take {needed / _GIB:.1f} GiB, and the device has "
             f"{memory.free / _GIB:.1f} of {memory.total / _GIB:.1f} GiB free; use a smaller or "
             "quantized model, or raise cache.gpu_memory_utilization"
         )

@@ -6,6 +6,8 @@ shard's pages. Nothing of a file is trusted: names stay inside the folder and si
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ __all__ = (
     "checkpoint_files",
     "names_in_file",
     "read_file",
+    "sizes_in_file",
     "stream_tensors",
     "tensor_names",
 )
@@ -166,6 +169,26 @@ def names_in_file(path: Path) -> list[str]:
     """
     with _opened(path) as file:
         return list(file.keys())
+
+
+def sizes_in_file(path: Path) -> dict[str, tuple[int, int]]:
+    """Entries of each of one file's tensors, and bits of an entry.
+
+    Raises:
+        CheckpointError: for a truncated or malformed file, naming it.
+    """
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: (math.prod(found.get_shape()), _bits(found.get_dtype()))
+            for name, found in slices.items()
+        }
+
+
+def _bits(dtype: str) -> int:
+    """Of an entry, by the format's names: F32, BF16, F8_E4M3, I64, BOOL."""
+    width = re.search(r"\d+", dtype)
+    return int(width[0]) if width else 8
 
 
 @contextmanager

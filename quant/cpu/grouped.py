@@ -19,7 +19,7 @@ from ..reference import dequantize
 from ..weights import GroupedWeight
 from .rows import in_proven_pieces, proven_sizes
 
-__all__ = ("grouped_on_cpu",)
+__all__ = ("grouped_on_cpu", "packed_bits")
 
 _GROUPS = (256, 128, 64, 32)
 """Inputs that share a scale in torch's kernel."""
@@ -39,10 +39,23 @@ def grouped_on_cpu(
     weight: GroupedWeight, bias: torch.Tensor | None, dtype: torch.dtype, platform: Platform
 ) -> Product:
     """See ``products.product_of``."""
-    size = _kernel_group(weight.group_size)
-    if dtype is torch.bfloat16 and weight.bits <= 4 and size is not None and _kernel_works():
+    size = _packed_group(weight, dtype)
+    if size is not None:
         return ComposedProduct(_packed(weight, bias, size))
     return platform.product(_dense(weight, dtype), bias)
+
+
+def packed_bits(weight: GroupedWeight, dtype: torch.dtype) -> float | None:
+    """Bits of a code with its share of scale and offset; None where the weight becomes floats."""
+    size = _packed_group(weight, dtype)
+    return None if size is None else 4 + 32 / size
+
+
+def _packed_group(weight: GroupedWeight, dtype: torch.dtype) -> int | None:
+    """The kernel's group where it multiplies such a weight."""
+    if dtype is not torch.bfloat16 or weight.bits > 4 or not _kernel_works():
+        return None
+    return _kernel_group(weight.group_size)
 
 
 def _dense(weight: GroupedWeight, dtype: torch.dtype) -> torch.Tensor:

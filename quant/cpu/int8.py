@@ -19,7 +19,7 @@ from ..dense import dense_int8
 from ..weights import Int8Weight
 from .rows import in_proven_pieces, proven_sizes
 
-__all__ = ("int8_on_cpu",)
+__all__ = ("held_as_bytes", "int8_on_cpu")
 
 _OUTPUTS = 64
 """Enough to see how the kernel treats rows."""
@@ -35,7 +35,7 @@ def int8_on_cpu(
         return dense_int8(weight, bias, dtype, platform)
     columns = weight.values.shape[1]
     product: Callable[[torch.Tensor], torch.Tensor]
-    if dtype is torch.bfloat16 and columns % _COLUMNS == 0 and _kernel_works():
+    if held_as_bytes(columns, dtype):
         product = in_proven_pieces(_Kernel(weight.values), columns, dtype, _steady(columns))
     else:
         product = platform.product(weight.values.to(dtype), None)
@@ -62,6 +62,11 @@ class _Kernel:
 
 
 @cache
+def held_as_bytes(columns: int, dtype: torch.dtype) -> bool:
+    """Whether torch's kernel multiplies bytes with so many columns; else they become floats."""
+    return dtype is torch.bfloat16 and columns % _COLUMNS == 0 and _kernel_works()
+
+
 def _steady(columns: int) -> list[int]:
     """Numbers of rows that the kernel is steady for; it takes a few outputs at a time."""
     values = torch.arange(_OUTPUTS * columns).view(_OUTPUTS, columns) * 37 % 255 - 127

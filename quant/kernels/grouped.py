@@ -29,7 +29,7 @@ from .layout import pack
 from .prefetch import prefetch, prefetch_scales
 from .tiles import Config, output, shared_depth
 
-__all__ = ("Packed", "multiply", "part_of_groups")
+__all__ = ("Packed", "multiply", "packed_width", "part_of_groups")
 
 
 _STEP = 128
@@ -92,7 +92,7 @@ class Packed:
                 f"groups of {weight.group_size} columns are not supported by the GPU's kernels: a "
                 f"multiple of 32 is, and one group a row"
             )
-        bits = 4 if weight.bits <= 4 and part >= 64 else 8
+        bits = packed_width(weight, part)
         zeros = weight.zeros
         if zeros is None and bits != weight.bits:
             zeros = torch.full_like(weight.scales, 2 ** (weight.bits - 1), dtype=torch.uint8)
@@ -109,6 +109,11 @@ class Packed:
             parts=-(-k // part) if single else weight.group_size // part,
             order=None if weight.order is None else weight.order.to(torch.int32),
         )
+
+
+def packed_width(weight: GroupedWeight, part: int) -> int:
+    """Bits that a code takes, where so many columns are read with one scale."""
+    return 4 if weight.bits <= 4 and part >= 64 else 8
 
 
 def part_of_groups(weight: GroupedWeight) -> int | None:

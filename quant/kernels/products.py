@@ -8,12 +8,12 @@ from ...core.contracts.platform import Gate, Kernels, Norm, Platform
 from ..weights import Float8Weight, GroupedWeight, Int8Weight, Weight
 from . import eight_bit, grouped, scaled
 from .dense import Scratch, write_out
-from .grouped import Packed, part_of_groups
+from .grouped import Packed, packed_width, part_of_groups
 from .quantize import gather, quantize
 from .tiles import Config
 from .tuned import choose
 
-__all__ = ("Float8Product", "GroupedProduct", "Int8Product", "product_of", "takes")
+__all__ = ("Float8Product", "GroupedProduct", "Int8Product", "held_bits", "product_of", "takes")
 
 _ALIKE = Config("after", 64, 16, 4, 4)
 """One for every number of tokens."""
@@ -298,6 +298,16 @@ def takes(weight: Weight) -> bool:
         return part_of_groups(weight) is not None
     block = weight.block if isinstance(weight, Float8Weight) else None
     return block is None or (block >= 32 and not block & (block - 1))
+
+
+def held_bits(weight: Weight) -> float:
+    """Bits that a product keeps of one entry of a weight that ``takes`` admits, with its scale."""
+    if not isinstance(weight, GroupedWeight):
+        return 8
+    part = part_of_groups(weight) or weight.group_size
+    zero = 0 if weight.zeros is None else 16
+    scale = 8 * weight.scales.element_size()
+    return packed_width(weight, part) + (scale + zero) / weight.group_size
 
 
 def product_of(

@@ -10,8 +10,10 @@ import torch
 from ...core.contracts.capabilities import Capabilities
 from ...core.contracts.quant import LinearSpec, LinearWeights, QuantMethod
 from ...core.errors import CheckpointError
+from ..products import held_bits
 from ..unquantized import DenseLinear
-from .format import Format, Plain
+from ..weights import GroupedWeight
+from .format import Format, OnLoad, Plain
 from .linear import StoredLinear
 
 __all__ = ("QUANTIZES", "READS", "StoredMethod")
@@ -20,6 +22,8 @@ READS = Capabilities(features=frozenset({"graphs", "overlap", "speculation"}))
 """Of a method that reads quantized checkpoints."""
 QUANTIZES = Capabilities(features=READS.features | {"quantizes"})
 """Of one that takes plain checkpoints as well."""
+_SPECIMEN = 128
+"""Inputs and outputs of a layer that stands for larger ones."""
 
 
 class StoredMethod(QuantMethod):
@@ -40,6 +44,22 @@ class StoredMethod(QuantMethod):
 
     def covers(self, name: str) -> bool:
         return self.format(name) is not None
+
+    def growth(self, name: str, dtype: torch.dtype, device: torch.device) -> float:
+        form = self.format(name)
+        if form is None:
+            return 1.0
+        generator = torch.Generator(device).manual_seed(0)
+        held = form.make_up(_SPECIMEN, _SPECIMEN, generator)
+        if isinstance(held, torch.Tensor):
+            return 1.0
+        stored = 8.0
+        if isinstance(form, OnLoad):
+            stored = 16.0
+        elif isinstance(held, GroupedWeight):
+            zero = 0 if held.zeros is None else held.bits
+            stored = held.bits + (16 + zero) / held.group_size
+        return held_bits(held, dtype, self.platform) / stored
 
     @staticmethod
     def described(method: str, config: dict[str, Any] | None) -> dict[str, Any]:

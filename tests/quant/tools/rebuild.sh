@@ -23,6 +23,11 @@ environment autoawq
 "$out/autoawq/bin/pip" install -q --no-deps autoawq==0.2.9
 "$out/autoawq/bin/python" "$here/autoawq.py" "$out/model" "$out/made"
 
+environment autogptq
+"$out/autogptq/bin/pip" install -q -c "$out/torch.txt" "numpy<2.4" transformers==4.51.3 accelerate datasets sentencepiece
+"$out/autogptq/bin/pip" install -q --no-deps auto-gptq==0.7.1 peft==0.12.0 gekko rouge six
+"$out/autogptq/bin/python" "$here/autogptq.py" "$out/model" "$out/made"
+
 environment gptqmodel
 "$out/gptqmodel/bin/pip" install -q -c "$out/torch.txt" triton==3.7.1 transformers accelerate datasets
 "$out/gptqmodel/bin/pip" install -q -c "$out/torch.txt" --no-build-isolation gptqmodel==7.6.0
