@@ -63,6 +63,7 @@ class Frontend:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        streamed: bool = True,
     ) -> tuple[Collector, list[Request]]:
         """The n requests of a prompt, and the collector of their answers.
 
@@ -72,6 +73,7 @@ class Frontend:
             request_id: a label, made unique here; None for a number.
             priority: smaller is sooner, for policies that look at it.
             cache_salt: requests of different salts share no prefix.
+            streamed: whether somebody reads tokens as they come.
 
         Raises:
             InvalidRequest: when the prompt leaves no room in the context.
@@ -102,6 +104,7 @@ class Frontend:
                 priority=priority,
                 arrival=time.monotonic(),
                 cache_salt=cache_salt,
+                streamed=streamed,
             )
             for index in range(params.n)
         ]

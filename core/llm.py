@@ -200,7 +200,7 @@ class LLM:
         """
         _, ids = self._frontend.encode(prompt)
         with Interruptible():
-            collector = self._submit(ids, sampling_params or SamplingParams(), 0)
+            collector = self._submit(ids, sampling_params or SamplingParams(), streamed=True)
             news = self._streams[collector.request_id] = deque()
         try:
             while news or collector.unfinished:
@@ -260,8 +260,12 @@ class LLM:
                         left -= 1
                         advance()
 
-    def _submit(self, ids: list[int], params: SamplingParams, priority: int) -> Collector:
-        collector, requests = self._frontend.collect(ids, params, priority=priority)
+    def _submit(
+        self, ids: list[int], params: SamplingParams, priority: int = 0, *, streamed: bool = False
+    ) -> Collector:
+        collector, requests = self._frontend.collect(
+            ids, params, priority=priority, streamed=streamed
+        )
         taken = []
         try:
             for request in requests:

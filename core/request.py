@@ -112,6 +112,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         priority: smaller is sooner, for policies that look at it.
         arrival: seconds on the clock of time.monotonic.
         cache_salt: requests with different salts never share prefix blocks.
+        streamed: somebody reads tokens as they come, so that gaps between them matter.
     """
 
     request_id: str
@@ -124,6 +125,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: int = 0
     arrival: float = 0.0
     cache_salt: str = ""
+    streamed: bool = True
 
 
 def _number(low: float, high: float, *, open_low: bool = False) -> Callable[[str, Any], None]:

@@ -67,4 +67,5 @@ def _request(request_id: str, prompt: Sequence[int], output: int) -> Request:
         seed=0,
         max_tokens=output,
         arrival=time.monotonic(),
+        streamed=False,
     )

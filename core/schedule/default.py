@@ -28,10 +28,10 @@ __all__ = ("DefaultScheduler",)
 # Share of the pool kept free when admitting beside running sequences, so that they can grow a
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
-# Beside sequences that decode, prompts fill a step up to a multiple of a part of the budget, and
-# are given no fewer tokens than this. Everybody who decodes waits for the whole step, which is
-# therefore the shorter the more they are; the device's products are at their best over round
-# numbers of tokens. Of each pair: up to so many that decode, the budget is in so many parts.
+# Beside sequences that decode and are read as they come, prompts fill a step up to a multiple of a
+# part of the budget, and are given no fewer tokens than this. Everybody who reads waits for the
+# whole step, which is therefore the shorter the more they are; the device's products are at their
+# best over round numbers of tokens. Of each pair: up to so many readers, so many parts.
 _PARTS_OF_BUDGET = ((16, 2), (64, 4))
 _MOST_PARTS = 8
 _FEWEST_PROMPT_TOKENS = 512
@@ -251,12 +251,13 @@ class DefaultScheduler(Scheduler):
     def _prompt_budget(self, budget: int) -> int:
         """Tokens of a step that may be of prompts."""
         running = self._roster.running
-        decoding = sum(seq.num_known - seq.num_computed == 1 for seq in running)
-        if not decoding or not self.settings.chunked_prefill:
+        decoding = [seq for seq in running if seq.num_known - seq.num_computed == 1]
+        readers = sum(seq.request.streamed for seq in decoding)
+        if not readers or not self.settings.chunked_prefill:
             return budget
-        parts = next((parts for most, parts in _PARTS_OF_BUDGET if decoding <= most), _MOST_PARTS)
-        part = max(1, budget // parts)
-        return min(budget, -(-(decoding + _FEWEST_PROMPT_TOKENS) // part) * part - decoding)
+        parts = next((parts for most, parts in _PARTS_OF_BUDGET if readers <= most), _MOST_PARTS)
+        part, rows = max(1, budget // parts), len(decoding)
+        return min(budget, -(-(rows + _FEWEST_PROMPT_TOKENS) // part) * part - rows)
 
     def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]], budget: int) -> int:
         """Plan the next token of a sequence that lacks only that, in a block it has.

@@ -19,6 +19,7 @@ import transformers
 from quire import LLM, SamplingParams
 from quire.core.config import Config, ModelConfig
 from quire.core.errors import CapacityError, CheckpointError, ConfigError, InvalidRequest
+from quire.core.step import Delta
 from tests.engine.driver import Driver, make_config
 
 DEMO = Path(__file__).parents[2] / "plugins" / "demo" / "model"
@@ -56,6 +57,32 @@ def test_greedy_text_and_scores_are_those_of_transformers(llm) -> None:
     for position, entry in enumerate(scored.prompt_logprobs[1:], 1):
         token = scored.prompt_token_ids[position]
         assert entry[token].logprob == pytest.approx(float(exact[position - 1, token]), abs=1e-4)
+
+
+def test_steps_are_whole_unless_somebody_reads_what_is_decoded() -> None:
+    def largest_beside_decodes(*, read: bool) -> int:
+        llm = LLM("demo", max_num_batched_tokens=2048, enable_prefix_caching=False)
+        params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+        sizes: list[int] = []
+        step = llm.engine.step
+
+        def watched() -> list[Delta]:
+            deltas = step()
+            sizes.append(llm.engine.stats().step_tokens)
+            return deltas
+
+        llm.engine.step = watched  # type: ignore[method-assign]
+        stream = llm.stream("def add(a, b):", params) if read else None
+        if stream is not None:
+            next(stream)
+        prompts = [{"prompt_token_ids": [5 + index] * 150} for index in range(12)]
+        llm.generate(prompts, params, use_tqdm=False)
+        llm.shutdown()
+        return max(sizes)
+
+    # 12 prompts of 150 tokens fit a step; half a step is 1,024 tokens.
+    assert largest_beside_decodes(read=False) == 1800
+    assert largest_beside_decodes(read=True) == 1024
 
 
 def test_chat_answers_a_sum(llm) -> None:

@@ -307,9 +307,15 @@ def test_without_chunked_prefill_prompts_stay_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoding", "most"), [(1, 4096), (16, 4096), (17, 2048), (64, 2048), (65, 1024), (500, 1024)]
+    ("decoding", "readers", "most"),
+    [
+        *((1, 1, 4096), (16, 16, 4096), (17, 17, 2048), (64, 64, 2048), (65, 65, 1024)),
+        *((500, 500, 1024), (500, 10, 4096), (20, 0, 8192)),
+    ],
 )
-def test_steps_with_prompts_are_the_shorter_the_more_decode(decoding: int, most: int) -> None:
+def test_steps_with_prompts_are_the_shorter_the_more_read_what_is_decoded(
+    decoding: int, readers: int, most: int
+) -> None:
     limits = make_settings(
         num_blocks=20000, max_num_seqs=512, max_num_batched_tokens=8192, max_model_len=9000
     )
@@ -317,12 +323,13 @@ def test_steps_with_prompts_are_the_shorter_the_more_decode(decoding: int, most:
     device = FakeDevice(limits.block_size)
     loop = Loop(scheduler, device, overlap=False)
     for index in range(decoding):
-        scheduler.add(make_request(f"early{index}", [index, *range(9)], 40))
+        streamed = index < readers
+        scheduler.add(make_request(f"early{index}", [index, *range(9)], 40, streamed=streamed))
     plan = scheduler.plan()
     assert plan is not None
     assert plan.num_tokens == 10 * decoding  # nobody waits for it
     loop.take_in(plan, device.execute(plan))
-    scheduler.add(make_request("late", list(range(8000)), 4))
+    scheduler.add(make_request("late", list(range(8300)), 4))
     sizes = []
     while scheduler.has_work():
         plan = scheduler.plan()
