@@ -14,27 +14,28 @@ import torch.nn.functional as F
 
 from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from ...core.contracts.capabilities import Capabilities
+from ...core.layers.scripted import scripted
 
 __all__ = ("SDPA",)
 
 
 @dataclass(slots=True)
 class _Group:
-    """Rows that attend in one call, each of ``queries`` tokens of the step from ``begin`` on.
+    """Rows that attend in one call, each of as many tokens of the step.
 
     Attributes:
         begin: first token.
         end: one past the last.
         rows: how many.
         slots: int64 [rows * positions], of the keys in the cache.
-        hidden: bool [rows, 1, queries, positions], keys that a query does not see; None for none.
+        seen: bool [rows, 1, queries, positions], keys that a query sees; None for all.
     """
 
     begin: int
     end: int
     rows: int
     slots: torch.Tensor
-    hidden: torch.Tensor | None
+    seen: torch.Tensor | None
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class _Step:
 
 
 class SDPA(AttentionBackend):
-    """See AttentionBackend. A layer's keys, and values, are [slots, kv heads, head_dim]."""
+    """See AttentionBackend. A layer's cache is [slots, 2 * kv heads, head_dim], keys first."""
 
     capabilities = Capabilities(
         devices=frozenset({"cpu"}),
@@ -62,7 +63,7 @@ class SDPA(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
-        self._caches: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._caches: list[torch.Tensor] = []
         self._windows = {spec.window for spec in layers}
 
     def bytes_per_block(self) -> int:
@@ -72,9 +73,8 @@ class SDPA(AttentionBackend):
     def allocate(self, num_blocks: int) -> None:
         self._caches.clear()
         for spec in self.layers:
-            shape = (2, num_blocks * self.block_size, spec.num_kv_heads, spec.head_dim)
-            keys, values = torch.zeros(shape, dtype=self.kv_dtype).unbind(0)
-            self._caches.append((keys, values))
+            shape = (num_blocks * self.block_size, 2 * spec.num_kv_heads, spec.head_dim)
+            self._caches.append(torch.zeros(shape, dtype=self.kv_dtype))
 
     def prepare(self, batch: AttentionBatch) -> dict[int | None, _Step]:
         """One step for every sliding window that a layer has."""
@@ -92,33 +92,26 @@ class SDPA(AttentionBackend):
         prepared: dict[int | None, _Step],
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        if rotation is not None:
-            rotation.apply(q, k)
-        spec, (keys, values) = self.layers[layer], self._caches[layer]
+        spec, cache = self.layers[layer], self._caches[layer]
         step = prepared[spec.window]
-        keys.index_copy_(0, step.write_slots, k.to(self.kv_dtype))
-        values.index_copy_(0, step.write_slots, v.to(self.kv_dtype))
-        found = [self._attend(q, keys, values, group, spec) for group in step.groups]
-        return found[0] if len(found) == 1 else torch.cat(found)
-
-    def _attend(
-        self,
-        q: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        group: _Group,
-        spec: AttentionSpec,
-    ) -> torch.Tensor:
-        seen = (group.rows, -1, spec.num_kv_heads, spec.head_dim)
-        out = F.scaled_dot_product_attention(
-            q[group.begin : group.end].view(group.rows, -1, *q.shape[1:]).transpose(1, 2),
-            keys[group.slots].view(seen).transpose(1, 2).to(q.dtype),
-            values[group.slots].view(seen).transpose(1, 2).to(q.dtype),
-            attn_mask=None if group.hidden is None else ~group.hidden,
-            scale=spec.scale,
-            enable_gqa=spec.num_heads != spec.num_kv_heads,
+        cos, sin = (None, None) if rotation is None else rotation.angles()
+        qkv = _side_by_side(q, k, v)
+        if len(step.groups) == 1:
+            (group,) = step.groups
+            return _layer(
+                qkv, cos, sin, cache, step.write_slots,
+                group.slots, group.rows, group.seen, spec.scale,
+            )  # fmt: skip
+        _write(qkv, cos, sin, cache, step.write_slots)
+        return torch.cat(
+            [
+                _attend(
+                    qkv[group.begin : group.end],
+                    cache, group.slots, group.rows, group.seen, spec.scale,
+                )  # fmt: skip
+                for group in step.groups
+            ]
         )
-        return out.transpose(1, 2).reshape(group.end - group.begin, -1)
 
     def _groups(self, batch: AttentionBatch, window: int | None) -> list[_Group]:
         """The single-query rows together, every other row by itself."""
@@ -137,19 +130,114 @@ class SDPA(AttentionBackend):
         self, batch: AttentionBatch, first: int, last: int, begin: int, end: int, window: int | None
     ) -> _Group:
         longest = max(batch.host_lengths[first:last])
-        at = torch.arange(longest)
-        blocks = batch.block_tables[first:last, : -(-longest // self.block_size)].long()
-        slots = blocks.repeat_interleave(self.block_size, 1)[:, :longest] * self.block_size
-        slots = slots + at % self.block_size
-        queries = (end - begin) // (last - first)
-        hidden = None
-        if last - first > 1 or queries > 1 or (window is not None and longest > window):
-            lengths = batch.lengths[first:last].long()
-            # What is masked is read all the same, and a NaN would survive the mask.
-            slots = torch.where(at < lengths[:, None], slots, slots[:, :1])
-            positions = lengths[:, None] + torch.arange(-queries, 0)
-            hidden = at > positions[..., None]
-            if window is not None:
-                hidden |= at <= positions[..., None] - window
-            hidden = hidden[:, None]
-        return _Group(begin, end, last - first, slots.flatten(), hidden)
+        rows, queries = last - first, (end - begin) // (last - first)
+        narrow = window is not None and longest > window
+        slots, seen = _geometry(
+            batch.block_tables[first:last],
+            batch.lengths[first:last],
+            longest,
+            queries,
+            self.block_size,
+            rows > 1 or queries > 1 or narrow,
+            window if narrow else None,
+        )
+        return _Group(begin, end, rows, slots, seen)
+
+
+def _side_by_side(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """[T, heads + 2 * kv heads, head_dim], which may be the memory of the three."""
+    tokens, heads, width = q.shape
+    size = width * q.element_size()
+    behind = k.data_ptr() - q.data_ptr(), v.data_ptr() - k.data_ptr()
+    if behind == (heads * size, k.shape[1] * size) and q.stride() == k.stride() == v.stride():
+        # They are parts of one product.
+        return q.as_strided((tokens, heads + 2 * k.shape[1], width), q.stride())
+    return torch.cat((q, k, v), 1)
+
+
+def _write_rotated(
+    qkv: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    cache: torch.Tensor,
+    write_slots: torch.Tensor,
+) -> None:
+    """Rotate queries and keys in place, and keep keys and values."""
+    kept = cache.shape[1]
+    if cos is not None and sin is not None:
+        x = qkv[:, : qkv.shape[1] - kept // 2]
+        swapped = x.roll(x.shape[-1] // 2, -1)
+        x.mul_(cos).addcmul_(swapped, sin)
+    cache.index_copy_(0, write_slots, qkv[:, qkv.shape[1] - kept :].to(cache.dtype))
+
+
+def _attend_group(
+    qkv: torch.Tensor,
+    cache: torch.Tensor,
+    slots: torch.Tensor,
+    rows: int,
+    seen: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """A group's tokens, [T, heads + 2 * kv heads, head_dim] -> [T, heads * head_dim]."""
+    tokens, width, kept = qkv.shape[0], qkv.shape[2], cache.shape[1]
+    heads = qkv.shape[1] - kept
+    q = qkv[:, :heads].view(rows, -1, heads, width).transpose(1, 2)
+    read = cache.index_select(0, slots).view(rows, -1, kept, width).transpose(1, 2).to(q.dtype)
+    keys, values = read[:, : kept // 2], read[:, kept // 2 :]
+    out = F.scaled_dot_product_attention(
+        q, keys, values, attn_mask=seen, scale=scale, enable_gqa=heads != kept // 2
+    )
+    return out.transpose(1, 2).reshape(tokens, -1)
+
+
+_write = scripted(_write_rotated)
+_attend = scripted(_attend_group)
+
+
+def _whole_layer(
+    qkv: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    cache: torch.Tensor,
+    write_slots: torch.Tensor,
+    slots: torch.Tensor,
+    rows: int,
+    seen: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    _write(qkv, cos, sin, cache, write_slots)
+    return _attend(qkv, cache, slots, rows, seen, scale)
+
+
+def _group_geometry(
+    tables: torch.Tensor,
+    lengths: torch.Tensor,
+    longest: int,
+    queries: int,
+    block_size: int,
+    hides: bool,
+    window: int | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``slots`` and ``seen`` of a group of rows, whose longest has so many tokens.
+
+    ``hides`` says whether a query may see less than all of them.
+    """
+    at = torch.arange(longest)
+    blocks = tables[:, : (longest + block_size - 1) // block_size].long()
+    within = torch.arange(block_size)
+    slots = (blocks.unsqueeze(-1) * block_size + within).flatten(1)[:, :longest]
+    if not hides:
+        return slots.flatten(), None
+    ends = lengths.long().unsqueeze(1)
+    # What is masked is read all the same, and a NaN would survive the mask.
+    slots = torch.where(at < ends, slots, slots[:, :1])
+    positions = (ends + torch.arange(-queries, 0)).unsqueeze(-1)
+    seen = at <= positions
+    if window is not None:
+        seen = seen & (at > positions - window)
+    return slots.flatten(), seen.unsqueeze(1)
+
+
+_layer = scripted(_whole_layer)
+_geometry = scripted(_group_geometry)

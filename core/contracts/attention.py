@@ -101,12 +101,16 @@ class Rotation:
     positions: torch.Tensor
     _angles: tuple[torch.Tensor, ...] | None = field(default=None, repr=False)
 
-    def apply(self, q: torch.Tensor, k: torch.Tensor) -> None:
-        """Rotate [T, heads, head_dim] of both in place."""
+    def angles(self) -> tuple[torch.Tensor, ...]:
+        """Cosines and sines of the T positions, [T, 1, head_dim] each."""
         if self._angles is None:
             self._angles = self.table.index_select(0, self.positions).unsqueeze(2).unbind(1)
+        return self._angles
+
+    def apply(self, q: torch.Tensor, k: torch.Tensor) -> None:
+        """Rotate [T, heads, head_dim] of both in place."""
+        cos, sin = self.angles()
         for x in _side_by_side(q, k):
-            cos, sin = self._angles
             swapped = x.roll(x.shape[-1] // 2, -1)
             x.mul_(cos).addcmul_(swapped, sin)
 

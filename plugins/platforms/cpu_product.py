@@ -18,12 +18,15 @@ from functools import cache, partial
 import torch
 import torch.nn.functional as F
 
+from ...core.contracts.platform import Gate, Norm, Product
+from ...core.layers.linear import ComposedProduct
 from ...core.layers.scripted import scripted
 from ...quant.cpu.rows import in_proven_pieces, next_sizes, steady_sizes
+from .cpu_rowwise import OneOperationNorm, RowwiseGate
 
 __all__ = ("make_product",)
 
-Product = Callable[[torch.Tensor], torch.Tensor]
+Multiply = Callable[[torch.Tensor], torch.Tensor]
 
 _BLOCK = 120
 """Rows that FBGEMM takes at a time; how it divides them depends on their number modulo this."""
@@ -32,36 +35,43 @@ _BLOCK = 120
 def make_product(
     weight: torch.Tensor, bias: torch.Tensor | None, *, fast_bfloat16: bool
 ) -> Product:
-    """The fastest x -> x @ weight.T + bias.
+    """The fastest product by weight.T, plus bias.
 
     Args:
         weight: [out, in], float32 or bfloat16 for a packed product.
         bias: [out] or None.
         fast_bfloat16: whether the processor multiplies bfloat16 natively.
     """
+    multiply: Multiply
     if weight.dtype is torch.bfloat16 and fast_bfloat16 and _packing_works(torch.bfloat16):
-        return in_proven_pieces(_packed(weight, bias), weight.shape[1], weight.dtype)
+        multiply = in_proven_pieces(_packed(weight, bias), weight.shape[1], weight.dtype)
+        return ComposedProduct(multiply)
     if weight.dtype not in (torch.float32, torch.bfloat16):
-        return _plain(weight, bias)
+        return ComposedProduct(_plain(weight, bias))
     whole = weight.float()
     if not fast_bfloat16 and _half_works() and _fits_half(whole):
-        product = _half(whole, bias)
+        half = _HalfProduct(whole, bias)
+        if weight.dtype is torch.float32:
+            return half
+        multiply = half
     elif _packing_works(torch.float32):
-        product = _packed(whole, bias if bias is None else bias.float())
+        multiply = _packed(whole, bias if bias is None else bias.float())
     else:
-        return _plain(weight, bias)
-    return product if weight.dtype is torch.float32 else _through_float32(product, weight.dtype)
+        return ComposedProduct(_plain(weight, bias))
+    if weight.dtype is not torch.float32:
+        multiply = _through_float32(multiply, weight.dtype)
+    return ComposedProduct(multiply)
 
 
-def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     return lambda x: F.linear(x, weight, bias)
 
 
-def _through_float32(product: Product, dtype: torch.dtype) -> Product:
+def _through_float32(product: Product, dtype: torch.dtype) -> Multiply:
     return lambda x: product(x.float()).to(dtype)
 
 
-def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     """By oneDNN, on weights in its own order."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     run = torch.ops.mkldnn._linear_pointwise.default
@@ -79,15 +89,42 @@ class _Half(torch.nn.Module):
         bias = None if bias is None else bias.float()
         self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
-    def forward(self, x: torch.Tensor, missing: int) -> torch.Tensor:
-        """The product of x and so many rows more, which are dropped again."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        missing: int,
+        norm: torch.Tensor | None = None,
+        signs: torch.Tensor | None = None,
+        eps: float = 0.0,
+        gated: bool = False,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``platform.Product`` with so many rows more, which are dropped again.
+
+        Args:
+            x: [T, in].
+            missing: rows.
+            norm: [2, in], the weight of a ``OneOperationNorm``.
+            signs: of it.
+            eps: of it.
+            gated: by silu.
+            add: as for a product.
+        """
+        if norm is not None and signs is not None:
+            both = x.unsqueeze(-2) * signs
+            x = torch.layer_norm(both, norm.shape, norm, None, eps).select(-2, 0)
         rows = x.shape[0]
         if rows == 1:
             x = x.expand(1 + missing, -1)
         elif missing:
             x = torch.nn.functional.pad(x, (0, 0, 0, missing))
         product: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        return product[:rows] if missing else product
+        if missing:
+            product = product[:rows]
+        if gated:
+            gate, up = torch.chunk(product, 2, -1)
+            product = torch.nn.functional.silu(gate).mul_(up)
+        return product if add is None else add.add_(product)
 
 
 def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[..., torch.Tensor]:
@@ -96,21 +133,49 @@ def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[..
     return kernel
 
 
-def _half_exactly(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+def _half_exactly(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     """The kernel with as many rows as there are."""
     return partial(_half_kernel(weight, bias), missing=0)
 
 
-def _half(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """By FBGEMM, on weights held as float16 and multiplied as float32: half the bytes to read."""
-    kernel = _half_kernel(weight, bias)
-    sizes = _half_sizes()
+class _HalfProduct:
+    """By FBGEMM, on weights held as float16 and multiplied as float32: half the bytes to read.
 
-    def multiply(x: torch.Tensor) -> torch.Tensor:
+    What stands around it is done in the same script: an operator takes longer to be called from
+    Python than to run on a row.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._kernel = _half_kernel(weight, bias)
+        self._width = len(weight) // 2
+        sizes = _half_sizes()
+        self._missing = [size - rows for rows, size in enumerate(sizes)]
+        self._composed = ComposedProduct(lambda x: self._kernel(x, self._missing[len(x) % _BLOCK]))
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         rows = len(x)
-        return kernel(x, sizes[rows % _BLOCK] - rows % _BLOCK)
+        if gate is not None and not self._gates(gate, rows):
+            return self._composed(x, norm=norm, gate=gate, add=add)
+        missing, gated = self._missing[rows % _BLOCK], gate is not None
+        if norm is None:
+            return self._kernel(x, missing, None, None, 0.0, gated, add)
+        if isinstance(norm, OneOperationNorm):
+            return self._kernel(x, missing, norm.twice, norm.signs, norm.eps, gated, add)
+        return self._kernel(norm(x), missing, None, None, 0.0, gated, add)
 
-    return multiply
+    def _gates(self, gate: Gate, rows: int) -> bool:
+        return (
+            isinstance(gate, RowwiseGate)
+            and gate.act == "silu"
+            and gate.at_once(rows, self._width)
+        )
 
 
 def _fits_half(weight: torch.Tensor) -> bool:
@@ -152,7 +217,7 @@ def _packing_works(dtype: torch.dtype) -> bool:
 
 
 def _is_right(
-    make: Callable[[torch.Tensor, torch.Tensor | None], Product], dtype: torch.dtype
+    make: Callable[[torch.Tensor, torch.Tensor | None], Multiply], dtype: torch.dtype
 ) -> bool:
     weight = torch.linspace(-1, 1, 48 * 32).view(48, 32).sin().to(dtype)
     bias = torch.linspace(-1, 1, 48).to(dtype)
