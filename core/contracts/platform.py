@@ -227,6 +227,10 @@ class Platform(ABC):
             bias: [out] or None.
         """
 
+    def for_drafts(self) -> Platform:
+        """The same device for modules that only draft, whose bits may depend on anything."""
+        return self
+
     def kernels(self) -> Kernels | None:
         """For those who bring kernels of their own; None where only torch's operators run."""
         return None

@@ -206,7 +206,7 @@ def _opener(
             max_model_len=engine.model.max_model_len,
             deterministic=engine.model.deterministic,
         )
-        module = _load(filled, registry, files, platform, device, build)
+        module = _load(filled, registry, files, platform.for_drafts(), device, build)
         own = platform.defaults().draft_attention
         backend = engine.attention.backend if own is None else own
         capabilities = registry.get("attention", backend).capabilities

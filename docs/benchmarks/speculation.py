@@ -1,27 +1,35 @@
 """What speculation gains: on a CPU with the embedded pair, on a GPU also with simulated acceptance.
 
     python docs/benchmarks/speculation.py embedded --repeat 3 --output embedded.json
+    python docs/benchmarks/speculation.py useless --repeat 5 --users 1,4,16,64 --output useless.json
     python docs/benchmarks/speculation.py simulated --users 1,8,64,512 --output simulated.json
+    python docs/benchmarks/speculation.py overhead --users 1,64 --output overhead.json
 
 `embedded` runs the embedded model with and without drafts, one user at a time, on questions of a
-chat, on code to go on with, and on code to repeat. `simulated` runs the shape of Llama 3.1 8B with
+chat, on code to go on with, and on an edit: two tables of settings, and a third one under another
+name, which the model fills with entries of the first two; how many tokens of an answer stand in a
+run of four that the prompt has is reported beside the speed. `useless` runs it where nobody can
+guess the next token, random tokens at a high temperature, with several users at once.
+`simulated` runs the shape of Llama 3.1 8B with
 made-up weights whose logits are all the same, so that the next token is always 0, and drafts that
-are 0 as often as a rate says: it measures steps, not drafts.
-Engines take turns in one process; rates are medians over the repetitions.
+are 0 as often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts
+that are never right and never fewer than asked for: what a step with drafts takes beside one
+without. Engines take turns in one process; rates are medians over the repetitions.
+`speculation_plot.py` draws what is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import msgspec
 import torch
 from offline import LLAMA_8B, say
 
@@ -49,42 +57,56 @@ CODE = (
     "import os\nimport sys\n\n\ndef main():\n",
     "def fib(n):\n    if n < 2:\n",
 )
-FILE = (
-    'def area(width, height):\n    """Area of a rectangle."""\n    return width * height\n\n\n'
-    'def total(values):\n    """Sum of the values."""\n    result = 0\n    for value in values:\n'
-    "        result = result + value\n    return result\n\n\n"
-    'def largest(values):\n    """Largest of the values."""\n    best = values[0]\n'
-    "    for value in values:\n        if value > best:\n            best = value\n"
-    "    return best\n"
+SERVER = (
+    '    "host": "localhost",\n    "port": 8000,\n    "timeout": 30,\n    "retries": 3,\n'
+    '    "user": "admin",\n    "log_level": "info",\n    "cache_size": 128,\n    "workers": 4,\n}\n'
 )
-EDITS = tuple(f"{FILE}\n\n{FILE[:cut]}" for cut in (60, 90, 120))
+STORE = (
+    '    "name": "store",\n    "path": "/tmp/store",\n    "size": 1024,\n    "mode": "read",\n'
+    '    "encoding": "utf-8",\n    "buffer": 512,\n    "timeout": 10,\n}\n'
+)
+MAIL = (
+    '    "server": "localhost",\n    "port": 25,\n    "sender": "admin",\n    "subject": "report",\n'
+    '    "timeout": 60,\n    "debug": False,\n    "encoding": "utf-8",\n}\n'
+)
+EDITS = tuple(
+    f"DEFAULTS = {{\n{table}\nOPTIONS = {{\n{table}\nSETTINGS = {{\n{table[:18]}"
+    for table in (SERVER, STORE, MAIL)
+)
+METHODS = {
+    "plain": SpeculationConfig(),
+    "draft model": SpeculationConfig(model="demo-draft"),
+    "eagle head": SpeculationConfig(model="demo-eagle"),
+    "prompt lookup": SpeculationConfig(method="ngram"),
+    "suffix lookup": SpeculationConfig(method="suffix"),
+}
+RUN = 4
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("embedded", "simulated"))
+    parser.add_argument("what", choices=("embedded", "useless", "simulated", "overhead"))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--users", default="1,4,16,64,128,256,512")
     parser.add_argument("--rates", default="0,0.5,0.7,0.9")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    found = embedded(args) if args.what == "embedded" else simulated(args)
+    run = {
+        "embedded": embedded,
+        "useless": useless,
+        "simulated": simulated,
+        "overhead": overhead,
+    }
+    found = {"what": args.what} | run[args.what](args)
     if args.output is not None:
         args.output.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def embedded(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second of one user, by workload and method."""
-    methods = {
-        "plain": SpeculationConfig(),
-        "draft model": SpeculationConfig(model="demo-draft"),
-        "eagle head": SpeculationConfig(model="demo-eagle"),
-        "prompt lookup": SpeculationConfig(method="ngram"),
-        "suffix lookup": SpeculationConfig(method="suffix"),
-    }
-    engines = {name: LLM("demo", config=Config(speculation=s)) for name, s in methods.items()}
+    engines = {name: LLM("demo", config=Config(speculation=s)) for name, s in METHODS.items()}
     works: dict[str, Callable[[LLM, SamplingParams], list[Any]]] = {
         "chat": lambda llm, params: [
             llm.chat([{"role": "user", "content": text}], params, use_tqdm=False)[0]
@@ -97,36 +119,102 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
         work: {name: [] for name in engines} for work in works
     }
     tokens: dict[str, list[Any]] = {}
+    tried: dict[str, list[int]] = {f"{w}, {m}": [0, 0] for w in works for m in METHODS}
+    copied: dict[str, float] = {}
     for repetition in range(args.repeat + 1):
         for work, run in works.items():
             for name, llm in engines.items():
                 llm.engine.scheduler.forget_prefixes()
+                before = llm.engine.stats()
                 begun = time.perf_counter()
                 outputs = run(llm, SamplingParams(temperature=0, max_tokens=args.tokens))
                 seconds = time.perf_counter() - begun
+                after = llm.engine.stats()
                 made = [output.outputs[0].token_ids for output in outputs]
                 if tokens.setdefault(work, made) != made:
                     raise RuntimeError(f"{name} gives other tokens than plain decoding")
+                copied[work] = _copied([(o.prompt_token_ids, o.outputs[0].token_ids) for o in outputs])
                 # The first turn warms up, and teaches which lengths of drafts pay.
                 if repetition:
                     rates[work][name].append(sum(map(len, made)) / seconds)
+                    counts = tried[f"{work}, {name}"]
+                    counts[0] += after.draft_tokens - before.draft_tokens
+                    counts[1] += after.accepted_tokens - before.accepted_tokens
+    lines = []
     for work, by_name in rates.items():
         plain = statistics.median(by_name["plain"])
         for name, values in by_name.items():
             middle = statistics.median(values)
-            say(work=work, method=name, tok_s=middle, least=min(values), most=max(values),
-                times=middle / plain)  # fmt: skip
-    return {"tok_s": rates}
+            drafts, accepted = tried[f"{work}, {name}"]
+            line = {
+                "work": work, "method": name, "tok_s": middle, "least": min(values),
+                "most": max(values), "times": middle / plain, "drafts": drafts,
+                "accepted": accepted / drafts if drafts else None, "copied": copied[work],
+            }  # fmt: skip
+            say(**line)
+            lines.append(line)
+    return {"lines": lines}
+
+
+def _copied(pairs: list[tuple[list[int], list[int]]]) -> float:
+    """The share of answers' tokens that end a run of RUN tokens that the prompt has."""
+    found = total = 0
+    for prompt, answer in pairs:
+        runs = {tuple(prompt[at : at + RUN]) for at in range(len(prompt) - RUN + 1)}
+        whole = [*prompt[1 - RUN :], *answer]
+        found += sum(tuple(whole[at : at + RUN]) in runs for at in range(len(answer)))
+        total += len(answer)
+    return found / total
+
+
+def useless(args: argparse.Namespace) -> dict[str, Any]:
+    """Tokens a second of several users whose tokens nobody can guess."""
+    engines = {name: LLM("demo", config=Config(speculation=s)) for name, s in METHODS.items()}
+    chance = random.Random(0)
+    lines = []
+    for users in map(int, args.users.split(",")):
+        prompts = [[chance.randrange(6, 4096) for _ in range(32)] for _ in range(users)]
+        params = [
+            SamplingParams(temperature=3.0, seed=seed, max_tokens=args.tokens, ignore_eos=True)
+            for seed in range(users)
+        ]
+        speeds: dict[str, list[float]] = {name: [] for name in engines}
+        drafted = dict.fromkeys(engines, 0)
+        for repetition in range(args.repeat + 1):
+            for name, llm in engines.items():
+                llm.engine.scheduler.forget_prefixes()
+                before = llm.engine.stats().draft_tokens
+                begun = time.perf_counter()
+                llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+                seconds = time.perf_counter() - begun
+                if repetition:
+                    speeds[name].append(users * args.tokens / seconds)
+                    drafted[name] += llm.engine.stats().draft_tokens - before
+        plain = statistics.median(speeds["plain"])
+        for name, values in speeds.items():
+            middle = statistics.median(values)
+            turns = [value / other for value, other in zip(values, speeds["plain"], strict=True)]
+            line = {
+                "users": users, "method": name, "tok_s": middle, "least": min(values),
+                "most": max(values), "times": middle / plain,
+                "times_by_turn": statistics.median(turns),
+                "drafts_per_token": drafted[name] / (users * args.tokens * args.repeat),
+            }  # fmt: skip
+            say(**line)
+            lines.append(line)
+    return {"lines": lines}
 
 
 class Simulated(Speculator):
     """Drafts of token 0, each as often as ``rate`` says, and of another one otherwise."""
 
     capabilities = Capabilities(features=frozenset({"overlap", "graphs"}))
-    rate: torch.Tensor
+    rates: ClassVar[list[torch.Tensor]] = []
 
     def __init__(self, config: Any, context: Any) -> None:
-        Simulated.rate = torch.zeros(1, device=context.device)
+        # Read on the device, where captured calls find it changed.
+        self.rate = torch.zeros(1, device=context.device)
+        self.rates.append(self.rate)
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
         """A hash of slot and position decides, so that a replayed graph varies."""
@@ -145,54 +233,71 @@ class _Registry(Registry):
 
 def simulated(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second, and milliseconds a step, by users and rate; None is the plain engine."""
-    folder = Path(tempfile.mkdtemp())
-    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
-    settings = [
-        f"model.name={folder}", "model.load_format=dummy", "model.max_model_len=4096",
-        "cache.memory_gib=24",
-    ]  # fmt: skip
+    settings = _made_up(24)
     plain = _engine(load(overrides=settings))
     drafting = _engine(load(overrides=[*settings, "speculation.method=simulated"]))
+    turns: dict[Any, tuple[Engine, float]] = {None: (plain, 0.0)}
+    turns |= {rate: (drafting, rate) for rate in map(float, args.rates.split(","))}
+    return _take_turns(args, turns, "rate")
+
+
+def overhead(args: argparse.Namespace) -> dict[str, Any]:
+    """The same by drafts a row, none of which is right; None is the plain engine."""
+    settings = _made_up(4)
+    turns: dict[Any, tuple[Engine, float]] = {None: (_engine(load(overrides=settings)), 0.0)}
+    for drafts in (1, 4):
+        fixed = [
+            "speculation.method=simulated", "speculation.adaptive=false",
+            f"speculation.num_speculative_tokens={drafts}",
+        ]  # fmt: skip
+        turns[drafts] = _engine(load(overrides=[*settings, *fixed])), 0.0
+    return _take_turns(args, turns, "drafts")
+
+
+def _made_up(cache_gib: int) -> list[str]:
+    folder = Path(tempfile.mkdtemp())
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    return [
+        f"model.name={folder}", "model.load_format=dummy", "model.max_model_len=4096",
+        f"cache.memory_gib={cache_gib}",
+    ]  # fmt: skip
+
+
+def _take_turns(
+    args: argparse.Namespace, turns: dict[Any, tuple[Engine, float]], key: str
+) -> dict[str, Any]:
+    """Time the engines, each with its rate of acceptance; the one of None is the plain one."""
     found = []
-    rates: list[float | None] = [None, *map(float, args.rates.split(","))]
     for users in map(int, args.users.split(",")):
         length = args.tokens if users <= 64 else args.tokens // 2
         work = Workload("simulated", [[user + 5] * 32 for user in range(users)], [length] * users)
-        speeds: dict[float | None, list[float]] = {rate: [] for rate in rates}
-        steps: dict[float | None, list[float]] = {rate: [] for rate in rates}
+        speeds: dict[Any, list[float]] = {turn: [] for turn in turns}
+        steps: dict[Any, list[float]] = {turn: [] for turn in turns}
         for repetition in range(args.repeat + 1):
-            for rate in rates:
-                engine = plain if rate is None else drafting
-                if rate is not None:
-                    Simulated.rate.fill_(rate)
+            for turn, (engine, rate) in turns.items():
+                if turn is not None:
+                    for held in Simulated.rates:
+                        held.fill_(rate)
                 before = engine.stats().step
                 begun = time.perf_counter()
                 drive(engine, work)
                 seconds = time.perf_counter() - begun
                 if repetition:
-                    speeds[rate].append(users * length / seconds)
-                    steps[rate].append(1000 * seconds / (engine.stats().step - before))
-        base = statistics.median(speeds[None])
-        for rate in rates:
-            middle = statistics.median(speeds[rate])
+                    speeds[turn].append(users * length / seconds)
+                    steps[turn].append(1000 * seconds / (engine.stats().step - before))
+        base, plain_ms = statistics.median(speeds[None]), statistics.median(steps[None])
+        for turn in turns:
+            middle, step_ms = statistics.median(speeds[turn]), statistics.median(steps[turn])
             line = {
-                "users": users, "rate": rate, "tok_s": middle, "least": min(speeds[rate]),
-                "most": max(speeds[rate]), "times": middle / base,
-                "step_ms": statistics.median(steps[rate]),
+                "users": users, key: turn, "tok_s": middle, "least": min(speeds[turn]),
+                "most": max(speeds[turn]), "times": middle / base, "step_ms": step_ms,
+                "step_times": step_ms / plain_ms,
             }  # fmt: skip
             say(**line)
             found.append(line)
-    stats = drafting.stats()
-    say(
-        drafts=stats.draft_tokens,
-        accepted=stats.accepted_tokens,
-        device=torch.cuda.get_device_name(),
-    )
-    return {
-        "device": torch.cuda.get_device_name(),
-        "lines": found,
-        "stats": msgspec.to_builtins(stats),
-    }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    say(device=device)
+    return {"device": device, "lines": found}
 
 
 def _engine(config: Config) -> Engine:

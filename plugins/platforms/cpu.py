@@ -7,12 +7,14 @@ import os
 import torch
 
 from ...core.contracts.platform import Memory, Platform, PlatformDefaults, Product
-from .cpu_product import make_product
+from .cpu_product import make_draft_product, make_product
 from .cpu_rowwise import OneOperationNorm, RowwiseGate
 from .host import cpu_flags, memory_bytes, physical_cores
 
 __all__ = ("CPU",)
 
+# Weights that stay in the caches between two drafts, however they are held.
+_FEW_WEIGHTS = 2**20
 _FAST_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -56,11 +58,25 @@ class CPU(Platform):
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         return make_product(weight, bias, fast_bfloat16=_fast_bfloat16())
 
+    def for_drafts(self) -> Platform:
+        return _DraftCPU()
+
     def release(self) -> None:
         """The host's allocator does so by itself."""
 
     def synchronize(self) -> None:
         """Nothing runs behind the caller's back."""
+
+
+class _DraftCPU(CPU):
+    """The same with products as fast as they can be had: a wrong bit in a draft costs nothing."""
+
+    def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+        if weight.dtype is torch.bfloat16 and not _fast_bfloat16():
+            return super().product(weight, bias)
+        if weight.numel() > _FEW_WEIGHTS:
+            return super().product(weight, bias)
+        return make_draft_product(weight, bias)
 
 
 def _fast_bfloat16() -> bool:

@@ -24,7 +24,7 @@ from ...core.layers.scripted import scripted
 from ...quant.cpu.rows import in_proven_pieces, next_sizes, steady_sizes
 from .cpu_rowwise import OneOperationNorm, RowwiseGate
 
-__all__ = ("make_product",)
+__all__ = ("make_draft_product", "make_product")
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 
@@ -50,7 +50,9 @@ def make_product(
         return ComposedProduct(_plain(weight, bias))
     whole = weight.float()
     if not fast_bfloat16 and _half_works() and _fits_half(whole):
-        half = _HalfProduct(whole, bias)
+        # By FBGEMM, multiplied as float32: half the bytes to read.
+        missing = [size - rows for rows, size in enumerate(_half_sizes())]
+        half = _ScriptedProduct(_half_kernel(whole, bias), len(weight), missing)
         if weight.dtype is torch.float32:
             return half
         multiply = half
@@ -61,6 +63,17 @@ def make_product(
     if weight.dtype is not torch.float32:
         multiply = _through_float32(multiply, weight.dtype)
     return ComposedProduct(multiply)
+
+
+def make_draft_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """A product for few rows by few weights, whose bits may depend on the number of rows.
+
+    Args:
+        weight: [out, in].
+        bias: [out] or None.
+    """
+    kernel = scripted(_Plain(weight, bias)).forward
+    return _ScriptedProduct(kernel, len(weight), [0] * _BLOCK)
 
 
 def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
@@ -83,11 +96,8 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     return multiply
 
 
-class _Half(torch.nn.Module):
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        bias = None if bias is None else bias.float()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+class _Around(torch.nn.Module):
+    """A product with what stands around it, in one script."""
 
     def forward(
         self,
@@ -113,18 +123,41 @@ class _Half(torch.nn.Module):
         if norm is not None and signs is not None:
             both = x.unsqueeze(-2) * signs
             x = torch.layer_norm(both, norm.shape, norm, None, eps).select(-2, 0)
+        product = self.multiply(x, missing)
+        if gated:
+            gate, up = torch.chunk(product, 2, -1)
+            product = torch.nn.functional.silu(gate).mul_(up)
+        return product if add is None else add.add_(product)
+
+
+class _Half(_Around):
+    """On weights held as float16."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        bias = None if bias is None else bias.float()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def multiply(self, x: torch.Tensor, missing: int) -> torch.Tensor:
         rows = x.shape[0]
         if rows == 1:
             x = x.expand(1 + missing, -1)
         elif missing:
             x = torch.nn.functional.pad(x, (0, 0, 0, missing))
         product: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        if missing:
-            product = product[:rows]
-        if gated:
-            gate, up = torch.chunk(product, 2, -1)
-            product = torch.nn.functional.silu(gate).mul_(up)
-        return product if add is None else add.add_(product)
+        return product[:rows] if missing else product
+
+
+class _Plain(_Around):
+    """By torch's own operator."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+
+    def multiply(self, x: torch.Tensor, missing: int) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
 def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[..., torch.Tensor]:
@@ -138,18 +171,24 @@ def _half_exactly(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     return partial(_half_kernel(weight, bias), missing=0)
 
 
-class _HalfProduct:
-    """By FBGEMM, on weights held as float16 and multiplied as float32: half the bytes to read.
+class _ScriptedProduct:
+    """A product whose norm, gate and sum are in its script.
 
-    What stands around it is done in the same script: an operator takes longer to be called from
-    Python than to run on a row.
+    An operator takes longer to be called from Python than to run on a row.
+
+    Args:
+        kernel: of ``_Around``.
+        width: outputs.
+        missing: for each number of rows modulo a block, how many more the kernel takes.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._kernel = _half_kernel(weight, bias)
-        self._width = len(weight) // 2
-        sizes = _half_sizes()
-        self._missing = [size - rows for rows, size in enumerate(sizes)]
+    def __init__(self, kernel: Callable[..., torch.Tensor], width: int, missing: list[int]) -> None:
+        self._kernel = kernel
+        self._width = width // 2
+        self._missing = missing
+        # A product meets one norm at most.
+        self._norm: Norm | None = None
+        self._one: OneOperationNorm
         self._composed = ComposedProduct(lambda x: self._kernel(x, self._missing[len(x) % _BLOCK]))
 
     def __call__(
@@ -166,9 +205,10 @@ class _HalfProduct:
         missing, gated = self._missing[rows % _BLOCK], gate is not None
         if norm is None:
             return self._kernel(x, missing, None, None, 0.0, gated, add)
-        if isinstance(norm, OneOperationNorm):
-            return self._kernel(x, missing, norm.twice, norm.signs, norm.eps, gated, add)
-        return self._kernel(norm(x), missing, None, None, 0.0, gated, add)
+        if norm is not self._norm:
+            self._norm, self._one = norm, OneOperationNorm(norm.weight, norm.eps)
+        one = self._one
+        return self._kernel(x, missing, one.twice, one.signs, one.eps, gated, add)
 
     def _gates(self, gate: Gate, rows: int) -> bool:
         return (
