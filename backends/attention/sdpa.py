@@ -98,20 +98,16 @@ class SDPA(AttentionBackend):
         qkv = _side_by_side(q, k, v)
         if len(step.groups) == 1:
             (group,) = step.groups
-            return _layer(
-                qkv, cos, sin, cache, step.write_slots,
-                group.slots, group.rows, group.seen, spec.scale,
-            )  # fmt: skip
+            read = group.slots, group.rows, group.seen, spec.scale
+            return _layer(qkv, cos, sin, cache, step.write_slots, *read)
         _write(qkv, cos, sin, cache, step.write_slots)
-        return torch.cat(
-            [
-                _attend(
-                    qkv[group.begin : group.end],
-                    cache, group.slots, group.rows, group.seen, spec.scale,
-                )  # fmt: skip
-                for group in step.groups
-            ]
-        )
+        found = [
+            _attend(
+                qkv[group.begin : group.end], cache, group.slots, group.rows, group.seen, spec.scale
+            )
+            for group in step.groups
+        ]
+        return torch.cat(found)
 
     def _groups(self, batch: AttentionBatch, window: int | None) -> list[_Group]:
         """The single-query rows together, every other row by itself."""

@@ -25,19 +25,28 @@ __all__ = ("Drafting",)
 _FIRST_RATE = 0.7
 _FIRST_TRUST = 8.0
 # What one more row, of any sequence, leaves of the weight of those before it.
-_OVERALL_MEMORY = 0.995
+_OVERALL_MEMORY = 0.98
 # Relative cost of one draft a row, believed until a step with drafts was measured.
 _FIRST_COST = 0.05
-# Durations kept of one kind of step; their median counts.
+# Durations kept of one kind of step; their median counts, once there are a few, and while the last
+# of them is not long ago: what was slow once would never be tried again.
 _KEPT = 7
+_BELIEVED = 3
+_STALE = 300
+# A step counts as at most this many medians long: the machine did something else meanwhile.
+_HICCUP = 2.0
 # Steps with drafts after which they must have paid, and the most without, before another trial.
 _TRIAL = 12
 _LONGEST_PAUSE = 600
 # Plain steps to measure before drafts are believed to pay, and after how many steps again.
 _PLAIN = 3
 _PLAIN_AGAIN = 1000
-# A row of drafts must promise this much more than a plain one.
+# A row of drafts must promise this much more than a plain one, and have kept it in a trial.
 _MARGIN = 1.02
+# Where drafts lose, a few sequences at once try one again after so many steps: a step with drafts
+# costs the most before anybody drafts, when prompts are still unknown to a draft model.
+_TRY_AGAIN = 64
+_TRIES = 4
 
 
 class Drafting:
@@ -155,7 +164,7 @@ class Drafting:
             return length
         # One try before the pause tells whether anything has changed.
         acceptance.rest()
-        return 1
+        return int(self._now.tries())
 
 
 class _Costs:
@@ -167,8 +176,13 @@ class _Costs:
 
     def __init__(self) -> None:
         self.plain = False
+        self._steps = 0
         self._seconds: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
+        self._tried_at = -_TRY_AGAIN
+        self._tries = 0
+        # Step of the last duration, by drafts a row.
+        self._measured: dict[int, int] = {}
         self._since_plain = 0
         # Tokens and seconds a row of the last steps with drafts, or with proposals of any.
         self._gains: deque[tuple[float, float]] = deque(maxlen=_TRIAL)
@@ -177,9 +191,19 @@ class _Costs:
 
     def begin(self) -> None:
         """A step is planned."""
+        self._steps += 1
         missing = len(self._seconds.get(0, ())) < _PLAIN
         self.plain = self._pause > 0 or missing or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - 1)
+
+    def tries(self) -> bool:
+        """Whether a sequence for which drafts lose may try one in this step."""
+        if self._tried_at != self._steps:
+            if self._steps - self._tried_at < _TRY_AGAIN:
+                return False
+            self._tried_at, self._tries = self._steps, 0
+        self._tries += 1
+        return self._tries <= _TRIES
 
     def add(self, drafts: int, seconds: float, tokens: float, speculates: bool) -> None:
         """Take in a step's seconds and tokens a row.
@@ -189,7 +213,9 @@ class _Costs:
         if not speculates or drafts:
             kept = self._seconds.setdefault(drafts, deque(maxlen=_KEPT))
             kept.append(seconds)
-            self._medians[drafts] = median(kept)
+            self._measured[drafts] = self._steps
+            if len(kept) >= _BELIEVED:
+                self._medians[drafts] = median(kept)
         if not speculates:
             self._since_plain = 0
             return
@@ -198,8 +224,9 @@ class _Costs:
         plain = self._medians.get(0)
         if plain is None or len(self._gains) < _TRIAL:
             return
-        speed = sum(gain[0] for gain in self._gains) / sum(gain[1] for gain in self._gains)
-        if speed * plain < 1:
+        longest = _HICCUP * median(gain[1] for gain in self._gains)
+        taken = sum(min(gain[1], longest) for gain in self._gains)
+        if sum(gain[0] for gain in self._gains) * plain < _MARGIN * taken:
             self._gains.clear()
             self._pause = self._next_pause
             self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
@@ -222,14 +249,20 @@ class _Costs:
         plain = self._medians.get(0)
         if not plain:
             return 1 + _FIRST_COST * drafts
-        found = self._medians.get(drafts)
+        oldest = self._steps - _STALE
+        fresh = {
+            length: cost
+            for length, cost in self._medians.items()
+            if length and self._measured[length] >= oldest
+        }
+        found = fresh.get(drafts)
         if found is not None:
             return found / plain
-        below = max((d for d in self._medians if 0 < d < drafts), default=0)
-        above = min((d for d in self._medians if d > drafts), default=0)
+        below = max((d for d in fresh if d < drafts), default=0)
+        above = min((d for d in fresh if d > drafts), default=0)
+        low = fresh[below] / plain if below else 1.0
         if above:
-            low, high = self._medians[below] / plain, self._medians[above] / plain
-            return low + (high - low) * (drafts - below) / (above - below)
+            return low + (fresh[above] / plain - low) * (drafts - below) / (above - below)
         if below:
-            return 1 + (self._medians[below] / plain - 1) * drafts / below
+            return 1 + (low - 1) * drafts / below
         return 1 + _FIRST_COST * drafts

@@ -66,7 +66,7 @@ STORE = (
     '    "encoding": "utf-8",\n    "buffer": 512,\n    "timeout": 10,\n}\n'
 )
 MAIL = (
-    '    "server": "localhost",\n    "port": 25,\n    "sender": "admin",\n    "subject": "report",\n'
+    '    "server": "localhost",\n    "port": 25,\n    "sender": "admin",\n    "subject": "news",\n'
     '    "timeout": 60,\n    "debug": False,\n    "encoding": "utf-8",\n}\n'
 )
 EDITS = tuple(
@@ -133,7 +133,9 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
                 made = [output.outputs[0].token_ids for output in outputs]
                 if tokens.setdefault(work, made) != made:
                     raise RuntimeError(f"{name} gives other tokens than plain decoding")
-                copied[work] = _copied([(o.prompt_token_ids, o.outputs[0].token_ids) for o in outputs])
+                copied[work] = _copied(
+                    [(o.prompt_token_ids, o.outputs[0].token_ids) for o in outputs]
+                )
                 # The first turn warms up, and teaches which lengths of drafts pay.
                 if repetition:
                     rates[work][name].append(sum(map(len, made)) / seconds)

@@ -3,10 +3,10 @@
     python docs/benchmarks/speculation_lookup.py quire --output lookup-quire.json
     python docs/benchmarks/speculation_lookup.py vllm --output lookup-vllm.json
 
-Prompts are token ids: random ones, then the first of them again, so that what a model copies can be
-looked up. With `--made-up` weights, of Llama 3.1 8B's shape, a model copies nothing but soon repeats
-itself, which lookup finds just the same; the embedded model, the default, is given the edits of
-`speculation.py`. Each engine runs with lookup and without, one after the other.
+Prompts are token ids, the edits of `speculation.py` for the embedded model. With `--made-up`
+weights, of Llama 3.1 8B's shape, they are random tokens with the first of them again: such a model
+copies nothing but soon repeats itself, which lookup finds just the same. Each engine runs with
+lookup and without, one after the other.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ def start_vllm(folder: Path, length: int, *, made_up: bool, lookup: bool) -> Run
     )
 
     def run(prompts: list[list[int]], tokens: int) -> int:
-        params = SamplingParams(
-            temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False
-        )
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = llm.generate(asked, params, use_tqdm=False)
         return sum(len(output.outputs[0].token_ids) for output in outputs)

@@ -80,7 +80,7 @@ def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     return lambda x: F.linear(x, weight, bias)
 
 
-def _through_float32(product: Product, dtype: torch.dtype) -> Multiply:
+def _through_float32(product: Multiply, dtype: torch.dtype) -> Multiply:
     return lambda x: product(x.float()).to(dtype)
 
 
@@ -98,6 +98,10 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
 
 class _Around(torch.nn.Module):
     """A product with what stands around it, in one script."""
+
+    def multiply(self, x: torch.Tensor, missing: int) -> torch.Tensor:
+        """The bare product."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -212,9 +216,7 @@ class _ScriptedProduct:
 
     def _gates(self, gate: Gate, rows: int) -> bool:
         return (
-            isinstance(gate, RowwiseGate)
-            and gate.act == "silu"
-            and gate.at_once(rows, self._width)
+            isinstance(gate, RowwiseGate) and gate.act == "silu" and gate.at_once(rows, self._width)
         )
 
 
