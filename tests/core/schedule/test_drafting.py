@@ -122,6 +122,42 @@ def test_a_search_that_costs_more_than_it_finds_is_given_up() -> None:
     assert rate_of(world, 3000) > 0.97
 
 
+def test_one_slow_step_rules_no_length_out() -> None:
+    """The first step of each length compiles something."""
+    seen: set[int] = set()
+
+    def seconds(rows: int, drafts: int) -> float:
+        slow = 0 if drafts in seen else 60
+        seen.add(drafts)
+        return flat(rows, drafts) + slow
+
+    world = World([0.95], seconds)
+    world.run(300)
+    lengths = [lengths[0] for lengths in world.run(100)]
+    assert sum(lengths) / len(lengths) > MOST - 1
+
+
+def test_what_was_slow_is_tried_again() -> None:
+    world = World([0.95], lambda rows, drafts: 1 + 9 * (drafts > 0))
+    world.run(100)
+    world.seconds = flat
+    world.run(1500)
+    lengths = [lengths[0] for lengths in world.run(100)]
+    assert sum(lengths) / len(lengths) > MOST - 2
+
+
+@pytest.mark.parametrize("users", [1, 4, 64])
+def test_short_requests_without_good_drafts_try_few(users) -> None:
+    """A step with a draft takes twice the time of one without."""
+    world = World([0.02] * users, lambda rows, drafts: 1 + (drafts > 0))
+    world.run(100)
+    before, since = world.tokens, world.now
+    for turn in range(100):
+        world.seqs = [Sequence(_request(f"{turn} {index}")) for index in range(users)]
+        world.run(24)
+    assert (world.tokens - before) / (world.now - since) > 0.97 * users
+
+
 def test_each_sequence_has_a_length_of_its_own() -> None:
     world = World([0.95, 0.0, 0.95, 0.0], lambda rows, drafts: 1 + 0.05 * drafts)
     world.run(100)
