@@ -4,7 +4,8 @@ A speculator only proposes. Verification is the engine's, happens once, and is e
 guess costs time and never changes a result. It reads tokens where the engine keeps them, in the
 slot table on the device, and so needs no state of its own but what it computes itself; the block
 tables are there for one with a cache of keys and values, which then has the geometry of the
-model's.
+model's. Proposals are chains, one token for each position: docs/decisions/0018 counts what trees
+would give.
 
 Life cycle: built once, with the model in place; ``caches`` are allocated together with the
 model's; then ``prepare`` and ``propose`` after every step whose rows ask for drafts, and ``enter``

@@ -25,7 +25,7 @@ __all__ = ("Drafting",)
 _FIRST_RATE = 0.7
 _FIRST_TRUST = 8.0
 # What one more row, of any sequence, leaves of the weight of those before it.
-_OVERALL_MEMORY = 0.98
+_OVERALL_MEMORY = 0.995
 # Relative cost of one draft a row, believed until a step with drafts was measured.
 _FIRST_COST = 0.05
 # Durations kept of one kind of step; their median counts, once there are a few, and while the last
