@@ -171,18 +171,33 @@ def names_in_file(path: Path) -> list[str]:
         return list(file.keys())
 
 
+class _Entry(msgspec.Struct):
+    """What a header says of a tensor."""
+
+    dtype: str
+    shape: list[int]
+
+
 def sizes_in_file(path: Path) -> dict[str, tuple[int, int]]:
     """Entries of each of one file's tensors, and bits of an entry.
+
+    The header alone is read: a file larger than the machine's memory may not even be mapped.
 
     Raises:
         CheckpointError: for a truncated or malformed file, naming it.
     """
-    with _opened(path) as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {
-            name: (math.prod(found.get_shape()), _bits(found.get_dtype()))
-            for name, found in slices.items()
-        }
+    try:
+        length = _header_bytes(path, path.stat().st_size)
+        with path.open("rb") as file:
+            header = file.read(8 + length)[8:]
+        entries = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        entries.pop("__metadata__", None)
+        found = {name: msgspec.json.decode(raw, type=_Entry) for name, raw in entries.items()}
+    except (msgspec.DecodeError, RecursionError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); fetch it again"
+        ) from error
+    return {name: (math.prod(entry.shape), _bits(entry.dtype)) for name, entry in found.items()}
 
 
 def _bits(dtype: str) -> int:
@@ -194,7 +209,7 @@ def _bits(dtype: str) -> int:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        _check_header(path, path.stat().st_size)
+        _header_bytes(path, path.stat().st_size)
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError) as error:
@@ -203,8 +218,8 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _check_header(path: Path, size: int) -> None:
-    """The header's length must be sane before anybody allocates it."""
+def _header_bytes(path: Path, size: int) -> int:
+    """The header's length, which must be sane before anybody allocates it."""
     with path.open("rb") as file:
         start = file.read(8)
     length = int.from_bytes(start, "little")
@@ -214,6 +229,7 @@ def _check_header(path: Path, size: int) -> None:
         raise CheckpointError(
             f"{path} has a header of {length} bytes; at most {_MAX_HEADER_BYTES} are read"
         )
+    return length
 
 
 def _more(names: list[str]) -> str:

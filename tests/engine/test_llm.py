@@ -290,13 +290,18 @@ def test_what_cannot_be_is_refused_before_work() -> None:
 def test_a_model_larger_than_the_machine_is_refused_before_any_of_it_is_read(tmp_path) -> None:
     folder = tmp_path / "large"
     shutil.copytree(DEMO, folder)
-    size = 2 * psutil.virtual_memory().total
-    os.truncate(folder / "model.safetensors", size)  # A hole, which takes no room on the disk.
+    rows = psutil.virtual_memory().total // 256  # Of 256 values of two bytes: twice the memory.
+    size = rows * 512
+    entry = {"dtype": "BF16", "shape": [rows, 256], "data_offsets": [0, size]}
+    header = msgspec.json.encode({"model.embed_tokens.weight": entry})
+    path = folder / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + size)  # A hole, which takes no room on the disk.
     phases: list[str] = []
     config = Config(model=ModelConfig(name=str(folder)))
     with pytest.raises(CapacityError) as refused:
         LLM.from_config(config, on_phase=lambda name, seconds: phases.append(name))
-    assert f"{size / 2**30:.1f} GiB of weights" in str(refused.value)
+    assert f"weights take {size / 2**30:.1f} GiB" in str(refused.value)
     assert "use a smaller or quantized model" in str(refused.value)
     assert "weights" not in phases
 
