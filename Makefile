@@ -30,7 +30,7 @@ types: .venv/.developer .view/quire  ## Types, strictly.
 	$(BIN)/mypy
 
 test: lint types  ## Lint, types and the whole test suite.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 fixtures: .venv/.developer  ## Quantized checkpoints by AutoAWQ, AutoGPTQ, GPTQModel and llm-compressor, anew, in build/fixtures.
 	tests/quant/tools/rebuild.sh $(BIN)/python build/fixtures
