@@ -7,7 +7,7 @@ called, is where it pays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,7 @@ from ...core.layers.scripted import scripted
 __all__ = ("SDPA",)
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(NamedTuple):
     """Rows that attend in one call, each of as many tokens of the step.
 
     Attributes:
@@ -38,10 +37,18 @@ class _Group:
     seen: torch.Tensor | None
 
 
-@dataclass(slots=True)
-class _Step:
+class _Step(NamedTuple):
+    """A step, as layers with one sliding window see it."""
+
     write_slots: torch.Tensor
-    groups: list[_Group]
+    groups: tuple[_Group, ...]
+
+
+class _Prepared(NamedTuple):
+    """A step for every sliding window, and the layers' caches, which a recording must be given."""
+
+    steps: tuple[_Step, ...]
+    caches: tuple[torch.Tensor, ...]
 
 
 class SDPA(AttentionBackend):
@@ -51,7 +58,7 @@ class SDPA(AttentionBackend):
         devices=frozenset({"cpu"}),
         dtypes=frozenset({"float32", "bfloat16"}),
         kv_dtypes=frozenset({"float32", "bfloat16"}),
-        features=frozenset({"sliding_window", "overlap", "speculation"}),
+        features=frozenset({"sliding_window", "overlap", "speculation", "recorded"}),
     )
 
     def __init__(
@@ -63,25 +70,23 @@ class SDPA(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
-        self._caches: list[torch.Tensor] = []
-        self._windows = {spec.window for spec in layers}
+        self._caches: tuple[torch.Tensor, ...] = ()
+        self._windows = list(dict.fromkeys(spec.window for spec in layers))
 
     def bytes_per_block(self) -> int:
         widths = sum(spec.num_kv_heads * spec.head_dim for spec in self.layers)
         return 2 * widths * self.block_size * self.kv_dtype.itemsize
 
     def allocate(self, num_blocks: int) -> None:
-        self._caches.clear()
-        for spec in self.layers:
-            shape = (num_blocks * self.block_size, 2 * spec.num_kv_heads, spec.head_dim)
-            self._caches.append(torch.zeros(shape, dtype=self.kv_dtype))
+        slots = num_blocks * self.block_size
+        self._caches = tuple(
+            torch.zeros(slots, 2 * spec.num_kv_heads, spec.head_dim, dtype=self.kv_dtype)
+            for spec in self.layers
+        )
 
-    def prepare(self, batch: AttentionBatch) -> dict[int | None, _Step]:
-        """One step for every sliding window that a layer has."""
-        return {
-            window: _Step(batch.write_slots, self._groups(batch, window))
-            for window in self._windows
-        }
+    def prepare(self, batch: AttentionBatch) -> _Prepared:
+        steps = [_Step(batch.write_slots, self._groups(batch, window)) for window in self._windows]
+        return _Prepared(tuple(steps), self._caches)
 
     def attend(
         self,
@@ -89,17 +94,19 @@ class SDPA(AttentionBackend):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        prepared: dict[int | None, _Step],
+        prepared: _Prepared,
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        spec, cache = self.layers[layer], self._caches[layer]
-        step = prepared[spec.window]
+        spec, cache = self.layers[layer], prepared.caches[layer]
+        step = prepared.steps[self._windows.index(spec.window)]
         cos, sin = (None, None) if rotation is None else rotation.angles()
         qkv = _side_by_side(q, k, v)
         if len(step.groups) == 1:
             (group,) = step.groups
             read = group.slots, group.rows, group.seen, spec.scale
-            return _layer(qkv, cos, sin, cache, step.write_slots, *read)
+            # A script is no part of a recording.
+            whole = _whole_layer if torch.jit.is_tracing() else _layer
+            return whole(qkv, cos, sin, cache, step.write_slots, *read)
         _write(qkv, cos, sin, cache, step.write_slots)
         found = [
             _attend(
@@ -109,7 +116,7 @@ class SDPA(AttentionBackend):
         ]
         return torch.cat(found)
 
-    def _groups(self, batch: AttentionBatch, window: int | None) -> list[_Group]:
+    def _groups(self, batch: AttentionBatch, window: int | None) -> tuple[_Group, ...]:
         """The single-query rows together, every other row by itself."""
         groups = []
         decodes = batch.num_decodes
@@ -120,7 +127,7 @@ class SDPA(AttentionBackend):
             end = begin + batch.query_lengths[row]
             groups.append(self._group(batch, row, row + 1, begin, end, window))
             begin = end
-        return groups
+        return tuple(groups)
 
     def _group(
         self, batch: AttentionBatch, first: int, last: int, begin: int, end: int, window: int | None
@@ -182,13 +189,9 @@ def _attend_group(
     read = cache.index_select(0, slots).view(rows, -1, kept, width).transpose(1, 2).to(q.dtype)
     keys, values = read[:, : kept // 2], read[:, kept // 2 :]
     out = F.scaled_dot_product_attention(
-        q, keys, values, attn_mask=seen, scale=scale, enable_gqa=heads != kept // 2
+        q, keys, values, attn_mask=seen, scale=scale, enable_gqa=bool(heads != kept // 2)
     )
     return out.transpose(1, 2).reshape(tokens, -1)
-
-
-_write = scripted(_write_rotated)
-_attend = scripted(_attend_group)
 
 
 def _whole_layer(
@@ -202,8 +205,8 @@ def _whole_layer(
     seen: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    _write(qkv, cos, sin, cache, write_slots)
-    return _attend(qkv, cache, slots, rows, seen, scale)
+    _write_rotated(qkv, cos, sin, cache, write_slots)
+    return _attend_group(qkv, cache, slots, rows, seen, scale)
 
 
 def _group_geometry(
@@ -235,5 +238,7 @@ def _group_geometry(
     return slots.flatten(), seen.unsqueeze(1)
 
 
+_write = scripted(_write_rotated)
+_attend = scripted(_attend_group)
 _layer = scripted(_whole_layer)
 _geometry = scripted(_group_geometry)

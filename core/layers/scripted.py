@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ("scripted",)
+__all__ = ("Recorded", "scripted")
 
 T = TypeVar("T")
+
+# More tokens take longer to compute than operators to be called.
+_MOST_TOKENS = 8
+# Calls of a kind before it is recorded, and of a recording until TorchScript has compiled it.
+_PATIENCE = 8
+_COMPILING = 3
+_TENSOR = "tensor"
 
 
 def scripted(function: T) -> T:
@@ -30,3 +39,81 @@ def scripted(function: T) -> T:
             return function
     script: T = compiled
     return script
+
+
+class Recorded:
+    """A function of tensors, recorded as one script where it is called alike again and again.
+
+    Recording takes as long as a hundred calls, so that the first calls of a kind run as they are. A
+    function that cannot be recorded, or whose recording gives something else, runs so for ever.
+
+    Args:
+        function: of tensors, constants and tuples of them, named ones too, to a tensor or a tuple of
+            them. What it does may depend on constants, on how they are nested, and on
+            ``num_tokens``, but on no tensor's values; weights are the only tensors that it may
+            find elsewhere.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._calls: Counter[Hashable] = Counter()
+        self._scripts: dict[Hashable, Callable[..., Any]] = {}
+
+    def __call__(self, num_tokens: int, *args: Any) -> Any:
+        """The function's result.
+
+        Args:
+            num_tokens: leading size of the arguments that the function has for each token.
+            args: of the function.
+        """
+        if num_tokens > _MOST_TOKENS:
+            return self._function(*args)
+        tensors: list[torch.Tensor] = []
+        kind = (num_tokens, _apart(args, tensors))
+        script = self._scripts.get(kind)
+        if script is not None:
+            return script(*tensors)
+        self._calls[kind] += 1
+        result = self._function(*args)
+        if self._calls[kind] == _PATIENCE:
+            self._scripts[kind] = self._record(kind[1], tensors, result)
+        return result
+
+    def _record(self, kind: Any, tensors: list[torch.Tensor], expected: Any) -> Callable[..., Any]:
+        def whole(*tensors: torch.Tensor) -> Any:
+            return self._function(*_together(kind, iter(tensors)))
+
+        with warnings.catch_warnings():
+            # Of what depends on a constant, and of TorchScript's age.
+            warnings.simplefilter("ignore")
+            try:
+                script: Callable[..., Any] = torch.jit.trace(
+                    whole, tuple(tensors), check_trace=False
+                )
+                # The first calls compile it.
+                found = [script(*tensors) for _ in range(_COMPILING)][-1]
+                torch.testing.assert_close(found, expected, equal_nan=True)
+            except (RuntimeError, TypeError, ValueError, AssertionError):
+                return whole
+        return script
+
+
+def _apart(value: Any, tensors: list[torch.Tensor]) -> Hashable:
+    """What a value is without its tensors, which are appended."""
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return _TENSOR
+    if isinstance(value, tuple):
+        return type(value), tuple([_apart(part, tensors) for part in value])
+    return (value,)
+
+
+def _together(kind: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """The value of a kind with these tensors."""
+    if kind is _TENSOR:
+        return next(tensors)
+    if len(kind) == 1:
+        return kind[0]
+    made, parts = kind
+    values = [_together(part, tensors) for part in parts]
+    return tuple(values) if made is tuple else made(*values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..contracts.attention import AttentionBackend, AttentionBatch, Rotation
@@ -19,15 +21,14 @@ def forward(
     tap: Tap | None = None,
 ) -> torch.Tensor:
     """[T, hidden size] for T tokens in the rows of a batch; their keys and values are cached."""
-    attend = attending(attention, batch)
+    attend = attending(attention, attention.prepare(batch))
     if tap is None:
         return model.forward(token_ids, positions, attend)
     return model.forward(token_ids, positions, attend, tap)
 
 
-def attending(attention: AttentionBackend, batch: AttentionBatch) -> Attend:
-    """The attention of a step."""
-    prepared = attention.prepare(batch)
+def attending(attention: AttentionBackend, prepared: Any) -> Attend:
+    """The attention of a step that it has prepared."""
 
     def attend(
         layer: int,

@@ -13,12 +13,13 @@ import torch
 from ...core.config import SpeculationConfig, draft_config
 from ...core.contracts.attention import AttentionBackend, AttentionBatch
 from ...core.contracts.capabilities import Capabilities
+from ...core.contracts.model import Attend
 from ...core.contracts.speculator import Drafting, Speculator, SpeculatorContext
 from ...core.errors import ConfigError
 from ...core.registry import Registry
 from ...core.run.forward import forward
 from ...core.source import Source, locate
-from .single_tokens import SingleTokens, Stepper, send
+from .single_tokens import Pass, Stepper, send
 
 __all__ = ("DraftModel",)
 
@@ -56,6 +57,8 @@ class DraftModel(Speculator):
         self._block_size = context.block_size
         self._max_tokens = context.max_tokens
         self._stepper = Stepper(context, self._attention)
+        self._first = Pass(self._attention, self._logits_of_seconds)
+        self._next = Pass(self._attention, self._logits)
         # Leading tokens of each slot whose keys and values are in the cache, at least.
         self._computed = np.zeros(context.max_slots, dtype=np.int64)
 
@@ -91,19 +94,20 @@ class DraftModel(Speculator):
         token_ids = drafting.tokens[drafting.slots[both], positions].long()
         bounds = np.maximum(bounds, 1)
         tokens = self._stepper.tokens(drafting, both, token_ids, positions, bounds, siblings=True)
-        logits = self._model.logits(self._run(tokens)[_BEHIND - 1 :: _BEHIND])
         return self._stepper.chain(
-            drafting,
-            logits,
-            lambda tokens: self._model.logits(self._run(tokens)),
-            behind=0,
-            longest=longest,
+            drafting, self._first(tokens), self._next, behind=0, longest=longest
         )
 
-    def _run(self, tokens: SingleTokens) -> torch.Tensor:
-        return forward(
-            self._model, self._attention, tokens.token_ids, tokens.positions, tokens.batch
-        )
+    def _logits_of_seconds(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        hidden = self._model.forward(token_ids, positions, attend)
+        return self._model.logits(hidden[_BEHIND - 1 :: _BEHIND])
+
+    def _logits(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        return self._model.logits(self._model.forward(token_ids, positions, attend))
 
     def _pieces(
         self, late: np.ndarray, behind: np.ndarray

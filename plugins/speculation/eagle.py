@@ -13,13 +13,14 @@ import torch
 from ...core.config import SpeculationConfig, draft_config
 from ...core.contracts.attention import AttentionBackend
 from ...core.contracts.capabilities import Capabilities
+from ...core.contracts.model import Attend
 from ...core.contracts.speculator import Drafting, Observed, Speculator, SpeculatorContext
 from ...core.errors import ConfigError
 from ...core.registry import Registry
 from ...core.run.forward import attending
 from ...core.source import Source, locate
 from .eagle_heads import Eagle1Head, Eagle3Head, Head, head_config, version_of
-from .single_tokens import SingleTokens, Stepper
+from .single_tokens import Pass, SingleTokens, Stepper
 
 __all__ = ("Eagle", "Eagle3")
 
@@ -83,6 +84,7 @@ class Eagle(Speculator):
         )
         self._layers = self._head.hidden_layers(len(context.model.attention_layers()))
         self._stepper = Stepper(context, self._attention)
+        self._next = Pass(self._attention, self._go_on)
         self._padding = context.max_slots
         # What the head makes of each slot's last token; the last row is nobody's.
         self._last = one.new_zeros(context.max_slots + 1, self._head.spec.hidden_size)
@@ -103,7 +105,7 @@ class Eagle(Speculator):
             self._head.fuse(observed.hidden),
             following,
             positions,
-            attending(self._attention, observed.batch),
+            attending(self._attention, self._attention.prepare(observed.batch)),
         )
         last = positions + _BEHIND + 1 == observed.lengths[slots]
         self._last[torch.where(last, slots, self._padding)] = hidden
@@ -112,11 +114,10 @@ class Eagle(Speculator):
         hidden = self._last[drafting.slots]
 
         def advance(tokens: SingleTokens) -> torch.Tensor:
-            attend = attending(self._attention, tokens.batch)
-            going = hidden[tokens.rows]
-            going = self._head.forward(going, tokens.token_ids, tokens.positions, attend)
+            going, logits = self._next(tokens, hidden[tokens.rows])
             hidden.index_copy_(0, tokens.rows, going)
-            return self._head.logits(going)
+            found: torch.Tensor = logits
+            return found
 
         return self._stepper.chain(
             drafting,
@@ -125,6 +126,17 @@ class Eagle(Speculator):
             behind=_BEHIND,
             longest=self._stepper.lengths(drafting),
         )
+
+
+    def _go_on(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        hidden: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        going = self._head.forward(hidden, token_ids, positions, attend)
+        return going, self._head.logits(going)
 
 
 class Eagle3(Eagle):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...core.contracts.attention import AttentionBackend, AttentionBatch
 from ...core.contracts.speculator import Drafting, SpeculatorContext
+from ...core.layers.scripted import Recorded
+from ...core.run.forward import attending
 
-__all__ = ("SingleTokens", "Stepper", "send")
+__all__ = ("Pass", "SingleTokens", "Stepper", "send")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,41 @@ class SingleTokens:
     token_ids: torch.Tensor
     positions: torch.Tensor
     batch: AttentionBatch
+
+
+class Pass:
+    """What a module computes of single tokens.
+
+    On a CPU its operators take less time than Python takes to call them, and it is recorded.
+
+    Args:
+        attention: of the module.
+        compute: from token ids and positions, int64 [A], the step's attention, and more tensors.
+    """
+
+    def __init__(
+        self,
+        attention: AttentionBackend,
+        compute: Callable[..., Any],
+    ) -> None:
+        self._attention = attention
+        self._compute = compute
+        records = "recorded" in attention.capabilities.features
+        self._recorded = Recorded(self._prepared) if records else None
+
+    def __call__(self, tokens: SingleTokens, *more: torch.Tensor) -> Any:
+        """What ``compute`` gives for the tokens."""
+        prepared = self._attention.prepare(tokens.batch)
+        args = prepared, tokens.token_ids, tokens.positions, *more
+        if self._recorded is None:
+            return self._prepared(*args)
+        return self._recorded(len(tokens.rows), *args)
+
+    def _prepared(
+        self, prepared: Any, token_ids: torch.Tensor, positions: torch.Tensor, *more: torch.Tensor
+    ) -> Any:
+        attend = attending(self._attention, prepared)
+        return self._compute(token_ids, positions, attend, *more)
 
 
 class Stepper:
