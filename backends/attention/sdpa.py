@@ -71,6 +71,8 @@ class SDPA(AttentionBackend):
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
         self._caches: tuple[torch.Tensor, ...] = ()
+        self._tables = torch.empty(0)
+        self._slots = torch.empty(0)
         self._windows = list(dict.fromkeys(spec.window for spec in layers))
 
     def bytes_per_block(self) -> int:
@@ -85,6 +87,10 @@ class SDPA(AttentionBackend):
         )
 
     def prepare(self, batch: AttentionBatch) -> _Prepared:
+        # Steps that follow one another while nothing is verified come with the same tables.
+        if batch.block_tables is not self._tables:
+            self._tables = batch.block_tables
+            self._slots = _slots_of(batch.block_tables, self.block_size)
         steps = [_Step(batch.write_slots, self._groups(batch, window)) for window in self._windows]
         return _Prepared(tuple(steps), self._caches)
 
@@ -135,13 +141,12 @@ class SDPA(AttentionBackend):
         longest = max(batch.host_lengths[first:last])
         rows, queries = last - first, (end - begin) // (last - first)
         narrow = window is not None and longest > window
+        if rows == queries == 1 and not narrow:
+            return _Group(begin, end, rows, self._slots[first, :longest], None)
         slots, seen = _geometry(
-            batch.block_tables[first:last],
+            self._slots[first:last, :longest],
             batch.lengths[first:last],
-            longest,
             queries,
-            self.block_size,
-            rows > 1 or queries > 1 or narrow,
             window if narrow else None,
         )
         return _Group(begin, end, rows, slots, seen)
@@ -209,25 +214,18 @@ def _whole_layer(
     return _attend_group(qkv, cache, slots, rows, seen, scale)
 
 
-def _group_geometry(
-    tables: torch.Tensor,
-    lengths: torch.Tensor,
-    longest: int,
-    queries: int,
-    block_size: int,
-    hides: bool,
-    window: int | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``slots`` and ``seen`` of a group of rows, whose longest has so many tokens.
-
-    ``hides`` says whether a query may see less than all of them.
-    """
-    at = torch.arange(longest)
-    blocks = tables[:, : (longest + block_size - 1) // block_size].long()
+def _slots_of(tables: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Where in the cache the positions of rows are, int64 [rows, positions]."""
     within = torch.arange(block_size)
-    slots = (blocks.unsqueeze(-1) * block_size + within).flatten(1)[:, :longest]
-    if not hides:
-        return slots.flatten(), None
+    return (tables.long().unsqueeze(-1) * block_size + within).flatten(1)
+
+
+def _group_geometry(
+    slots: torch.Tensor, lengths: torch.Tensor, queries: int, window: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``slots`` and ``seen`` of a group of rows, from the slots of as many positions as the longest
+    has."""
+    at = torch.arange(slots.shape[1])
     ends = lengths.long().unsqueeze(1)
     # What is masked is read all the same, and a NaN would survive the mask.
     slots = torch.where(at < ends, slots, slots[:, :1])

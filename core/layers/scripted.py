@@ -48,8 +48,8 @@ class Recorded:
     function that cannot be recorded, or whose recording gives something else, runs so for ever.
 
     Args:
-        function: of tensors, constants and tuples of them, named ones too, to a tensor or a tuple of
-            them. What it does may depend on constants, on how they are nested, and on
+        function: of tensors, constants and tuples of them, named ones too, to a tensor or a tuple
+            of some. What it does may depend on constants, on how they are nested, and on
             ``num_tokens``, but on no tensor's values; weights are the only tensors that it may
             find elsewhere.
     """

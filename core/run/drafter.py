@@ -135,5 +135,5 @@ class Drafter:
         table = self._table
         drawn = self._sampler.draw(logits, slots, host_slots, lengths, table.tokens)
         # Where penalties on the next draft look for it.
-        table.tokens[slots, lengths] = drawn.clamp(min=0).to(table.tokens.dtype)
+        table.write(slots, lengths, drawn)
         return drawn.clamp(-1, self._sampler.vocab_size - 1)

@@ -21,6 +21,8 @@ from .sample_table import FILTERED, PARAMETERS, SAMPLED, ParameterTable
 
 __all__ = ("RandomDraws", "SamplingRows", "Selection")
 
+# Lists of slots whose tensors are kept: steps that verify drafts and draw some take turns.
+_SELECTIONS = 16
 _FLOATS = ("temperature", "top_p", "min_score", "repetition", "presence", "frequency")
 _INTEGERS = ("stream", "top_k", "num_prompt")
 
@@ -101,7 +103,7 @@ class SamplingRows:
         self._allowed: dict[int, list[int]] = {}
         self._early_stops: dict[int, list[tuple[int, int]]] = {}
         self._bad_words: dict[int, list[list[int]]] = {}
-        self._last: tuple[list[int], Selection] | None = None
+        self._selections: dict[tuple[int, ...], Selection] = {}
 
     def enter(self, newcomer: Newcomer) -> None:
         """Replace a slot's parameters by a newcomer's."""
@@ -146,12 +148,14 @@ class SamplingRows:
         self._logprobs.pop(slot, None)
         if params.logprobs is not None:
             self._logprobs[slot] = params.logprobs
-        self._last = None
+        self._selections.clear()
 
     def select(self, slots: list[int]) -> Selection:
         """The tensors for these slots, in this order."""
-        if self._last is not None and self._last[0] == slots:
-            return self._last[1]
+        key = tuple(slots)
+        found = self._selections.get(key)
+        if found is not None:
+            return found
         asking = [row for row, slot in enumerate(slots) if slot in self._logprobs]
         selection = Selection(
             edits=self._edits(slots),
@@ -160,7 +164,9 @@ class SamplingRows:
             logprobs=[self._logprobs[slots[row]] for row in asking],
             logprob_rows=(self._tensor(asking), asking),
         )
-        self._last = (list(slots), selection)
+        if len(self._selections) == _SELECTIONS:
+            self._selections.clear()
+        self._selections[key] = selection
         return selection
 
     def filters(self, slots: list[int]) -> bool:

@@ -18,6 +18,7 @@ from ...core.contracts.speculator import Drafting, Speculator, SpeculatorContext
 from ...core.errors import ConfigError
 from ...core.registry import Registry
 from ...core.run.forward import forward
+from ...core.run.graphs import graph_rows
 from ...core.source import Source, locate
 from .single_tokens import Pass, Stepper, send
 
@@ -56,7 +57,7 @@ class DraftModel(Speculator):
         self._model, self._attention = context.open_model(draft_config(config))
         self._block_size = context.block_size
         self._max_tokens = context.max_tokens
-        self._stepper = Stepper(context, self._attention)
+        self._stepper = Stepper(context, self._attention, _BEHIND * graph_rows(context.max_slots))
         self._first = Pass(self._attention, self._logits_of_seconds)
         self._next = Pass(self._attention, self._logits)
         # Leading tokens of each slot whose keys and values are in the cache, at least.
@@ -85,15 +86,8 @@ class DraftModel(Speculator):
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
         longest = self._stepper.lengths(drafting)
-        rows = torch.arange(len(longest), device=drafting.slots.device)
-        # The last two tokens of each row: the first of them may be computed already.
-        both = rows.repeat_interleave(_BEHIND, output_size=_BEHIND * len(longest))
-        second = torch.arange(len(both), device=both.device) % _BEHIND
-        positions = (drafting.lengths[both] + second - _BEHIND).clamp(min=0)
-        bounds = np.repeat(longest, _BEHIND) - np.tile((1, 0), len(longest))
-        token_ids = drafting.tokens[drafting.slots[both], positions].long()
-        bounds = np.maximum(bounds, 1)
-        tokens = self._stepper.tokens(drafting, both, token_ids, positions, bounds, siblings=True)
+        # Of the last two tokens of each row the first may be computed already.
+        tokens = self._stepper.siblings(drafting, _BEHIND, longest)
         return self._stepper.chain(
             drafting, self._first(tokens), self._next, behind=0, longest=longest
         )

@@ -18,6 +18,7 @@ from ...core.contracts.speculator import Drafting, Observed, Speculator, Specula
 from ...core.errors import ConfigError
 from ...core.registry import Registry
 from ...core.run.forward import attending
+from ...core.run.graphs import graph_rows
 from ...core.source import Source, locate
 from .eagle_heads import Eagle1Head, Eagle3Head, Head, head_config, version_of
 from .single_tokens import Pass, SingleTokens, Stepper
@@ -83,7 +84,7 @@ class Eagle(Speculator):
             lambda source, build: self.head_class(source, build, context.model, size),
         )
         self._layers = self._head.hidden_layers(len(context.model.attention_layers()))
-        self._stepper = Stepper(context, self._attention)
+        self._stepper = Stepper(context, self._attention, graph_rows(context.max_slots))
         self._next = Pass(self._attention, self._go_on)
         self._padding = context.max_slots
         # What the head makes of each slot's last token; the last row is nobody's.

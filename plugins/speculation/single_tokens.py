@@ -75,11 +75,16 @@ class Stepper:
     Args:
         context: what the speculator was built with.
         attention: of the module.
+        most_tokens: of a step.
     """
 
-    def __init__(self, context: SpeculatorContext, attention: AttentionBackend) -> None:
+    def __init__(
+        self, context: SpeculatorContext, attention: AttentionBackend, most_tokens: int
+    ) -> None:
         self._block_size = context.block_size
         self._last_position = context.max_model_len - 1
+        self._rows = torch.arange(most_tokens + 1, device=context.device)
+        self._query_start = self._rows.to(torch.int32)
         self._exact = (
             context.device.type == "cpu" or "graphs" not in attention.capabilities.features
         )
@@ -99,6 +104,8 @@ class Stepper:
     ) -> torch.Tensor:
         """Draw chains of drafts, one token after the other.
 
+        Beyond the drafts that a row can use, positions only must exist: nothing is kept there.
+
         Args:
             drafting: the call, of N rows.
             logits: [N, V], of the first drafts.
@@ -109,55 +116,86 @@ class Stepper:
         Returns:
             int64 [N, most], as ``propose`` gives it.
         """
-        rows = torch.arange(len(longest), device=drafting.slots.device)
         chain = [drafting.draw(logits, None, 0)]
-        for index in range(1, drafting.most):
+        ahead = torch.arange(1, drafting.most, device=drafting.slots.device)
+        shifts = (ahead - 1 - behind).unsqueeze(-1)
+        # Of all steps at once, [steps, N].
+        positions = (drafting.lengths + shifts).clamp(min=0, max=self._last_position)
+        tables = self._tables(drafting, longest)
+        kept = ahead.unsqueeze(-1) < drafting.wanted
+        places = torch.where(kept, self._places(tables, positions.T).T, 0)
+        for index, at, place in zip(range(1, drafting.most), positions, places, strict=True):
             active = _active(drafting, index)
-            chosen = rows if active is None else active
-            shift = index - 1 - behind
-            positions = (drafting.lengths + shift).clamp(min=0, max=self._last_position)[chosen]
-            bounds = np.maximum(longest + shift + 1, 1)[drafting.host.wanted > index]
-            last = chain[-1][chosen].clamp(min=0)
-            tokens = self.tokens(drafting, chosen, last, positions, bounds, index=index)
+            bounds = np.maximum(longest + (index - behind), 1)
+            last = chain[-1].clamp(min=0)
+            if active is None:
+                tokens = self._single(self._rows[: len(last)], last, at, place, tables, bounds)
+            else:
+                parts = (part[active] for part in (last, at, place, tables))
+                tokens = self._single(active, *parts, bounds[drafting.host.wanted > index])
             drawn = drafting.draw(advance(tokens), active, index)
             if active is not None:
-                drawn = torch.full_like(rows, -1).index_copy_(0, active, drawn)
+                drawn = torch.full_like(last, -1).index_copy_(0, active, drawn)
             chain.append(drawn)
         return torch.stack(chain, 1)
 
-    def tokens(
-        self,
-        drafting: Drafting,
-        rows: torch.Tensor,
-        token_ids: torch.Tensor,
-        positions: torch.Tensor,
-        longest: np.ndarray,
-        *,
-        siblings: bool = False,
-        index: int = 0,
-    ) -> SingleTokens:
-        """Single tokens with their attention.
-
-        Beyond the drafts that a row can use, positions only must exist: nothing is kept there.
+    def siblings(self, drafting: Drafting, count: int, longest: np.ndarray) -> SingleTokens:
+        """The last ``count`` tokens of each row, which see each other.
 
         Args:
             drafting: the call.
-            rows: int64 [A], their rows.
-            token_ids: int64 [A].
-            positions: int64 [A].
-            longest: int64 [A], positions and one more, or bounds.
-            siblings: whether some of them see each other.
-            index: of the draft whose logits they give.
+            count: tokens of a row.
+            longest: from ``lengths``.
         """
-        tables = drafting.blocks[drafting.slots[rows]]
-        size, count = self._block_size, len(rows)
-        blocks = tables.gather(1, (positions // size).unsqueeze(-1)).squeeze(-1).long()
-        kept = index < drafting.wanted[rows]
+        rows = self._rows[: len(longest)].repeat_interleave(
+            count, output_size=count * len(longest)
+        )
+        behind = self._rows[:count] - count
+        positions = (drafting.lengths.unsqueeze(-1) + behind).clamp(min=0)
+        tables = self._tables(drafting, longest)
+        places = self._places(tables, positions)
+        token_ids = drafting.tokens[drafting.slots.unsqueeze(-1), positions].long()
+        bounds = np.maximum(longest[:, None] + np.arange(1 - count, 1), 1)
+        return self._single(
+            rows,
+            token_ids.flatten(),
+            positions.flatten(),
+            places.flatten(),
+            tables[rows],
+            bounds.ravel(),
+            siblings=True,
+        )
+
+    def _tables(self, drafting: Drafting, longest: np.ndarray) -> torch.Tensor:
+        """int32 [N, blocks] of the rows, as far as they reach with drafts if that is known."""
+        tables = drafting.blocks
+        if self._exact:
+            tables = tables[:, : -(-(int(longest.max()) + drafting.most) // self._block_size)]
+        return tables.index_select(0, drafting.slots)
+
+    def _places(self, tables: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Where in the cache positions [N, k] of N rows are: int64 [N, k]."""
+        size = self._block_size
+        return tables.gather(1, positions // size).long() * size + positions % size
+
+    def _single(
+        self,
+        rows: torch.Tensor,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        places: torch.Tensor,
+        tables: torch.Tensor,
+        longest: np.ndarray,
+        *,
+        siblings: bool = False,
+    ) -> SingleTokens:
+        """Tokens with their attention; all arguments are of A tokens."""
+        count = len(longest)
         batch = AttentionBatch(
-            query_start=torch.arange(count + 1, dtype=torch.int32, device=rows.device),
+            query_start=self._query_start[: count + 1],
             lengths=(positions + 1).to(torch.int32),
             block_tables=tables,
-            write_slots=torch.where(kept, blocks * size + positions % size, 0),
+            write_slots=places,
             num_decodes=count,
             query_lengths=[1] * count,
             host_lengths=longest.tolist(),
