@@ -10,7 +10,8 @@ would give.
 Life cycle: built once, with the model in place; ``caches`` are allocated together with the
 model's; then ``prepare`` and ``propose`` after every step whose rows ask for drafts, and ``enter``
 before the first one of a sequence new to its slot. One that drafts from the model's hidden states
-is shown those of every step by ``observe``, before it may be asked for drafts.
+is shown those of every step by ``observe``, several steps at once or not, before it may be asked
+for drafts.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class Drafting:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """T tokens that a step has computed, once what it drew stands in the table.
+    """T tokens that a step, or several, have computed, once what was drawn stands in the table.
 
     Among them may be drafts that were rejected, and padding, which writes to the null block.
 
@@ -239,7 +240,7 @@ class Speculator(ABC):
         return []
 
     def enter(self, slot: int, num_tokens: int) -> None:
-        """A sequence with so many tokens takes the slot over; forget who was there."""
+        """A sequence with so many tokens will take the slot over; forget who was there."""
         del slot, num_tokens
 
     def hidden_layers(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import torch
 
 from ..contracts.speculator import Drafting, HostRows, Observed, Speculator
 from ..step import Newcomer, Plan, Row
+from .backlog import Backlog
 from .draft_graphs import DraftGraphs
 from .sample import Sampler
 from .slots import SlotTable
@@ -37,24 +38,46 @@ class Drafter:
         table: the slot table.
         sampler: draws for speculators, and knows what drafts are below.
         graphs: capture the proposals that can be; None for none.
+        backlog: what the speculator need not see yet; None to show it every step at once.
     """
 
     def __init__(
-        self, speculator: Speculator, table: SlotTable, sampler: Sampler, graphs: DraftGraphs | None
+        self,
+        speculator: Speculator,
+        table: SlotTable,
+        sampler: Sampler,
+        graphs: DraftGraphs | None,
+        backlog: Backlog | None,
     ) -> None:
         self.speculator = speculator
         self.graphs = graphs
+        self._backlog = backlog
         self._table = table
         self._sampler = sampler
         self._broken = False
 
     def enter(self, newcomers: list[Newcomer]) -> None:
-        """Sequences take slots over."""
+        """Sequences take slots over, whose tokens are still those of others."""
+        if newcomers:
+            self._catch_up()
         for newcomer in newcomers:
             self.speculator.enter(newcomer.slot, len(newcomer.token_ids))
 
     def observe(self, observed: Observed) -> None:
         """Show the speculator a step, once the table's tokens and lengths are those after it."""
+        if self._backlog is None:
+            self._show(observed)
+            return
+        if not self._backlog.has_room(observed):
+            self._catch_up()
+        self._backlog.add(observed)
+
+    def _catch_up(self) -> None:
+        observed = None if self._backlog is None else self._backlog.take()
+        if observed is not None:
+            self._show(observed)
+
+    def _show(self, observed: Observed) -> None:
         if self._broken:
             return
         try:
@@ -68,6 +91,7 @@ class Drafter:
         asking = [index for index, row in enumerate(plan.rows) if row.propose]
         if not asking:
             return None
+        self._catch_up()
         drafting = self._drafting([plan.rows[index] for index in asking])
         counts = None if self._broken else self._counts(drafting)
         return Proposals(asking, torch.zeros_like(drafting.slots) if counts is None else counts)

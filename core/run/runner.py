@@ -10,6 +10,7 @@ from ..contracts.attention import AttentionBackend
 from ..contracts.model import Architecture
 from ..contracts.speculator import Observed, Speculator
 from ..step import Newcomer, Outcome, Plan
+from .backlog import Backlog
 from .batch import Draws, make_batch
 from .chunk_graphs import ChunkGraphs
 from .draft_graphs import DraftGraphs
@@ -155,7 +156,8 @@ class Runner:
                 if captures
                 else None
             )
-            self.drafter = Drafter(speculator, self.slots, self.sampler, drafts)
+            backlog = Backlog(self.slots, limits.max_tokens) if device.type == "cpu" else None
+            self.drafter = Drafter(speculator, self.slots, self.sampler, drafts, backlog)
         self.graphs: DecodeGraphs | None = None
         if graphs:
             self.graphs = DecodeGraphs(
@@ -256,6 +258,8 @@ class Runner:
         return [graphs for graphs in (self.graphs, self.chunk_graphs) if graphs is not None]
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
+        if self.drafter is not None:
+            self.drafter.enter(newcomers)
         self.slots.enter(newcomers)
         for newcomer in newcomers:
             self.sampler.enter(newcomer)
@@ -265,8 +269,6 @@ class Runner:
                 self._scored[newcomer.slot] = (newcomer.num_prompt, alternatives)
         if newcomers:
             self.sampler.upload()
-            if self.drafter is not None:
-                self.drafter.enter(newcomers)
 
     def _draw(
         self,
