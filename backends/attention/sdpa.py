@@ -106,17 +106,24 @@ class SDPA(AttentionBackend):
         spec, cache = self.layers[layer], prepared.caches[layer]
         step = prepared.steps[self._windows.index(spec.window)]
         cos, sin = (None, None) if rotation is None else rotation.angles()
-        qkv = _side_by_side(q, k, v)
+        heads, scale = spec.num_heads, spec.scale
+        qkv = _side_by_side(q, k, v, spec)
         if len(step.groups) == 1:
             (group,) = step.groups
-            read = group.slots, group.rows, group.seen, spec.scale
+            read = group.slots, group.rows, group.seen, scale
             # A script is no part of a recording.
             whole = _whole_layer if torch.jit.is_tracing() else _layer
-            return whole(qkv, cos, sin, cache, step.write_slots, *read)
-        _write(qkv, cos, sin, cache, step.write_slots)
+            return whole(qkv, heads, cos, sin, cache, step.write_slots, *read)
+        _write(qkv, heads, cos, sin, cache, step.write_slots)
         found = [
             _attend(
-                qkv[group.begin : group.end], cache, group.slots, group.rows, group.seen, spec.scale
+                qkv[group.begin : group.end],
+                heads,
+                cache,
+                group.slots,
+                group.rows,
+                group.seen,
+                scale,
             )
             for group in step.groups
         ]
@@ -152,35 +159,43 @@ class SDPA(AttentionBackend):
         return _Group(begin, end, rows, slots, seen)
 
 
-def _side_by_side(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _side_by_side(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
+) -> torch.Tensor:
     """[T, heads + 2 * kv heads, head_dim], which may be the memory of the three."""
-    tokens, heads, width = q.shape
+    heads, kv_heads, width = spec.num_heads, spec.num_kv_heads, spec.head_dim
     size = width * q.element_size()
     behind = k.data_ptr() - q.data_ptr(), v.data_ptr() - k.data_ptr()
-    if behind == (heads * size, k.shape[1] * size) and q.stride() == k.stride() == v.stride():
+    if behind == (heads * size, kv_heads * size) and q.stride() == k.stride() == v.stride():
         # They are parts of one product.
-        return q.as_strided((tokens, heads + 2 * k.shape[1], width), q.stride())
+        return q.as_strided((q.shape[0], heads + 2 * kv_heads, width), q.stride())
     return torch.cat((q, k, v), 1)
+
+
+# The functions below take sizes as numbers: in a recording each one that is asked of a tensor, and
+# what is made of it, is an operation.
 
 
 def _write_rotated(
     qkv: torch.Tensor,
+    heads: int,
     cos: torch.Tensor | None,
     sin: torch.Tensor | None,
     cache: torch.Tensor,
     write_slots: torch.Tensor,
 ) -> None:
     """Rotate queries and keys in place, and keep keys and values."""
-    kept = cache.shape[1]
+    kept = qkv[:, heads:]
     if cos is not None and sin is not None:
-        x = qkv[:, : qkv.shape[1] - kept // 2]
+        x = qkv[:, : -(kept.shape[1] // 2)]
         swapped = x.roll(x.shape[-1] // 2, -1)
         x.mul_(cos).addcmul_(swapped, sin)
-    cache.index_copy_(0, write_slots, qkv[:, qkv.shape[1] - kept :].to(cache.dtype))
+    cache.index_copy_(0, write_slots, kept.to(cache.dtype))
 
 
 def _attend_group(
     qkv: torch.Tensor,
+    heads: int,
     cache: torch.Tensor,
     slots: torch.Tensor,
     rows: int,
@@ -189,10 +204,9 @@ def _attend_group(
 ) -> torch.Tensor:
     """A group's tokens, [T, heads + 2 * kv heads, head_dim] -> [T, heads * head_dim]."""
     tokens, width, kept = qkv.shape[0], qkv.shape[2], cache.shape[1]
-    heads = qkv.shape[1] - kept
     q = qkv[:, :heads].view(rows, -1, heads, width).transpose(1, 2)
     read = cache.index_select(0, slots).view(rows, -1, kept, width).transpose(1, 2).to(q.dtype)
-    keys, values = read[:, : kept // 2], read[:, kept // 2 :]
+    keys, values = read.chunk(2, 1)
     out = F.scaled_dot_product_attention(
         q, keys, values, attn_mask=seen, scale=scale, enable_gqa=bool(heads != kept // 2)
     )
@@ -201,6 +215,7 @@ def _attend_group(
 
 def _whole_layer(
     qkv: torch.Tensor,
+    heads: int,
     cos: torch.Tensor | None,
     sin: torch.Tensor | None,
     cache: torch.Tensor,
@@ -210,8 +225,8 @@ def _whole_layer(
     seen: torch.Tensor | None,
     scale: float,
 ) -> torch.Tensor:
-    _write_rotated(qkv, cos, sin, cache, write_slots)
-    return _attend_group(qkv, cache, slots, rows, seen, scale)
+    _write_rotated(qkv, heads, cos, sin, cache, write_slots)
+    return _attend_group(qkv, heads, cache, slots, rows, seen, scale)
 
 
 def _slots_of(tables: torch.Tensor, block_size: int) -> torch.Tensor:

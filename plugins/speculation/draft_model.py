@@ -89,7 +89,11 @@ class DraftModel(Speculator):
         # Of the last two tokens of each row the first may be computed already.
         tokens = self._stepper.siblings(drafting, _BEHIND, longest)
         return self._stepper.chain(
-            drafting, self._first(tokens), self._next, behind=0, longest=longest
+            drafting,
+            self._first(tokens.batch, tokens.token_ids, tokens.positions),
+            lambda tokens: self._next(tokens.batch, tokens.token_ids, tokens.positions),
+            behind=0,
+            longest=longest,
         )
 
     def _logits_of_seconds(

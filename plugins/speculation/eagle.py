@@ -17,7 +17,6 @@ from ...core.contracts.model import Attend
 from ...core.contracts.speculator import Drafting, Observed, Speculator, SpeculatorContext
 from ...core.errors import ConfigError
 from ...core.registry import Registry
-from ...core.run.forward import attending
 from ...core.run.graphs import graph_rows
 from ...core.source import Source, locate
 from .eagle_heads import Eagle1Head, Eagle3Head, Head, head_config, version_of
@@ -85,7 +84,8 @@ class Eagle(Speculator):
         )
         self._layers = self._head.hidden_layers(len(context.model.attention_layers()))
         self._stepper = Stepper(context, self._attention, graph_rows(context.max_slots))
-        self._next = Pass(self._attention, self._go_on)
+        self._begin = Pass(self._attention, self._from_model)
+        self._next = Pass(self._attention, self._from_itself)
         self._padding = context.max_slots
         # What the head makes of each slot's last token; the last row is nobody's.
         self._last = one.new_zeros(context.max_slots + 1, self._head.spec.hidden_size)
@@ -102,12 +102,7 @@ class Eagle(Speculator):
     def observe(self, observed: Observed) -> None:
         slots, positions = observed.slots, observed.positions
         following = observed.tokens[slots, positions + 1].long()
-        hidden = self._head.forward(
-            self._head.fuse(observed.hidden),
-            following,
-            positions,
-            attending(self._attention, self._attention.prepare(observed.batch)),
-        )
+        hidden = self._begin(observed.batch, following, positions, observed.hidden)
         last = positions + _BEHIND + 1 == observed.lengths[slots]
         self._last[torch.where(last, slots, self._padding)] = hidden
 
@@ -115,7 +110,9 @@ class Eagle(Speculator):
         hidden = self._last[drafting.slots]
 
         def advance(tokens: SingleTokens) -> torch.Tensor:
-            going, logits = self._next(tokens, hidden[tokens.rows])
+            going, logits = self._next(
+                tokens.batch, tokens.token_ids, tokens.positions, hidden[tokens.rows]
+            )
             hidden.index_copy_(0, tokens.rows, going)
             found: torch.Tensor = logits
             return found
@@ -129,7 +126,16 @@ class Eagle(Speculator):
         )
 
 
-    def _go_on(
+    def _from_model(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        shown: torch.Tensor,
+    ) -> torch.Tensor:
+        return self._head.forward(self._head.fuse(shown), token_ids, positions, attend)
+
+    def _from_itself(
         self,
         token_ids: torch.Tensor,
         positions: torch.Tensor,

@@ -35,32 +35,33 @@ class SingleTokens:
 
 
 class Pass:
-    """What a module computes of single tokens.
+    """What a module computes of a step.
 
     On a CPU its operators take less time than Python takes to call them, and it is recorded.
 
     Args:
         attention: of the module.
-        compute: from token ids and positions, int64 [A], the step's attention, and more tensors.
+        compute: from token ids and positions, int64 [T], the step's attention, and more tensors.
     """
 
-    def __init__(
-        self,
-        attention: AttentionBackend,
-        compute: Callable[..., Any],
-    ) -> None:
+    def __init__(self, attention: AttentionBackend, compute: Callable[..., Any]) -> None:
         self._attention = attention
         self._compute = compute
         records = "recorded" in attention.capabilities.features
         self._recorded = Recorded(self._prepared) if records else None
 
-    def __call__(self, tokens: SingleTokens, *more: torch.Tensor) -> Any:
-        """What ``compute`` gives for the tokens."""
-        prepared = self._attention.prepare(tokens.batch)
-        args = prepared, tokens.token_ids, tokens.positions, *more
+    def __call__(
+        self,
+        batch: AttentionBatch,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        *more: torch.Tensor,
+    ) -> Any:
+        """What ``compute`` gives for the batch's T tokens."""
+        args = self._attention.prepare(batch), token_ids, positions, *more
         if self._recorded is None:
             return self._prepared(*args)
-        return self._recorded(len(tokens.rows), *args)
+        return self._recorded(len(token_ids), *args)
 
     def _prepared(
         self, prepared: Any, token_ids: torch.Tensor, positions: torch.Tensor, *more: torch.Tensor
