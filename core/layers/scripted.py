@@ -51,7 +51,7 @@ class Recorded:
         function: of tensors, constants and tuples of them, named ones too, to a tensor or a tuple
             of some. What it does may depend on constants, on how they are nested, and on
             ``num_tokens``, but on no tensor's values; weights are the only tensors that it may
-            find elsewhere.
+            find elsewhere. It may write into tensors, and run again write the same.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:

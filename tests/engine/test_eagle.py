@@ -1,5 +1,6 @@
 """EAGLE heads: their drafts against plain arithmetic in float64, and what their files may be."""
 
+import itertools
 import json
 from typing import Any
 
@@ -13,6 +14,7 @@ from quire.core.contracts.model import BuildContext
 from quire.core.errors import CheckpointError, ConfigError
 from quire.core.registry import Registry
 from quire.core.resolve import resolve
+from quire.core.schedule.drafting import Drafting
 from quire.core.source import open_folder
 from quire.plugins.demo.curriculum import held_out
 from quire.plugins.models.llama import Llama
@@ -64,6 +66,29 @@ def test_drafts_are_those_of_plain_arithmetic(
     try:
         assert len(proposals) > 100
         for tokens, drafts in proposals[5 :: len(proposals) // 9]:
+            assert drafts == oracle.drafts(tokens, len(drafts))
+    finally:
+        model.float()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_may_be_shown_together(target, proposals, mode: str, tmp_path, monkeypatch) -> None:
+    """Drafts now and then are those of a head that has seen every step as it ran."""
+    folder, model, prompts, wanted = target
+    tensors = make_head(3, tmp_path, model, draft_vocab_size=40)
+    turns = itertools.count()
+    most = Drafting._choose
+    monkeypatch.setattr(
+        Drafting, "_choose", lambda self, seq: most(self, seq) * (next(turns) % 11 < 2)
+    )
+    speculation = {"model": str(tmp_path), "adaptive": False, "num_speculative_tokens": 3}
+    driver = Driver(configure(folder, speculation=speculation, **MODES[mode]))
+    for _ in range(2):
+        assert driver.generate(prompts, GREEDY) == wanted
+    oracle = Oracle(3, tensors, model.double())
+    try:
+        assert len(proposals) > 20
+        for tokens, drafts in proposals[3 :: len(proposals) // 9]:
             assert drafts == oracle.drafts(tokens, len(drafts))
     finally:
         model.float()
