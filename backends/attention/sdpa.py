@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from ...core.contracts.capabilities import Capabilities
-from ...core.layers.scripted import scripted
+from ...core.layers.scripted import recording, scripted
 
 __all__ = ("SDPA",)
 
@@ -111,8 +111,7 @@ class SDPA(AttentionBackend):
         if len(step.groups) == 1:
             (group,) = step.groups
             read = group.slots, group.rows, group.seen, scale
-            # A script is no part of a recording.
-            whole = _whole_layer if torch.jit.is_tracing() else _layer
+            whole = _whole_layer if recording() else _layer
             return whole(qkv, heads, cos, sin, cache, step.write_slots, *read)
         _write(qkv, heads, cos, sin, cache, step.write_slots)
         found = [

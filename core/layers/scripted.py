@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ("Recorded", "scripted")
+__all__ = ("Recorded", "recording", "scripted")
 
 T = TypeVar("T")
 
@@ -87,15 +87,22 @@ class Recorded:
             # Of what depends on a constant, and of TorchScript's age.
             warnings.simplefilter("ignore")
             try:
-                script: Callable[..., Any] = torch.jit.trace(
+                made: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
                     whole, tuple(tensors), check_trace=False
                 )
                 # The first calls compile it.
-                found = [script(*tensors) for _ in range(_COMPILING)][-1]
+                found = [made(*tensors) for _ in range(_COMPILING)][-1]
                 torch.testing.assert_close(found, expected, equal_nan=True)
             except (RuntimeError, TypeError, ValueError, AssertionError):
                 return whole
+        script: Callable[..., Any] = made
         return script
+
+
+def recording() -> bool:
+    """Whether a ``Recorded`` function is being recorded; a script cannot be part of that."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing
 
 
 def _apart(value: Any, tensors: list[torch.Tensor]) -> Hashable:

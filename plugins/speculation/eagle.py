@@ -125,7 +125,6 @@ class Eagle(Speculator):
             longest=self._stepper.lengths(drafting),
         )
 
-
     def _from_model(
         self,
         token_ids: torch.Tensor,

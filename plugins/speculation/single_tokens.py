@@ -132,8 +132,14 @@ class Stepper:
             if active is None:
                 tokens = self._single(self._rows[: len(last)], last, at, place, tables, bounds)
             else:
-                parts = (part[active] for part in (last, at, place, tables))
-                tokens = self._single(active, *parts, bounds[drafting.host.wanted > index])
+                tokens = self._single(
+                    active,
+                    last[active],
+                    at[active],
+                    place[active],
+                    tables[active],
+                    bounds[drafting.host.wanted > index],
+                )
             drawn = drafting.draw(advance(tokens), active, index)
             if active is not None:
                 drawn = torch.full_like(last, -1).index_copy_(0, active, drawn)
@@ -148,9 +154,7 @@ class Stepper:
             count: tokens of a row.
             longest: from ``lengths``.
         """
-        rows = self._rows[: len(longest)].repeat_interleave(
-            count, output_size=count * len(longest)
-        )
+        rows = self._rows[: len(longest)].repeat_interleave(count, output_size=count * len(longest))
         behind = self._rows[:count] - count
         positions = (drafting.lengths.unsqueeze(-1) + behind).clamp(min=0)
         tables = self._tables(drafting, longest)
