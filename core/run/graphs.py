@@ -336,6 +336,6 @@ class DecodeGraphs:
             drawn.copy_(verify(drawn, slots, lengths, offsets, last, table))
         if observed is not None and self._observe is not None:
             if not shape.verifies:
-                table.lengths[slots] = lengths + 1
+                table.note(slots, lengths)
             self._observe(observed)
         return None

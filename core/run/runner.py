@@ -312,7 +312,7 @@ class Runner:
         if self.drafter is None or not asked:
             return None
         if not verified:
-            self.slots.lengths[draws.slots] = draws.lengths + 1
+            self.slots.note(draws.slots, draws.lengths)
         if observed is not None:
             self.drafter.observe(observed)
         return self.drafter.propose(plan)

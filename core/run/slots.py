@@ -55,6 +55,7 @@ class SlotTable:
         # Indexing a few elements, numpy is ten times as fast as torch.
         on_host = device.type == "cpu"
         self._host = (self.tokens.numpy(), self.blocks.numpy()) if on_host else None
+        self._host_lengths = self.lengths.numpy() if on_host else None
         self._num_blocks = [0] * max_slots
         self._first_blocks = np.zeros(max_slots, dtype=np.int64)
 
@@ -118,6 +119,13 @@ class SlotTable:
             self._host[0][slots.numpy(), positions.numpy()] = drawn.numpy().clip(min=0)
         else:
             self.tokens[slots, positions] = drawn.clamp(min=0).to(torch.int32)
+
+    def note(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
+        """Note that the last tokens that slots know stand at these positions, int64 [M] each."""
+        if self._host_lengths is not None:
+            self._host_lengths[slots.numpy()] = positions.numpy() + 1
+        else:
+            self.lengths[slots] = positions + 1
 
     def by_prefix(self, slots: list[int]) -> tuple[list[int], bool]:
         """An order in which slots that begin with the same block stand together.

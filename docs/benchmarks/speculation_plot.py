@@ -26,9 +26,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("result", type=Path)
     args = parser.parse_args()
-    result = json.loads(args.result.read_text())
-    draw = by_work if result["what"] == "embedded" else by_users
-    figure = draw(result["lines"])
+    lines = json.loads(args.result.read_text())["lines"]
+    figure = by_work(lines) if "work" in lines[0] else by_users(lines)
     figure.tight_layout()
     figure.savefig(args.out, dpi=120)
 

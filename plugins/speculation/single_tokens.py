@@ -118,6 +118,8 @@ class Stepper:
             int64 [N, most], as ``propose`` gives it.
         """
         chain = [drafting.draw(logits, None, 0)]
+        if drafting.most == 1:
+            return chain[0].unsqueeze(1)
         ahead = torch.arange(1, drafting.most, device=drafting.slots.device)
         shifts = (ahead - 1 - behind).unsqueeze(-1)
         # Of all steps at once, [steps, N].
