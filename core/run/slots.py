@@ -114,7 +114,10 @@ class SlotTable:
         return self.tokens[slots, positions].long(), begins + positions % size
 
     def write(self, slots: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor) -> None:
-        """Put draws, int64 [M], at positions of slots; a failed one is kept as a harmless 0."""
+        """Put draws at positions of slots, int64 [M] or what broadcasts to the same shape.
+
+        A failed one is kept as a harmless 0.
+        """
         if self._host is not None:
             self._host[0][slots.numpy(), positions.numpy()] = drawn.numpy().clip(min=0)
         else:

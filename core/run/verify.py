@@ -73,7 +73,6 @@ def place_drafts(
         int64 [N], the number of drafts of each row.
     """
     columns = torch.arange(drafts.shape[1], device=drafts.device)
-    positions = lengths.unsqueeze(-1) + columns
     # Filling is as good as any other wrong draft.
-    table.tokens[slots.unsqueeze(-1), positions] = drafts.clamp(min=0).to(table.tokens.dtype)
+    table.write(slots.unsqueeze(-1), lengths.unsqueeze(-1) + columns, drafts)
     return (drafts >= 0).cumprod(-1).sum(-1)

@@ -19,6 +19,10 @@ def test_cpu() -> None:
     check_platform(CPU)
 
 
+def test_cpu_for_drafts() -> None:
+    check_platform(type(CPU().for_drafts()))
+
+
 @pytest.mark.parametrize("missing", [{"_packing_works"}, {"_half_works"}, {"both"}])
 @pytest.mark.parametrize("fast", [True, False])
 def test_cpu_without_packing(
