@@ -18,6 +18,8 @@ _MOST_TOKENS = 8
 # Calls of a kind before it is recorded, and of a recording until TorchScript has compiled it.
 _PATIENCE = 8
 _COMPILING = 3
+# Recordings of one function: who calls in more ways than this would wait for ever new ones.
+_MOST_KINDS = 16
 _TENSOR = "tensor"
 
 
@@ -73,9 +75,9 @@ class Recorded:
         script = self._scripts.get(kind)
         if script is not None:
             return script(*tensors)
-        self._calls[kind] += 1
         result = self._function(*args)
-        if self._calls[kind] == _PATIENCE:
+        self._calls[kind] += 1
+        if self._calls[kind] == _PATIENCE and len(self._scripts) < _MOST_KINDS:
             self._scripts[kind] = self._record(kind[1], tensors, result)
         return result
 
@@ -93,7 +95,7 @@ class Recorded:
                 # The first calls compile it.
                 found = [made(*tensors) for _ in range(_COMPILING)][-1]
                 torch.testing.assert_close(found, expected, equal_nan=True)
-            except (RuntimeError, TypeError, ValueError, AssertionError):
+            except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError):
                 return whole
         script: Callable[..., Any] = made
         return script

@@ -111,7 +111,7 @@ class Eagle(Speculator):
 
         def advance(tokens: SingleTokens) -> torch.Tensor:
             going, logits = self._next(
-                tokens.batch, tokens.token_ids, tokens.positions, hidden[tokens.rows]
+                tokens.batch, tokens.token_ids, tokens.positions, hidden, tokens.rows
             )
             hidden.index_copy_(0, tokens.rows, going)
             found: torch.Tensor = logits
@@ -140,8 +140,9 @@ class Eagle(Speculator):
         positions: torch.Tensor,
         attend: Attend,
         hidden: torch.Tensor,
+        rows: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        going = self._head.forward(hidden, token_ids, positions, attend)
+        going = self._head.forward(hidden[rows], token_ids, positions, attend)
         return going, self._head.logits(going)
 
 

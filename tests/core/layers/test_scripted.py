@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import pytest
@@ -105,3 +106,18 @@ def test_what_cannot_be_recorded_runs_as_it_is() -> None:
     for _ in range(30):
         x = torch.randn(3)
         assert torch.equal(recorded(3, x), x + 1)
+
+
+def test_only_so_many_kinds_are_recorded() -> None:
+    calls: Counter[int] = Counter()
+
+    def work(x: torch.Tensor, factor: int) -> torch.Tensor:
+        calls[factor] += 1
+        return x * factor
+
+    recorded = Recorded(work)
+    for _ in range(20):
+        for factor in range(30):
+            x = torch.randn(3)
+            assert torch.equal(recorded(3, x, factor), x * factor)
+    assert sum(count < 20 for count in calls.values()) == 16
