@@ -3,8 +3,8 @@
     python docs/benchmarks/speculation_plot.py OUT.png RESULT.json
 
 Of `simulated` and `useless`: tokens a second beside plain decoding over the number of users, a
-line for each rate of acceptance or method. Of `embedded`: the same for one user as bars, and the
-share of drafts that were accepted.
+line for each rate of acceptance or method. Of `embedded`: the same for one user as bars, from the
+slowest turn to the fastest, and the share of drafts that were accepted.
 """
 
 from __future__ import annotations
@@ -39,12 +39,18 @@ def by_users(lines: list[dict[str, Any]]) -> Any:
     for name in dict.fromkeys(line[key] for line in lines):
         if name in (None, "plain"):
             continue
-        points = [(line["users"], line["times"]) for line in lines if line[key] == name]
+        points = [
+            (line["users"], line.get("times_by_turn", line["times"]))
+            for line in lines
+            if line[key] == name
+        ]
         label = f"acceptance {name:g}" if key == "rate" else name
         axes.plot(*zip(*points, strict=True), marker="o", label=label)
     axes.axhline(1, color="black", linewidth=1)
-    axes.axhline(0.97, color="black", linewidth=1, linestyle=":")
+    axes.axhline(0.97, color="black", linewidth=1, linestyle=":", label="3 % slower")
+    users = sorted({line["users"] for line in lines})
     axes.set_xscale("log", base=2)
+    axes.set_xticks(users, [str(count) for count in users])
     axes.set_xlabel("users")
     axes.set_ylabel("tokens a second, times plain decoding")
     axes.legend()
@@ -63,15 +69,28 @@ def by_work(lines: list[dict[str, Any]]) -> Any:
     for panel, (value, label) in zip(panels, names, strict=True):
         for index, method in enumerate(methods):
             heights = [found[work, method][value] or 0 for work in works]
-            panel.bar(
-                [at + index * width for at in range(len(works))], heights, width, label=method
-            )
+            places = [at + index * width for at in range(len(works))]
+            panel.bar(places, heights, width, label=method)
+            if value == "times":
+                panel.errorbar(
+                    places, heights, _spread(found, works, method), fmt="none", ecolor="black"
+                )
         panel.set_xticks([at + 0.4 - width / 2 for at in range(len(works))], works)
         panel.set_ylabel(label)
         panel.grid(True, axis="y", alpha=0.2)
     panels[0].axhline(1, color="black", linewidth=1)
     panels[0].legend()
     return figure
+
+
+def _spread(
+    found: dict[tuple[str, str], dict[str, Any]], works: list[str], method: str
+) -> list[list[float]]:
+    """How far the slowest and the fastest turn are from the median, in times plain decoding."""
+    lines = [(found[work, method], found[work, "plain"]["tok_s"]) for work in works]
+    below = [(line["tok_s"] - line["least"]) / plain for line, plain in lines]
+    above = [(line["most"] - line["tok_s"]) / plain for line, plain in lines]
+    return [below, above]
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from typing import ClassVar
 import torch
 
 from ...core.config import SpeculationConfig, draft_config
-from ...core.contracts.attention import AttentionBackend
+from ...core.contracts.attention import AttentionBackend, AttentionBatch
 from ...core.contracts.capabilities import Capabilities
 from ...core.contracts.model import Attend
 from ...core.contracts.speculator import Drafting, Observed, Speculator, SpeculatorContext
 from ...core.errors import ConfigError
 from ...core.registry import Registry
+from ...core.run.forward import attending
 from ...core.run.graphs import graph_rows
 from ...core.source import Source, locate
 from .eagle_heads import Eagle1Head, Eagle3Head, Head, head_config, version_of
@@ -27,6 +28,9 @@ __all__ = ("Eagle", "Eagle3")
 # Of the model, an entry of the head's cache is made of a token's hidden state and of the token
 # after it; it stands where that of the former stands in the model's cache.
 _BEHIND = 1
+# On a CPU, where shapes may depend on values: tokens above which no more than their entries is
+# computed of all but the last ones.
+_FEW_TOKENS = 16
 
 
 class Eagle(Speculator):
@@ -87,6 +91,7 @@ class Eagle(Speculator):
         self._begin = Pass(self._attention, self._from_model)
         self._next = Pass(self._attention, self._from_itself)
         self._padding = context.max_slots
+        self._on_host = context.device.type == "cpu"
         # What the head makes of each slot's last token; the last row is nobody's.
         self._last = one.new_zeros(context.max_slots + 1, self._head.spec.hidden_size)
 
@@ -102,9 +107,50 @@ class Eagle(Speculator):
     def observe(self, observed: Observed) -> None:
         slots, positions = observed.slots, observed.positions
         following = observed.tokens[slots, positions + 1].long()
-        hidden = self._begin(observed.batch, following, positions, observed.hidden)
         last = positions + _BEHIND + 1 == observed.lengths[slots]
+        if self._on_host and len(slots) > _FEW_TOKENS:
+            self._remember(observed, following)
+            self._look_at_last(observed, following, last.nonzero().squeeze(1))
+            return
+        hidden = self._begin(observed.batch, following, positions, observed.hidden)
         self._last[torch.where(last, slots, self._padding)] = hidden
+
+    def _remember(self, observed: Observed, following: torch.Tensor) -> None:
+        """Fill the cache, whose entries do not depend on what their tokens attend to: each sees
+        one position of the null block."""
+        count = len(following)
+        batch = AttentionBatch(
+            query_start=torch.arange(count + 1, dtype=torch.int32),
+            lengths=torch.ones(count, dtype=torch.int32),
+            block_tables=torch.zeros(count, 1, dtype=torch.int32),
+            write_slots=observed.batch.write_slots,
+            num_decodes=count,
+            query_lengths=[1] * count,
+            host_lengths=[1] * count,
+        )
+        attend = attending(self._attention, self._attention.prepare(batch))
+        shown = self._head.fuse(observed.hidden)
+        self._head.attended(shown, following, observed.positions, attend)
+
+    def _look_at_last(
+        self, observed: Observed, following: torch.Tensor, chosen: torch.Tensor
+    ) -> None:
+        """Go on from the last tokens of slots, whose entries are in the cache."""
+        if not len(chosen):
+            return
+        batch, slots = observed.batch, observed.slots[chosen]
+        row_of = torch.repeat_interleave(torch.tensor(batch.query_lengths))
+        positions = observed.positions[chosen]
+        tokens = self._stepper.single(
+            slots,
+            following[chosen],
+            positions,
+            batch.write_slots[chosen],
+            batch.block_tables[row_of[chosen]],
+            positions.numpy() + 1,
+        )
+        shown = observed.hidden[chosen]
+        self._last[slots] = self._begin(tokens.batch, tokens.token_ids, positions, shown)
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
         hidden = self._last[drafting.slots]

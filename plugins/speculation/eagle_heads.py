@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...core.contracts.attention import AttentionSpec, Rotation
+from ...core.contracts.attention import AttentionSpec
 from ...core.contracts.model import Architecture, Attend, BuildContext, TensorHolder
 from ...core.errors import CheckpointError
 from ...core.layers.attention import AttentionBlock, AttentionParts
@@ -146,13 +146,19 @@ class Head(ABC):
         """Width of what the layer's attention reads."""
 
     @abstractmethod
+    def attended(
+        self, hidden: torch.Tensor, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """``forward`` up to its MLP: whatever it keeps in the cache is there."""
+
     def forward(
         self, hidden: torch.Tensor, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         """Go on by a token.
 
         Args:
-            hidden: [T, hidden size] of the tokens before, from ``fuse`` or from here.
+            hidden: [T, hidden size] of the tokens before, from ``fuse`` or from here; it may be
+                written into.
             token_ids: int64 [T].
             positions: int64 [T], of the tokens before.
             attend: this step's attention.
@@ -160,6 +166,8 @@ class Head(ABC):
         Returns:
             [T, hidden size]: what the model's hidden states of the T tokens are thought to be.
         """
+        x = self.attended(hidden, token_ids, positions, attend)
+        return self.mlp(x, norm=self.mlp_norm, add=x)
 
     def hidden_layers(self, count: int) -> tuple[int, ...]:
         """Which hidden states of a model of so many layers it reads; see ``Speculator``.
@@ -199,13 +207,6 @@ class Head(ABC):
             self._model.embed(token_ids) if self._embedding is None else self._embedding(token_ids)
         )
 
-    def _finish(
-        self, x: torch.Tensor, residual: torch.Tensor, attend: Attend, at: Rotation
-    ) -> torch.Tensor:
-        """residual + attention(x), then the MLP; residual may be written into."""
-        x = self.attention(x, at, attend, add=residual)
-        return self.mlp(x, norm=self.mlp_norm, add=x)
-
 
 class Eagle1Head(Head):
     """EAGLE: fc over the next token's embedding and the last hidden state, then a layer without an
@@ -226,11 +227,11 @@ class Eagle1Head(Head):
     def _layer_inputs(self) -> int:
         return self.spec.hidden_size
 
-    def forward(
+    def attended(
         self, hidden: torch.Tensor, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         x = self.fc.apply(torch.cat((self.embed(token_ids), hidden), -1))
-        return self._finish(x, x, attend, self._rotary.at(positions))
+        return self.attention(x, self._rotary.at(positions), attend, add=x)
 
 
 class Eagle3Head(Head):
@@ -284,14 +285,14 @@ class Eagle3Head(Head):
     def fuse(self, shown: torch.Tensor) -> torch.Tensor:
         return self.fc.apply(shown)
 
-    def forward(
+    def attended(
         self, hidden: torch.Tensor, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         embedded = self._input_norm(self.embed(token_ids))
         normed = self._hidden_norm(hidden)
         x = torch.cat((embedded, normed), -1)
         residual = normed if self._norms_first else hidden
-        return self._finish(x, residual, attend, self._rotary.at(positions))
+        return self.attention(x, self._rotary.at(positions), attend, add=residual)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         logits = super().logits(self._norm(hidden))

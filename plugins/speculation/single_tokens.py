@@ -132,9 +132,9 @@ class Stepper:
             bounds = np.maximum(longest + (index - behind), 1)
             last = chain[-1].clamp(min=0)
             if active is None:
-                tokens = self._single(self._rows[: len(last)], last, at, place, tables, bounds)
+                tokens = self.single(self._rows[: len(last)], last, at, place, tables, bounds)
             else:
-                tokens = self._single(
+                tokens = self.single(
                     active,
                     last[active],
                     at[active],
@@ -163,7 +163,7 @@ class Stepper:
         places = self._places(tables, positions)
         token_ids = drafting.tokens[drafting.slots.unsqueeze(-1), positions].long()
         bounds = np.maximum(longest[:, None] + np.arange(1 - count, 1), 1)
-        return self._single(
+        return self.single(
             rows,
             token_ids.flatten(),
             positions.flatten(),
@@ -185,7 +185,7 @@ class Stepper:
         size = self._block_size
         return tables.gather(1, positions // size).long() * size + positions % size
 
-    def _single(
+    def single(
         self,
         rows: torch.Tensor,
         token_ids: torch.Tensor,
@@ -196,7 +196,17 @@ class Stepper:
         *,
         siblings: bool = False,
     ) -> SingleTokens:
-        """Tokens with their attention; all arguments are of A tokens."""
+        """Tokens with their attention.
+
+        Args:
+            rows: int64 [A], of the call.
+            token_ids: int64 [A].
+            positions: int64 [A].
+            places: int64 [A], where in the cache they belong.
+            tables: int32 [A, blocks].
+            longest: int64 [A], positions and one more, or bounds.
+            siblings: whether some of them see each other.
+        """
         count = len(longest)
         batch = AttentionBatch(
             query_start=self._query_start[: count + 1],
