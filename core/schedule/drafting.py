@@ -95,7 +95,7 @@ class Drafting:
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        self._now = self._costs.setdefault(running.bit_length(), _Costs())
+        self._now = self._costs.setdefault(needed.bit_length(), _Costs())
         self._now.begin()
 
     def take(self, seq: Sequence, end: int, most: int) -> int:

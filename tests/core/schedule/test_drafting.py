@@ -89,6 +89,14 @@ def test_good_drafts_get_long() -> None:
     assert sum(lengths) / len(lengths) > MOST - 1
 
 
+def test_the_step_that_admits_a_sequence_proposes_drafts() -> None:
+    """What it costs is that of a step with the sequence, of which more is known."""
+    world = World([0.9], flat)
+    world.run(50)
+    world.drafting.begin(0, 1, 4096)
+    assert world.drafting.propose(Sequence(_request("new")), 10) == MOST
+
+
 def test_bad_drafts_are_given_up_and_tried_again() -> None:
     world = World([0.0], flat)
     world.run(40)
