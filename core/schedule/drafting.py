@@ -138,8 +138,9 @@ class Drafting:
             return
         costs = self._costs.get(len(rows).bit_length())
         if costs is not None:
-            drafts = -(-sum(row.drafts for row in rows) // len(rows))
-            speculates = drafts > 0 or any(row.propose for row in rows)
+            # Few who try a draft do not show what drafts of all would take.
+            drafts = round(sum(row.drafts for row in rows) / len(rows))
+            speculates = any(row.drafts or row.propose for row in rows)
             costs.add(drafts, (now - before) / len(rows), tokens / len(rows), speculates)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:

@@ -145,6 +145,18 @@ def test_one_slow_step_rules_no_length_out() -> None:
     assert sum(lengths) / len(lengths) > MOST - 1
 
 
+def test_a_few_tries_do_not_show_what_drafts_of_all_cost() -> None:
+    world = World([0.0] * 32, flat)
+    for tries in [0] * 5 + [1] * 10:
+        world.drafting.begin(32, 0, 4096)
+        world.now += 1 + 0.001 * tries
+        drafts = [int(row < tries) for row in range(32)]
+        rows = [Row(row, 10, 1 + count, [], True, count) for row, count in enumerate(drafts)]
+        world.drafting.measure(rows, 32, last=False)
+    (costs,) = world.drafting._costs.values()
+    assert set(costs._medians) == {0}
+
+
 def test_what_was_slow_is_tried_again() -> None:
     world = World([0.95], lambda rows, drafts: 1 + 9 * (drafts > 0))
     world.run(100)
