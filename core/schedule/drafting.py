@@ -35,8 +35,10 @@ _BELIEVED = 3
 _STALE = 300
 # A step counts as at most this many medians long: the machine did something else meanwhile.
 _HICCUP = 2.0
-# Steps with drafts after which they must have paid, and the most without, before another trial.
+# Steps with drafts after which they must have paid; and without, before another trial, at first,
+# which is enough to see whether the machine has become slower, and at most.
 _TRIAL = 12
+_FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
 # Plain steps to measure before drafts are believed to pay, and after how many steps again.
 _PLAIN = 3
@@ -188,7 +190,7 @@ class _Costs:
         # Tokens and seconds a row of the last steps with drafts, or with proposals of any.
         self._gains: deque[tuple[float, float]] = deque(maxlen=_TRIAL)
         self._pause = 0
-        self._next_pause = _TRIAL
+        self._next_pause = _FIRST_PAUSE
 
     def begin(self) -> None:
         """A step is planned."""
@@ -229,10 +231,11 @@ class _Costs:
         taken = sum(min(gain[1], longest) for gain in self._gains)
         if sum(gain[0] for gain in self._gains) * plain < _MARGIN * taken:
             self._gains.clear()
+            self._seconds[0].clear()
             self._pause = self._next_pause
             self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         else:
-            self._next_pause = _TRIAL
+            self._next_pause = _FIRST_PAUSE
 
     def best(self, rate: float, most: int) -> int:
         """The number of drafts that makes tokens come fastest."""

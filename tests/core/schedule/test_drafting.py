@@ -157,6 +157,17 @@ def test_a_few_tries_do_not_show_what_drafts_of_all_cost() -> None:
     assert set(costs._medians) == {0}
 
 
+def test_a_machine_that_gets_slower_goes_on_with_drafts() -> None:
+    """What plain steps took before says nothing then."""
+    world = World([0.7], lambda rows, drafts: 1 + 0.3 * drafts)
+    drafting = 0
+    for turn in range(40):
+        factor = (1, 1.6)[turn % 2]
+        world.seconds = lambda rows, drafts, by=factor: by * (1 + 0.3 * drafts)
+        drafting += sum(drafts > 0 for (drafts,) in world.run(50))
+    assert drafting > 0.975 * 2000
+
+
 def test_what_was_slow_is_tried_again() -> None:
     world = World([0.95], lambda rows, drafts: 1 + 9 * (drafts > 0))
     world.run(100)
