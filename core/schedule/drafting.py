@@ -102,15 +102,16 @@ class Drafting:
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
+        if not seq.num_ready:
+            return 0
         drafts = self._room(seq, end, min(seq.num_ready, self._spare, most))
         self._spare -= drafts
         return drafts
 
     def propose(self, seq: Sequence, end: int) -> int:
         """Drafts to propose after a row that ends with so many tokens computed."""
-        if seq.quarantined:
-            return 0
-        return self._room(seq, end + 1, self._choose(seq))
+        wanted = 0 if seq.quarantined else self._choose(seq)
+        return self._room(seq, end + 1, wanted) if wanted else 0
 
     def learn(self, seq: Sequence, row: Row, delta: Delta) -> None:
         """Take in what a row has given; filling where no draft was proposed has its cost, too."""
