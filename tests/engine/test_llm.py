@@ -85,6 +85,14 @@ def test_steps_are_whole_unless_somebody_reads_what_is_decoded() -> None:
     assert largest_beside_decodes(read=True) == 1024
 
 
+def test_what_an_engine_keeps_is_not_searched_for_garbage() -> None:
+    before = gc.get_freeze_count()
+    llm = LLM("demo")
+    assert gc.get_freeze_count() > 10_000
+    llm.shutdown()
+    assert gc.get_freeze_count() <= before
+
+
 def test_chat_answers_a_sum(llm) -> None:
     messages = [{"role": "user", "content": "What is 17 + 25?"}]
     output = llm.chat(messages, SamplingParams(temperature=0, max_tokens=30), use_tqdm=False)[0]
