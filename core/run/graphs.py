@@ -147,9 +147,6 @@ class DecodeGraphs:
         if any(row.drafts or row.slack for row in plan.rows):
             return self._run_verifying(plan)
         rows, shares = self._table.by_prefix([row.slot for row in plan.rows])
-        if not shares:
-            # What takes longest begins first, so that no processor is left with it at the end.
-            rows = np.argsort([-row.start for row in plan.rows], kind="stable").tolist()
         slots = [plan.rows[index].slot for index in rows]
         starts = [plan.rows[index].start for index in rows]
         count = len(rows)

@@ -101,7 +101,7 @@ class DefaultScheduler(Scheduler):
             self._plan_all(rows, newcomers)
         if not rows:
             return None
-        rows.sort(key=lambda pair: pair[0].count > 1)
+        rows.sort(key=_place)
         self._in_flight.append([(seq, seq.epoch) for _, seq in rows])
         plan = Plan(self._step, newcomers, [row for row, _ in rows])
         self._step += 1
@@ -375,3 +375,10 @@ class DefaultScheduler(Scheduler):
         self._finish(seq)
         name, times = seq.request.request_id, seq.num_preemptions
         return Delta(name, [], "error", error=message, num_preemptions=times)
+
+
+def _place(planned: tuple[Row, Sequence]) -> int:
+    """Single tokens lead, those with most before them first, so that no processor is left with the
+    longest when the others are done."""
+    row = planned[0]
+    return -row.start if row.count == 1 else 1
