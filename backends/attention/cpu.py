@@ -130,7 +130,9 @@ class CPUAttention(AttentionBackend):
         out = q.new_empty(len(q), spec.num_heads * spec.head_dim)
         for group in geometry.groups:
             read = self._reading(cache, group)
-            out[group.rows] = _decode(q[group.rows], cache.slots, *read, *_scoring(group.mask, spec))
+            out[group.rows] = _decode(
+                q[group.rows], cache.slots, *read, *_scoring(group.mask, spec)
+            )
         if geometry.prompts:
             found = q.new_empty(q.shape, dtype=torch.float32)
             for prompt in geometry.prompts:
@@ -186,7 +188,7 @@ class CPUAttention(AttentionBackend):
             out[:, :, begin:end] = found.view(piece.shape)
 
     def _seen(self, first: int, end: int, base: int, spec: AttentionSpec) -> tuple[int, int]:
-        """Positions [start, stop) that queries first..end - 1 see: a whole segment or more blocks."""
+        """Positions [start, stop) with those that queries first..end - 1 see: a segment or more."""
         low = 0 if spec.window is None else max(0, first + 1 - spec.window)
         start = max(base, low // SEGMENT * SEGMENT)
         return start, max(start + SEGMENT, -(-end // self.block_size) * self.block_size)
@@ -283,9 +285,7 @@ def _layer_singly(
     """A layer in which every row has one query, in one group: [B, heads * d]."""
     _write(qkv, cos, sin, slots, write_slots)
     q = qkv[:, : qkv.shape[1] - 2 * slots.shape[1]]
-    return _decode(
-        q, slots, index, first, count, rows, workspace, mask, scale, soft_cap, tile
-    )
+    return _decode(q, slots, index, first, count, rows, workspace, mask, scale, soft_cap, tile)
 
 
 _write = scripted(_write_rotated)
