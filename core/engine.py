@@ -69,12 +69,12 @@ class Engine:
         resolution = resolve(config, registry)
         report("resolve", time.perf_counter() - begun)
         config = resolution.config
-        executor: Executor = registry.get("executor", config.parallel.executor)(config, registry)
+        executor: Executor = registry.make("executor", config.parallel.executor, config, registry)
         model = executor.start(report)
         settings = _settings(config, model.num_blocks)
-        policy = registry.get("policy", config.schedule.policy)()
-        scheduler: Scheduler = registry.get("scheduler", config.schedule.scheduler)(
-            settings, policy
+        policy = registry.make("policy", config.schedule.policy)
+        scheduler: Scheduler = registry.make(
+            "scheduler", config.schedule.scheduler, settings, policy
         )
         info = EngineInfo(config, resolution.reasons, model.num_blocks, model.vocab_size)
         freeze()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from ...core.contracts.capabilities import Capabilities
 from ...core.layers.scripted import scripted
+from .side_by_side import rotate, side_by_side
 
 __all__ = ("SDPA",)
 
@@ -95,7 +96,7 @@ class SDPA(AttentionBackend):
         spec, cache = self.layers[layer], self._caches[layer]
         step = prepared[spec.window]
         cos, sin = (None, None) if rotation is None else rotation.angles()
-        qkv = _side_by_side(q, k, v)
+        qkv = side_by_side(q, k, v)
         if len(step.groups) == 1:
             (group,) = step.groups
             read = group.slots, group.rows, group.seen, spec.scale
@@ -140,17 +141,6 @@ class SDPA(AttentionBackend):
         return _Group(begin, end, rows, slots, seen)
 
 
-def _side_by_side(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """[T, heads + 2 * kv heads, head_dim], which may be the memory of the three."""
-    tokens, heads, width = q.shape
-    size = width * q.element_size()
-    behind = k.data_ptr() - q.data_ptr(), v.data_ptr() - k.data_ptr()
-    if behind == (heads * size, k.shape[1] * size) and q.stride() == k.stride() == v.stride():
-        # They are parts of one product.
-        return q.as_strided((tokens, heads + 2 * k.shape[1], width), q.stride())
-    return torch.cat((q, k, v), 1)
-
-
 def _write_rotated(
     qkv: torch.Tensor,
     cos: torch.Tensor | None,
@@ -160,10 +150,7 @@ def _write_rotated(
 ) -> None:
     """Rotate queries and keys in place, and keep keys and values."""
     kept = cache.shape[1]
-    if cos is not None and sin is not None:
-        x = qkv[:, : qkv.shape[1] - kept // 2]
-        swapped = x.roll(x.shape[-1] // 2, -1)
-        x.mul_(cos).addcmul_(swapped, sin)
+    rotate(qkv, kept // 2, cos, sin)
     cache.index_copy_(0, write_slots, qkv[:, qkv.shape[1] - kept :].to(cache.dtype))
 
 
