@@ -11,14 +11,15 @@ from ..core.errors import ConfigError
 
 __all__ = ("FLAGS", "Flag", "Kind", "parse_section", "parse_size")
 
-Kind = Literal["text", "integer", "number", "size", "switch", "list", "section"]
+Kind = Literal["text", "integer", "number", "size", "switch", "off", "list", "section"]
 
 
 class Flag(msgspec.Struct, frozen=True):
     """A flag that sets one key.
 
     Attributes:
-        names: as typed; a switch has the forms for true and for false, where there is one.
+        names: as typed; a switch has the forms for true and for false, where there is one; ``off``
+            is a switch that has the form for false alone.
         key: dotted, of the configuration; of a ``section``, where its keys belong.
         kind: of the value; a ``size`` may be written 32k (thousands) or 32K (times 1024), a
             ``list`` flag may be repeated, a ``section`` is a JSON object.
@@ -79,6 +80,7 @@ FLAGS: tuple[Flag, ...] = (
         "Split long prompts over steps.",
     ),
     Flag(("--scheduling-policy",), "schedule.policy", "text", "Order of admission."),
+    Flag(("--enforce-eager",), "schedule.graphs", "off", "Run no step as a captured graph."),
     Flag(("--attention-backend",), "attention.backend", "text", "How attention is computed."),
     Flag(
         ("--tensor-parallel-size", "-tp"),

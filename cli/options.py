@@ -22,6 +22,7 @@ _KINDS: dict[str, Any] = {
     "integer": int | None,
     "number": float | None,
     "switch": bool | None,
+    "off": bool | None,
     "list": list[str] | None,
 }
 
@@ -100,5 +101,7 @@ def _config(values: dict[str, Any]) -> Config:
             continue
         if flag.kind == "size":
             value = parse_size(value, flag.names[0])
+        elif flag.kind == "off":
+            value = not value
         settings |= parse_section(value, flag) if flag.kind == "section" else {flag.key: value}
     return load(values.pop("config_file"), values.pop("overrides") or (), settings)

@@ -76,7 +76,7 @@ def quantize(
         options,
         out,
         registry=registry,
-        platform=registry.get("platform", resolved.config.parallel.platform)(),
+        platform=registry.make("platform", resolved.config.parallel.platform),
         dtype=dtype,
         calibration=calibration,
         dummy_seed=config.model.seed if config.model.load_format == "dummy" else None,

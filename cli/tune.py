@@ -31,6 +31,6 @@ def tune(
 
     registry = Registry(config.plugins.load)
     resolved = resolve(config, registry).config
-    platform = registry.get("platform", resolved.parallel.platform)()
+    platform = registry.make("platform", resolved.parallel.platform)
     for line in platform.tune(product_shapes(resolved, registry), out):
         typer.echo(line)

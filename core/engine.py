@@ -11,6 +11,7 @@ from .config import Config, known, max_draws
 from .contracts.executor import Executor, Pending
 from .contracts.scheduler import Scheduler, SchedulerSettings
 from .errors import EngineDeadError, InvalidRequest
+from .memory import freeze, unfreeze
 from .metrics import EngineStats
 from .registry import Registry
 from .request import Request
@@ -68,14 +69,15 @@ class Engine:
         resolution = resolve(config, registry)
         report("resolve", time.perf_counter() - begun)
         config = resolution.config
-        executor: Executor = registry.get("executor", config.parallel.executor)(config, registry)
+        executor: Executor = registry.make("executor", config.parallel.executor, config, registry)
         model = executor.start(report)
         settings = _settings(config, model.num_blocks)
-        policy = registry.get("policy", config.schedule.policy)()
-        scheduler: Scheduler = registry.get("scheduler", config.schedule.scheduler)(
-            settings, policy
+        policy = registry.make("policy", config.schedule.policy)
+        scheduler: Scheduler = registry.make(
+            "scheduler", config.schedule.scheduler, settings, policy
         )
         info = EngineInfo(config, resolution.reasons, model.num_blocks, model.vocab_size)
+        freeze()
         return cls(scheduler, executor, info, overlap=bool(config.schedule.overlap))
 
     def add(self, request: Request) -> None:
@@ -135,6 +137,7 @@ class Engine:
     def shutdown(self) -> None:
         """Free the device; safe to call twice."""
         self._in_flight.clear()
+        unfreeze()
         self.executor.shutdown()
 
     def _update(self, plan: Plan, pending: Pending) -> list[Delta]:

@@ -51,6 +51,8 @@ _KEYWORDS = {
     "speculative_config": "speculation",
     "attention_backend": "attention.backend",
 }
+# The same of those that turn a setting off where they are true, and else leave it alone.
+_SWITCHES_OFF = {"enforce_eager": "schedule.graphs"}
 
 
 class LLM:
@@ -109,6 +111,10 @@ class LLM:
         self._frontend = Frontend(self.engine.info, source, self.tokenizer)
         self._collectors: dict[str, Collector] = {}
         self._streams: dict[str, deque[StreamDelta]] = {}
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, which is the attribute ``tokenizer`` as well."""
+        return self.tokenizer
 
     def generate(
         self,
@@ -348,11 +354,16 @@ def _with_keywords(config: Config, model: str, keywords: dict[str, Any]) -> Conf
     values = msgspec.to_builtins(config)
     values["model"]["name"] = model
     for name, value in keywords.items():
-        if name not in _KEYWORDS:
-            known_names = ", ".join(sorted(_KEYWORDS))
+        key = _KEYWORDS.get(name) or _SWITCHES_OFF.get(name)
+        if key is None:
+            known_names = ", ".join(sorted(_KEYWORDS | _SWITCHES_OFF))
             raise ConfigError(f"LLM has no keyword {name!r}; it has {known_names}, and config")
+        if name in _SWITCHES_OFF:
+            if not isinstance(value, bool | None):
+                raise ConfigError(f"{name} must be True or False, not {type(value).__name__}")
+            value = False if value else None
         if value is not None:
-            section, _, field = _KEYWORDS[name].partition(".")
+            section, _, field = key.partition(".")
             if field:
                 values[section][field] = value
             elif isinstance(value, dict):

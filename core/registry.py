@@ -15,7 +15,7 @@ import msgspec
 import pluggy
 
 from .contracts import VERSIONS
-from .errors import ConfigError, PluginError
+from .errors import ConfigError, PluginError, QuireError
 from .hooks import PROJECT, Manifest, Provision, QuireHooks
 
 __all__ = ("DEFAULT_PLUGINS", "ENTRY_POINTS", "PluginInfo", "Registry", "import_target")
@@ -98,6 +98,28 @@ class Registry:
                 f"{claim} is no class but of type {kind_found}; update or unload the plugin"
             )
         return part
+
+    def make(self, kind: str, name: str, *args: Any, **keywords: Any) -> Any:
+        """The part of that kind and name, called with these arguments.
+
+        Raises:
+            ConfigError: when nothing provides it, or as the part says.
+            PluginError: when its import fails, or the part of a plugin that is not built in fails
+                with an error that does not speak to the user.
+        """
+        part = self.get(kind, name)
+        try:
+            return part(*args, **keywords)
+        except QuireError:
+            raise
+        except Exception as error:
+            owner = self.owner(kind, name)
+            if owner in DEFAULT_PLUGINS:
+                raise
+            raise PluginError(
+                f"plugin {owner!r} provides {kind} {name!r}, which fails to start "
+                f"({_brief(error)}); update the plugin or choose another {kind}"
+            ) from error
 
     def require(self, kind: str, name: str) -> None:
         """Check that somebody provides the part, without importing it.

@@ -73,7 +73,7 @@ def resolve(config: Config, registry: Registry) -> Resolution:
 def _choose_platform(config: Config, registry: Registry, draft: _Draft) -> Platform:
     wanted = config.parallel.platform
     if wanted != "auto":
-        platform: Platform = registry.get("platform", wanted)()
+        platform: Platform = registry.make("platform", wanted)
         if not platform.available():
             raise ConfigError(
                 f"parallel.platform is {wanted!r}, and this machine has no such device"
@@ -82,7 +82,7 @@ def _choose_platform(config: Config, registry: Registry, draft: _Draft) -> Platf
     present = [
         (candidate.rank, name, candidate)
         for name in registry.names("platform")
-        if (candidate := registry.get("platform", name)()).available()
+        if (candidate := registry.make("platform", name)).available()
     ]
     if not present:
         raise ConfigError("no platform works here; load a plugin that provides one")

@@ -192,7 +192,7 @@ def locate(model: ModelConfig, registry: Registry, setting: str = "model.name") 
         CheckpointError: when the files are nowhere, or config.json is missing or unreadable.
     """
     if model.name in registry.names("checkpoint"):
-        folder = registry.get("checkpoint", model.name)().folder()
+        folder = registry.make("checkpoint", model.name).folder()
         return open_folder(folder, trust_remote_code=model.trust_remote_code)
     where = f"{setting} {model.name!r}"
     if not model.name.strip():

@@ -72,7 +72,7 @@ class Plan(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         step: counts up from 0.
         newcomers: filled into their slots before anything else.
-        rows: in the order of the outcome; rows with count 1 come first.
+        rows: in the order of the outcome; rows with count 1 come first, best the longest leading.
     """
 
     step: int

@@ -33,7 +33,7 @@ def make_exporter(config: Config, registry: Registry, engine: "AsyncLLM") -> Exp
     """The exporter that the configuration names, watching the engine; None with metrics off."""
     if not config.metrics.enabled:
         return None
-    exporter: Exporter = registry.get("exporter", config.metrics.exporter)(config)
+    exporter: Exporter = registry.make("exporter", config.metrics.exporter, config)
     exporter.engine(engine.stats)
     engine.add_observer(exporter)
     return exporter
@@ -52,7 +52,7 @@ def assemble(
     routers: list[Router] = []
     owners: dict[str, str] = {SCHEMA_PATH: "schema"}
     for name in dict.fromkeys(names):
-        group: RouteGroup = registry.get("route", name)(config, registry, engine)
+        group: RouteGroup = registry.make("route", name, config, registry, engine)
         router = _router(name, group)
         _claim(owners, name, router)
         routers.append(router)

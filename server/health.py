@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from litestar import Response, get
+from litestar import HttpMethod, Response, route
 from litestar.di import NamedDependency
 
 from .. import __version__
@@ -12,6 +12,9 @@ from ..core.contracts.route import Access, RouteGroup
 from .gate import Gate
 
 __all__ = ("Health", "HealthRoutes", "Version")
+
+# Load balancers ask by HEAD, which is answered as GET without a body.
+_METHODS = (HttpMethod.GET, HttpMethod.HEAD)
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -39,7 +42,7 @@ class HealthRoutes(RouteGroup):
         """The three endpoints."""
         engine = self.engine
 
-        @get("/health", summary="Whether requests are taken")
+        @route("/health", http_method=_METHODS, summary="Whether requests are taken")
         async def health(gate: NamedDependency[Gate]) -> Response[Health]:
             if not engine.alive:
                 return Response(Health("dead"), status_code=503)
@@ -47,12 +50,12 @@ class HealthRoutes(RouteGroup):
                 return Response(Health("draining"), status_code=503)
             return Response(Health("ok"))
 
-        @get("/live", summary="Whether the engine is alive")
+        @route("/live", http_method=_METHODS, summary="Whether the engine is alive")
         async def live() -> Response[Health]:
             alive = engine.alive
             return Response(Health("ok" if alive else "dead"), status_code=200 if alive else 503)
 
-        @get("/version", summary="The version that runs")
+        @route("/version", http_method=_METHODS, summary="The version that runs")
         async def version() -> Version:
             return Version(__version__)
 

@@ -17,6 +17,7 @@ import uvloop
 
 from ..core.async_llm import AsyncLLM
 from ..core.config import Config
+from ..core.memory import freeze
 from ..core.registry import Registry
 from .assemble import assemble, make_exporter, metrics_app
 from .gate import Gate
@@ -103,6 +104,7 @@ async def _application(
             metrics = metrics_app(config, registry, engine, exporter)
             await stack.enter_async_context(listener(metrics, scraped))
         await stack.enter_async_context(app.lifespan())
+        freeze()
         gate.open(app)
         yield
 

@@ -11,8 +11,6 @@ positions. Keys beyond a query's own add exact zeros.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 
@@ -24,13 +22,15 @@ from ...core.contracts.attention import (
 )
 from ...core.contracts.capabilities import Capabilities
 from ...core.layers.scripted import scripted
-from .cpu_geometry import SEGMENT, DecodeGroup, Geometry, Layout, PromptRow, Step, plan_step
+from .cpu_geometry import DecodeGroup, Geometry, Layout, PromptRow, Step, plan_step
+from .cpu_tiles import MOST, SEGMENT, attend, tile_for
+from .side_by_side import rotate, side_by_side
 
 __all__ = ("CPUAttention",)
-
-_ROWS = 128
-"""Most queries, times the heads that share a key, in one product of a prompt."""
-_TILES = (1, 2, 4, 8, 16)
+_Reading = tuple[torch.Tensor | None, int, int, torch.Tensor | None, torch.Tensor | None]
+"""How ``_read_rows`` finds keys and values."""
+_Scoring = tuple[torch.Tensor | None, float, float | None, int]
+"""Mask, scale, cap and tile of ``attend``."""
 
 
 class _Cache:
@@ -73,7 +73,7 @@ class CPUAttention(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
-        layouts = [Layout(spec.window, spec.num_kv_heads, spec.head_dim) for spec in layers]
+        layouts = [_layout(spec) for spec in layers]
         self._layouts = list(dict.fromkeys(layouts))
         self._layout_of = [self._layouts.index(layout) for layout in layouts]
         self._caches: list[_Cache] = []
@@ -110,64 +110,46 @@ class CPUAttention(AttentionBackend):
         prepared: Step,
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        if rotation is not None:
-            rotation.apply(q, k)
         cache, spec = self._caches[layer], self.layers[layer]
         if prepared.fresh is not None:
             cache.blocks.index_fill_(2, prepared.fresh, 0)
-        cache.slots.index_copy_(2, prepared.write_slots, _stacked(k, v).to(self.kv_dtype))
+        cos, sin = (None, None) if rotation is None else rotation.angles()
+        qkv = side_by_side(q, k, v)
         geometry = prepared.geometries[self._layout_of[layer]]
-        queries = q.float()
         if geometry.alone:
-            out = self._decode(queries, cache, geometry.groups[0], spec)
-        else:
-            out = self._mixed(queries, cache, geometry, spec)
-        return out.to(q.dtype)
+            (group,) = geometry.groups
+            written = qkv, cos, sin, cache.slots, prepared.write_slots
+            return _layer(*written, *self._reading(cache, group), *_scoring(group.mask, spec))
+        _write(qkv, cos, sin, cache.slots, prepared.write_slots)
+        return self._mixed(qkv[:, : spec.num_heads], cache, geometry, spec)
 
     def _mixed(
         self, q: torch.Tensor, cache: _Cache, geometry: Geometry, spec: AttentionSpec
     ) -> torch.Tensor:
-        """Several groups, prompts, or both: [T, heads * head_dim]."""
-        out = torch.empty(q.shape)
+        """Several groups, prompts, or both: [T, heads, head_dim] -> [T, heads * head_dim]."""
+        out = q.new_empty(len(q), spec.num_heads * spec.head_dim)
         for group in geometry.groups:
-            found = self._decode(q[group.rows], cache, group, spec)
-            out[group.rows] = found.view(-1, spec.num_heads, spec.head_dim)
-        for prompt in geometry.prompts:
-            self._prompt(q, cache, prompt, spec, out)
-        return out.flatten(1)
+            read = self._reading(cache, group)
+            out[group.rows] = _decode(
+                q[group.rows], cache.slots, *read, *_scoring(group.mask, spec)
+            )
+        if geometry.prompts:
+            found = q.new_empty(q.shape, dtype=torch.float32)
+            for prompt in geometry.prompts:
+                self._prompt(q, cache, prompt, spec, found)
+                rows = slice(prompt.begin, prompt.end)
+                out[rows] = found[rows].flatten(1)
+        return out
 
-    def _decode(
-        self, q: torch.Tensor, cache: _Cache, group: DecodeGroup, spec: AttentionSpec
-    ) -> torch.Tensor:
-        """One query a row, [B, heads, head_dim] -> [B, heads * head_dim]."""
-        keys, values = self._read(cache, group.span, group.index)
-        shared = spec.num_heads // spec.num_kv_heads
-        grouped = q.view(group.count, spec.num_kv_heads, shared, spec.head_dim)
-        return _decode(grouped, keys, values, group.mask, spec.scale, spec.soft_cap, _tile())
-
-    def _read(
-        self, cache: _Cache, span: tuple[int, int] | None, index: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values, float32 [rows * kv heads, positions, head_dim], till the next call."""
-        if span is not None:
-            keys, values = cache.slots.narrow(2, *span).unbind(0)
-        else:
-            keys, values = self._gather(cache, index)
-        return keys.float(), values.float()
-
-    def _gather(
-        self, cache: _Cache, index: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [rows * kv heads, positions, head_dim], valid until the next call."""
-        if index is None:
-            raise RuntimeError("a row with nothing to gather")
-        count, width = index.numel(), cache.rows.shape[1]
-        if self._workspace.numel() < count * width:
-            self._workspace = torch.empty(count * width, dtype=self.kv_dtype)
-        out = self._workspace[: count * width].view(count, width)
-        torch.index_select(cache.rows, 0, index.flatten(), out=out)
-        keys, values = out.view(2, index.shape[1], -1, cache.slots.shape[-1]).unbind(0)
-        return keys, values
+    def _reading(self, cache: _Cache, row: DecodeGroup | PromptRow) -> _Reading:
+        if row.span is not None:
+            return None, *row.span, None, None
+        if row.index is None:
+            raise RuntimeError("a row with nothing to read")
+        size = row.index.numel() * cache.rows.shape[1]
+        if self._workspace.numel() < size:
+            self._workspace = torch.empty(size, dtype=self.kv_dtype)
+        return row.index, 0, 0, cache.rows, self._workspace
 
     def _prompt(
         self,
@@ -178,150 +160,135 @@ class CPUAttention(AttentionBackend):
         out: torch.Tensor,
     ) -> None:
         """Several queries of one row, into their place in out [T, heads, head_dim]."""
-        keys, values = self._read(cache, prompt.span, prompt.index)
+        read = _read(cache.slots, *self._reading(cache, prompt))
+        # A product of so many queries wants a whole segment of keys.
+        keys, values = F.pad(read, (0, 0, 0, -read.shape[2] % SEGMENT)).unbind(0)
         # [T, heads, d] -> [kv heads, heads of each, T, d]
         grouped = (len(q), spec.num_kv_heads, -1, spec.head_dim)
         q, out = q.view(grouped).permute(1, 2, 0, 3), out.view(grouped).permute(1, 2, 0, 3)
-        shared, tile = q.shape[1], _tile()
-        step = max(tile, _ROWS // shared // tile * tile)
+        shared, tile = q.shape[1], tile_for(spec.head_dim).queries
+        step = max(1, MOST // shared)
         for begin in range(prompt.begin, prompt.end, step):
             end = min(begin + step, prompt.end)
             first = prompt.first + begin - prompt.begin
             start, stop = self._seen(first, first + end - begin, prompt.base, spec)
             seen = slice(start - prompt.base, stop - prompt.base)
-            piece = _padded(q[:, :, begin:end], tile)
-            mask = _mask(first, piece.shape[2], start, stop, spec.window)
-            found = _attend(
-                piece.flatten(1, 2),
+            piece = q[:, :, begin:end]
+            mask = _mask(first, end - begin, start, stop, spec.window)
+            found = attend(
+                piece.float().flatten(1, 2),
                 keys[:, seen],
                 values[:, seen],
-                mask.repeat(shared, 1),
+                mask.repeat(1, shared, 1),
                 start,
                 spec.scale,
                 spec.soft_cap,
+                tile,
             )
-            out[:, :, begin:end] = found.view(piece.shape)[:, :, : end - begin]
+            out[:, :, begin:end] = found.view(piece.shape)
 
     def _seen(self, first: int, end: int, base: int, spec: AttentionSpec) -> tuple[int, int]:
-        """Positions [start, stop) that queries first..end - 1 see: whole segments, whole blocks."""
+        """Positions [start, stop) with those that queries first..end - 1 see: a segment or more."""
         low = 0 if spec.window is None else max(0, first + 1 - spec.window)
-        return max(base, low // SEGMENT * SEGMENT), -(-end // self.block_size) * self.block_size
+        start = max(base, low // SEGMENT * SEGMENT)
+        return start, max(start + SEGMENT, -(-end // self.block_size) * self.block_size)
+
+
+def _layout(spec: AttentionSpec) -> Layout:
+    tile = tile_for(spec.head_dim)
+    queries = -(-(spec.num_heads // spec.num_kv_heads) // tile.queries) * tile.queries
+    return Layout(spec.window, spec.num_kv_heads, spec.head_dim, max(tile.keys, 2 * queries))
+
+
+def _scoring(mask: torch.Tensor | None, spec: AttentionSpec) -> _Scoring:
+    return mask, spec.scale, spec.soft_cap, tile_for(spec.head_dim).queries
 
 
 def _mask(first: int, count: int, start: int, stop: int, window: int | None) -> torch.Tensor:
-    """[count, keys] of 0 and -inf: queries from first on over keys start..stop - 1."""
+    """[1, count, keys] of 0 and -inf: queries from first on over keys start..stop - 1."""
     at = torch.arange(first, first + count)[:, None]
     seen = torch.arange(start, stop)
     hidden = seen > at
     if window is not None:
         hidden |= seen <= at - window
-    return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+    return torch.zeros(1, *hidden.shape).masked_fill_(hidden, float("-inf"))
 
 
-def _stacked(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Keys and values [T, kv heads, head_dim] as [2, kv heads, T, head_dim]."""
-    tokens, heads, width = k.shape
-    token, *inner = k.stride()
-    if v.data_ptr() == k.data_ptr() + heads * width * k.element_size() and inner == [width, 1]:
-        # They stand side by side in one product.
-        return k.as_strided((2, heads, tokens, width), (heads * width, width, token, 1))
-    return torch.stack((k, v)).transpose(1, 2)
+def _write_rotated(
+    qkv: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    slots: torch.Tensor,
+    write_slots: torch.Tensor,
+) -> None:
+    """Rotate queries and keys of [T, heads + 2 * kv heads, d] in place; keep keys and values."""
+    kv_heads, width = slots.shape[1], slots.shape[3]
+    rotate(qkv, kv_heads, cos, sin)
+    kept = qkv[:, qkv.shape[1] - 2 * kv_heads :].view(-1, 2, kv_heads, width).permute(1, 2, 0, 3)
+    slots.index_copy_(2, write_slots, kept.to(slots.dtype))
 
 
-def _padded(q: torch.Tensor, tile: int) -> torch.Tensor:
-    """[..., n, d], contiguous, with n filled up to whole tiles."""
-    missing = -q.shape[-2] % tile
-    return F.pad(q, (0, 0, 0, missing)) if missing else q.contiguous()
-
-
-def _attend(
-    q: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    start: int,
-    scale: float,
-    soft_cap: float | None,
+def _read_rows(
+    slots: torch.Tensor,
+    index: torch.Tensor | None,
+    first: int,
+    count: int,
+    rows: torch.Tensor | None,
+    workspace: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The definition, by batched products, over q [b, n, d], n whole tiles.
-
-    Keys and values are [b, keys, d] from position start on, the same for all n; the mask is
-    [b or 1, n or 1, keys].
-    """
-    if soft_cap is None:
-        scores = _scores(q, keys, mask, scale)
-    else:
-        scores = _scores(q, keys, None, scale / soft_cap).tanh_().mul_(soft_cap)
-        if mask is not None:
-            scores.add_(mask)
-    return _weighted(scores.softmax(-1), values, start)
+    """Keys and values, float32 [2, rows * kv heads, positions, d], till the next call."""
+    if index is None or rows is None or workspace is None:
+        return slots.narrow(2, first, count).float()
+    pieces, width = index.numel(), rows.shape[1]
+    out = workspace[: pieces * width].view(pieces, width)
+    torch.index_select(rows, 0, index.flatten(), out=out)
+    return out.view(2, index.shape[1], -1, slots.shape[3]).float()
 
 
-def _attend_once(
+def _attend_singly(
     q: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    slots: torch.Tensor,
+    index: torch.Tensor | None,
+    first: int,
+    count: int,
+    rows: torch.Tensor | None,
+    workspace: torch.Tensor | None,
     mask: torch.Tensor | None,
     scale: float,
     soft_cap: float | None,
     tile: int,
 ) -> torch.Tensor:
-    """One query a row, [B, kv heads, heads of each, d] -> [B, heads * d]."""
-    count, shared = q.shape[0], q.shape[2]
-    # Padding that repeats the query costs less than zeros.
-    padded = q.expand(-1, -1, tile, -1).contiguous() if shared == 1 else _padded(q, tile)
-    found = _attend(padded.flatten(0, 1), keys, values, mask, 0, scale, soft_cap)
-    return found[:, :shared].reshape(count, -1)
+    """One query a row, [B, heads, d] -> [B, heads * d]."""
+    keys, values = _read(slots, index, first, count, rows, workspace).unbind(0)
+    batch, kv_heads = q.shape[0], slots.shape[1]
+    grouped = q.float().reshape(batch * kv_heads, -1, q.shape[2])
+    found = attend(grouped, keys, values, mask, 0, scale, soft_cap, tile)
+    return found.to(q.dtype).reshape(batch, -1)
 
 
-def _scores(
-    q: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None, scale: float
+def _layer_singly(
+    qkv: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    slots: torch.Tensor,
+    write_slots: torch.Tensor,
+    index: torch.Tensor | None,
+    first: int,
+    count: int,
+    rows: torch.Tensor | None,
+    workspace: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    scale: float,
+    soft_cap: float | None,
+    tile: int,
 ) -> torch.Tensor:
-    """mask + scale * q @ keys.T in one operation."""
-    if mask is None:
-        return torch.baddbmm(q.new_empty([1, 1, 1]), q, keys.mT, beta=0.0, alpha=scale)
-    return torch.baddbmm(mask, q, keys.mT, alpha=scale)
+    """A layer in which every row has one query, in one group: [B, heads * d]."""
+    _write(qkv, cos, sin, slots, write_slots)
+    q = qkv[:, : qkv.shape[1] - 2 * slots.shape[1]]
+    return _decode(q, slots, index, first, count, rows, workspace, mask, scale, soft_cap, tile)
 
 
-def _weighted(
-    weights: torch.Tensor, values: torch.Tensor, start: int, segment: int = SEGMENT
-) -> torch.Tensor:
-    """weights @ values, a segment of positions after the other."""
-    size, length = segment - start % segment, values.shape[1]
-    if length <= size:
-        return torch.bmm(weights, values)
-    out = torch.bmm(weights[:, :, :size], values[:, :size])
-    for at in range(size, length, segment):
-        out.baddbmm_(weights[:, :, at : at + segment], values[:, at : at + segment])
-    return out
-
-
-_decode = scripted(_attend_once)
-
-
-@cache
-def _tile() -> int:
-    """Queries at a time, the fewest whose products give them the bits that more queries get."""
-    steps = torch.linspace(-3, 5, SEGMENT * 64).sin()
-    keys = steps.view(1, SEGMENT, 64)
-    row = steps[:64] * 3
-    weights = keys[0, :, 0].exp()
-    mask = steps[:SEGMENT].view(1, 1, -1)
-
-    def products(batch: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        several = keys.expand(batch, -1, -1).contiguous()
-        queries = row.expand(batch, count, -1).contiguous()
-        shares = weights.expand(batch, count, -1).contiguous()
-        return _scores(queries, several, mask, 0.3), torch.bmm(shares, several)
-
-    def steady(tile: int) -> bool:
-        return all(
-            bool((scores == expected[0]).all() & (sums == expected[1]).all())
-            for count in (tile, 2 * tile, 5 * tile, _ROWS)
-            for batch in (1, 2, 16)
-            for scores, sums in (products(batch, count),)
-        )
-
-    with torch.inference_mode():
-        expected = [product[0, 0] for product in products(1, _ROWS)]
-        return next((tile for tile in _TILES if steady(tile)), _TILES[-1])
+_write = scripted(_write_rotated)
+_read = scripted(_read_rows)
+_decode = scripted(_attend_singly)
+_layer = scripted(_layer_singly)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from ...core.contracts.attention import AttentionBatch
+from .cpu_tiles import SEGMENT
 
-__all__ = ("SEGMENT", "DecodeGroup", "Geometry", "Layout", "PromptRow", "Step", "plan_step")
+__all__ = ("DecodeGroup", "Geometry", "Layout", "PromptRow", "Step", "plan_step")
 
-SEGMENT = 128
-"""Positions whose values are summed together; a row's first key stands at a multiple of it."""
 _GROUP_BYTES = 4 * 2**20
 """Keys and values gathered at once; larger groups of rows are split."""
 _FEW_QUERIES = 16
@@ -30,11 +29,13 @@ class Layout:
         window: sliding window, or None.
         num_kv_heads: of the layer.
         head_dim: of the layer.
+        fewest_keys: that a single query is multiplied by; the null block's fill others up.
     """
 
     window: int | None
     num_kv_heads: int
     head_dim: int
+    fewest_keys: int
 
 
 @dataclass(slots=True)
@@ -192,6 +193,7 @@ class _Planner:
         self.kv_bytes = kv_bytes
         # Block b of head h of the keys is row h * num_blocks + b; the values follow all the keys.
         self.heads = torch.arange(2 * layout.num_kv_heads).view(2, -1, 1) * num_blocks
+        self.fewest_blocks = -(-layout.fewest_keys // block_size)
 
     def plan(self) -> Geometry:
         decodes = self.batch.num_decodes
@@ -260,7 +262,7 @@ class _Planner:
         starts = (lengths - (self.layout.window or lengths)).clamp_(min=0)
         first = starts // SEGMENT * SEGMENT // self.block_size
         used = (lengths + (self.block_size - 1)) // self.block_size
-        columns = first + torch.arange(int((used - first).max()))
+        columns = first + torch.arange(max(self.fewest_blocks, int((used - first).max())))
         padding = columns >= used
         blocks = tables.gather(1, columns.clamp(max=tables.shape[1] - 1)).long()
         blocks.masked_fill_(padding, 0)
@@ -286,6 +288,7 @@ class _Planner:
         blocks = self._blocks(row, first)
         offset = first * self.block_size
         start = 0 if self.layout.window is None else max(0, length - self.layout.window)
+        blocks += [0] * (self.fewest_blocks - len(blocks))
         positions = len(blocks) * self.block_size
         mask = _row_mask(start - offset, length - offset, positions)
         slot = self._first_slot(blocks)

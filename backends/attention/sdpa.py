@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from ...core.contracts.capabilities import Capabilities
 from ...core.layers.scripted import recording, scripted
+from .side_by_side import rotate, side_by_side
 
 __all__ = ("SDPA",)
 
@@ -107,7 +108,7 @@ class SDPA(AttentionBackend):
         step = prepared.steps[self._windows.index(spec.window)]
         cos, sin = (None, None) if rotation is None else rotation.angles()
         heads, scale = spec.num_heads, spec.scale
-        qkv = _side_by_side(q, k, v, spec)
+        qkv = side_by_side(q, k, v)
         if len(step.groups) == 1:
             (group,) = step.groups
             read = group.slots, group.rows, group.seen, scale
@@ -158,19 +159,6 @@ class SDPA(AttentionBackend):
         return _Group(begin, end, rows, slots, seen)
 
 
-def _side_by_side(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
-) -> torch.Tensor:
-    """[T, heads + 2 * kv heads, head_dim], which may be the memory of the three."""
-    heads, kv_heads, width = spec.num_heads, spec.num_kv_heads, spec.head_dim
-    size = width * q.element_size()
-    behind = k.data_ptr() - q.data_ptr(), v.data_ptr() - k.data_ptr()
-    if behind == (heads * size, kv_heads * size) and q.stride() == k.stride() == v.stride():
-        # They are parts of one product.
-        return q.as_strided((q.shape[0], heads + 2 * kv_heads, width), q.stride())
-    return torch.cat((q, k, v), 1)
-
-
 # The functions below take sizes as numbers: in a recording each one that is asked of a tensor, and
 # what is made of it, is an operation.
 
@@ -185,10 +173,7 @@ def _write_rotated(
 ) -> None:
     """Rotate queries and keys in place, and keep keys and values."""
     kept = qkv[:, heads:]
-    if cos is not None and sin is not None:
-        x = qkv[:, : -(kept.shape[1] // 2)]
-        swapped = x.roll(x.shape[-1] // 2, -1)
-        x.mul_(cos).addcmul_(swapped, sin)
+    rotate(qkv, kept.shape[1] // 2, cos, sin)
     cache.index_copy_(0, write_slots, kept.to(cache.dtype))
 
 

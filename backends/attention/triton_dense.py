@@ -99,9 +99,10 @@ def _rounded(length: int) -> int:
 
 def _padded(q: torch.Tensor, before: int, size: int) -> torch.Tensor:
     """[n, heads, d] as the rows from ``before`` on of [1, heads, size, d], zeros around them."""
-    padded = q.new_zeros(size, *q.shape[1:])
-    padded[before : before + len(q)] = q
-    return padded.transpose(0, 1).unsqueeze(0)
+    if len(q) < size:
+        few, q = q, q.new_zeros(size, *q.shape[1:])
+        q[before : before + len(few)] = few
+    return q.transpose(0, 1).unsqueeze(0)
 
 
 def _attention(

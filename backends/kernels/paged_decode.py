@@ -315,25 +315,39 @@ def _merge_parts(
     top, total, acc, found_ptr, lse_ptr, count, STRIDE: tl.constexpr, D: tl.constexpr,
     WIDTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Take ``count`` parts in, which stand STRIDE heads apart."""
+    """Take ``count`` parts in, which stand STRIDE heads apart.
+
+    Each part is a tile of its own, so that no thread waits for another: a tile of several would be
+    summed up through shared memory, which takes as long as a tile of keys.
+    """
     PARTS: tl.constexpr = 8
-    head = tl.arange(0, triton.next_power_of_2(GROUP))[None, :]
-    d = tl.arange(0, WIDTH)[None, None, :]
+    head = tl.arange(0, triton.next_power_of_2(GROUP))
+    d = tl.arange(0, WIDTH)[None, :]
     for start in range(0, count, PARTS):
-        part = start + tl.arange(0, PARTS)[:, None]
-        inside = (part < count) & (head < GROUP)
-        at = part * STRIDE + head
-        # Other processors wrote these: past this one's own cache.
-        lse = tl.load(lse_ptr + at, mask=inside, other=float("-inf"), cache_modifier=".cg")
-        found = tl.load(
-            found_ptr + at[:, :, None] * D + d, mask=inside[:, :, None] & (d < D), other=0.0,
-            cache_modifier=".cg",
-        )  # fmt: skip
-        new = tl.maximum(top, tl.max(lse, 0))
+        lse = ()
+        found = ()
+        for part in tl.static_range(PARTS):
+            inside = (head < GROUP) & (start + part < count)
+            at = (start + part) * STRIDE + head
+            # Other processors wrote these: past this one's own cache.
+            lse += (tl.load(lse_ptr + at, mask=inside, other=float("-inf"), cache_modifier=".cg"),)
+            found += (
+                tl.load(
+                    found_ptr + at[:, None] * D + d, mask=inside[:, None] & (d < D), other=0.0,
+                    cache_modifier=".cg",
+                ),
+            )  # fmt: skip
+        new = top
+        for part in tl.static_range(PARTS):
+            new = tl.maximum(new, lse[part])
         base = tl.where(new == float("-inf"), 0.0, new)
-        weights, fade = tl.exp2(lse - base[None, :]), tl.exp2(top - base)
-        acc = acc * fade[:, None] + tl.sum(found * weights[:, :, None], 0)
-        total = total * fade + tl.sum(weights, 0)
+        fade = tl.exp2(top - base)
+        acc *= fade[:, None]
+        total *= fade
+        for part in tl.static_range(PARTS):
+            weight = tl.exp2(lse[part] - base)
+            acc += found[part] * weight[:, None]
+            total += weight
         top = new
     return top, total, acc
 

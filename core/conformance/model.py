@@ -39,7 +39,7 @@ def check_model(architecture: type[Architecture]) -> None:
         Unchecked: when it needs other keys; its own tests call ``check_architecture`` then.
     """
     registry = Registry()
-    platform = registry.get("platform", "cpu")()
+    platform = registry.make("platform", "cpu")
     context = BuildContext(
         dtype=torch.float32,
         device=torch.device("cpu"),

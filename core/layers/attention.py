@@ -109,7 +109,7 @@ class AttentionBlock:
             add: [T, hidden_size] to add the result to; it may be written into.
         """
         qkv = self._qkv.fused(x, norm=norm).view(self._view)
-        q, k, v = torch.split(qkv, self._parts, 1)
+        q, k, v = qkv.split_with_sizes(self._parts, 1)
         if self._norms is not None:
             q.copy_(self._norms[0](q))
             k.copy_(self._norms[1](k))

@@ -50,7 +50,7 @@ def build_runner(
         CapacityError: when the model or its cache do not fit into memory.
     """
     source = locate(config.model, registry)
-    platform: Platform = registry.get("platform", config.parallel.platform)()
+    platform: Platform = registry.make("platform", config.parallel.platform)
     with phase("device"):
         device = platform.setup(deterministic=config.model.deterministic)
     _check_fits(config, registry, source, platform, device)
@@ -61,8 +61,8 @@ def build_runner(
         speculator: Speculator | None = None
         if config.speculation.method is not None:
             context = speculator_context(config, registry, source, platform, device, model)
-            made = registry.get("speculator", config.speculation.method)
-            speculator = made(config.speculation, context)
+            method = config.speculation.method
+            speculator = registry.make("speculator", method, config.speculation, context)
     weights = max(0, before - platform.memory().free)
     with phase("kernels"), _out_of_memory(config, platform):
         attention = _attention(config.attention.backend, config, registry, model, device)
@@ -178,7 +178,9 @@ def _load(
 def _attention(
     name: str, config: Config, registry: Registry, module: CheckpointModule, device: torch.device
 ) -> AttentionBackend:
-    backend: AttentionBackend = registry.get("attention", name)(
+    backend: AttentionBackend = registry.make(
+        "attention",
+        name,
         module.attention_layers(),
         block_size=known(config.cache.block_size),
         kv_dtype=_kv_dtype(config.cache.kv_dtype),

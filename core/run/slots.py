@@ -60,13 +60,18 @@ class SlotTable:
         self._first_blocks = np.zeros(max_slots, dtype=np.int64)
 
     def enter(self, newcomers: list[Newcomer]) -> None:
-        """Replace the tokens of slots; their block tables start empty."""
+        """Replace the tokens of slots, in one copy; their block tables start empty."""
         if not newcomers:
             return
+        slots = np.array([newcomer.slot for newcomer in newcomers], dtype=np.int64)
         ids = [np.asarray(newcomer.token_ids, dtype=np.int64) for newcomer in newcomers]
-        for newcomer, sent in zip(newcomers, self.staging.send(ids), strict=True):
-            self.tokens[newcomer.slot, : len(sent)] = sent
-            self.lengths[newcomer.slot] = len(sent)
+        counts = np.array([len(known) for known in ids], dtype=np.int64)
+        columns = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        parts = slots, counts, np.repeat(slots, counts), columns, np.concatenate(ids)
+        slot, length, at, column, token = self.staging.send(parts)
+        self.tokens[at, column] = token.to(torch.int32)
+        self.lengths[slot] = length
+        for newcomer in newcomers:
             self._num_blocks[newcomer.slot] = 0
 
     def append_blocks(self, rows: list[Row]) -> None:

@@ -21,6 +21,7 @@ from ..sequence import Sequence, Status
 from ..step import Delta, Newcomer, Outcome, Plan, Row
 from .drafting import Drafting
 from .intake import take_in
+from .prompts import chunk, prompt_budget
 from .roster import Roster
 
 __all__ = ("DefaultScheduler",)
@@ -28,13 +29,6 @@ __all__ = ("DefaultScheduler",)
 # Share of the pool kept free when admitting beside running sequences, so that they can grow a
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
-# Beside sequences that decode and are read as they come, prompts fill a step up to a multiple of a
-# part of the budget, and are given no fewer tokens than this. Everybody who reads waits for the
-# whole step, which is therefore the shorter the more they are; the device's products are at their
-# best over round numbers of tokens. Of each pair: up to so many readers, so many parts.
-_PARTS_OF_BUDGET = ((16, 2), (64, 4))
-_MOST_PARTS = 8
-_FEWEST_PROMPT_TOKENS = 512
 
 
 class DefaultScheduler(Scheduler):
@@ -107,7 +101,7 @@ class DefaultScheduler(Scheduler):
             self._plan_all(rows, newcomers)
         if not rows:
             return None
-        rows.sort(key=lambda pair: pair[0].count > 1)
+        rows.sort(key=_place)
         self._in_flight.append([(seq, seq.epoch) for _, seq in rows])
         plan = Plan(self._step, newcomers, [row for row, _ in rows])
         self._step += 1
@@ -212,9 +206,9 @@ class DefaultScheduler(Scheduler):
     def _plan_all(self, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]) -> None:
         budget = self.settings.max_num_batched_tokens
         running = self._roster.running
-        step = budget
         # Counted when the first prompt asks: a step of decodes alone has none.
         prompts: int | None = None
+        spare = 0
         preemptions = self._preemptions
         self._drafting.begin(len(running), len(self._roster.waiting), budget)
         index = 0
@@ -229,8 +223,10 @@ class DefaultScheduler(Scheduler):
             prompt = wanted > 1
             count = min(wanted, budget)
             if prompt:
-                prompts = self._prompt_budget(step) if prompts is None else prompts
-                count = min(count, prompts)
+                if prompts is None:
+                    prompts = min(prompt_budget(running, self.settings), budget)
+                    spare = prompts // 4
+                count = chunk(seq, min(prompts, budget), spare)
             if count > 0:
                 if not self._make_room(seq, seq.num_computed + count, index):
                     continue
@@ -241,23 +237,15 @@ class DefaultScheduler(Scheduler):
         waiting = self._roster.waiting
         if not waiting:
             return
-        prompts = min(self._prompt_budget(step) if prompts is None else prompts, budget)
+        if prompts is None:
+            prompts = prompt_budget(running, self.settings)
+            spare = min(prompts, budget) // 4
+        prompts = min(prompts, budget)
         while waiting and prompts > 0 and self._preemptions == preemptions:
-            count = self._admit(waiting[0], prompts, rows, newcomers)
+            count = self._admit(waiting[0], prompts, rows, newcomers, spare)
             if count == 0:
                 break
             prompts -= count
-
-    def _prompt_budget(self, budget: int) -> int:
-        """Tokens of a step that may be of prompts."""
-        running = self._roster.running
-        decoding = [seq for seq in running if seq.num_known - seq.num_computed == 1]
-        readers = sum(seq.request.streamed for seq in decoding)
-        if not readers or not self.settings.chunked_prefill:
-            return budget
-        parts = next((parts for most, parts in _PARTS_OF_BUDGET if readers <= most), _MOST_PARTS)
-        part, rows = max(1, budget // parts), len(decoding)
-        return min(budget, -(-(rows + _FEWEST_PROMPT_TOKENS) // part) * part - rows)
 
     def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]], budget: int) -> int:
         """Plan the next token of a sequence that lacks only that, in a block it has.
@@ -303,6 +291,7 @@ class DefaultScheduler(Scheduler):
         budget: int,
         rows: list[tuple[Row, Sequence]],
         newcomers: list[Newcomer],
+        spare: int = 0,
     ) -> int:
         """Give a waiting sequence a slot and its first tokens; how many, 0 if it must wait."""
         # A draw in flight is not among token_ids yet, so the sequence cannot be sent whole.
@@ -310,12 +299,12 @@ class DefaultScheduler(Scheduler):
             return 0
         self.cache.match(seq)
         wanted = seq.num_wanted
-        count = min(wanted, budget)
+        count = chunk(seq, budget, spare)
         pool = self.cache.pool
         reserve = pool.num_blocks // _ADMISSION_RESERVE if self._roster.running else 0
         missing = self.cache.missing(seq, seq.num_computed + count)
         whole = count == wanted or self.settings.chunked_prefill
-        if not whole or missing + reserve > pool.num_free:
+        if not count or not whole or missing + reserve > pool.num_free:
             self.cache.release(seq)
             return 0
         self._roster.start(seq)
@@ -386,3 +375,10 @@ class DefaultScheduler(Scheduler):
         self._finish(seq)
         name, times = seq.request.request_id, seq.num_preemptions
         return Delta(name, [], "error", error=message, num_preemptions=times)
+
+
+def _place(planned: tuple[Row, Sequence]) -> int:
+    """Single tokens lead, those with most before them first, so that no processor is left with the
+    longest when the others are done."""
+    row = planned[0]
+    return -row.start if row.count == 1 else 1

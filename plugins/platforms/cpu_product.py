@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from ...core.contracts.platform import Gate, Norm, Product
 from ...core.layers.linear import ComposedProduct
 from ...core.layers.scripted import scripted
-from ...quant.cpu.rows import in_proven_pieces, next_sizes, steady_sizes
+from ...quant.cpu.rows import alike_sizes, next_sizes, steady_sizes
 from .cpu_rowwise import OneOperationNorm, RowwiseGate
 
 __all__ = ("make_draft_product", "make_product")
@@ -30,6 +30,8 @@ Multiply = Callable[[torch.Tensor], torch.Tensor]
 
 _FEW_ROWS = 16
 """Rows up to which float32 is the fastest for weights that stay in the caches."""
+_DISTINCT = 64
+"""Outputs that are tried with weights of their own."""
 _BLOCK = 120
 """Rows that FBGEMM takes at a time; how it divides them depends on their number modulo this."""
 
@@ -46,15 +48,15 @@ def make_product(
     """
     multiply: Multiply
     if weight.dtype is torch.bfloat16 and fast_bfloat16 and _packing_works(torch.bfloat16):
-        multiply = in_proven_pieces(_packed(weight, bias), weight.shape[1], weight.dtype)
-        return ComposedProduct(multiply)
+        sizes = _packed_sizes(*weight.shape)
+        kernel = scripted(_Packed(weight, bias, len(sizes))).forward
+        return _ScriptedProduct(kernel, len(weight), _missing(sizes))
     if weight.dtype not in (torch.float32, torch.bfloat16):
         return ComposedProduct(_plain(weight, bias))
     whole = weight.float()
     if not fast_bfloat16 and _half_works() and _fits_half(whole):
         # By FBGEMM, multiplied as float32: half the bytes to read.
-        missing = [size - rows for rows, size in enumerate(_half_sizes())]
-        half = _ScriptedProduct(_half_kernel(whole, bias), len(weight), missing)
+        half = _ScriptedProduct(_half_kernel(whole, bias), len(weight), _missing(_half_sizes()))
         if weight.dtype is torch.float32:
             return half
         multiply = half
@@ -162,6 +164,39 @@ class _Half(_Around):
         return product[:rows] if missing else product
 
 
+class _Packed(_Around):
+    """By oneDNN, on bfloat16 weights in its own order.
+
+    Args:
+        weight: [out, in].
+        bias: [out] or None.
+        most: rows at a time.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, most: int) -> None:
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self.bias = bias
+        self.most = most
+
+    def multiply(self, x: torch.Tensor, missing: int) -> torch.Tensor:
+        rows = x.shape[0]
+        if missing:
+            x = torch.nn.functional.pad(x, (0, 0, 0, missing))
+        if rows <= self.most:
+            product = self.once(x)
+        else:
+            product = torch.cat([self.once(part) for part in torch.split(x, self.most)])
+        return product[:rows] if missing else product
+
+    def once(self, x: torch.Tensor) -> torch.Tensor:
+        """As many rows as the kernel takes."""
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.packed, self.bias, "none", [], ""
+        )
+        return product
+
+
 def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[..., torch.Tensor]:
     """Called from Python, the operator takes 20 us longer, most to find a type out."""
     kernel: Callable[..., torch.Tensor] = scripted(_Half(weight, bias)).forward
@@ -181,7 +216,7 @@ class _ScriptedProduct:
     Args:
         kernel: of ``_Around``.
         width: outputs.
-        missing: for each number of rows modulo a block, how many more the kernel takes.
+        missing: for each number of rows modulo the length of this, how many more the kernel takes.
     """
 
     def __init__(self, kernel: Callable[..., torch.Tensor], width: int, missing: list[int]) -> None:
@@ -191,7 +226,7 @@ class _ScriptedProduct:
         # A product meets one norm at most.
         self._norm: Norm | None = None
         self._one: OneOperationNorm
-        self._composed = ComposedProduct(lambda x: self._kernel(x, self._missing[len(x) % _BLOCK]))
+        self._composed = ComposedProduct(lambda x: self._kernel(x, missing[len(x) % len(missing)]))
 
     def __call__(
         self,
@@ -204,7 +239,7 @@ class _ScriptedProduct:
         rows = len(x)
         if gate is not None and not self._gates(gate, rows):
             return self._composed(x, norm=norm, gate=gate, add=add)
-        missing, gated = self._missing[rows % _BLOCK], gate is not None
+        missing, gated = self._missing[rows % len(self._missing)], gate is not None
         if norm is None:
             return self._kernel(x, missing, None, None, 0.0, gated, add)
         if norm is not self._norm:
@@ -216,6 +251,28 @@ class _ScriptedProduct:
         return (
             isinstance(gate, RowwiseGate) and gate.act == "silu" and gate.at_once(rows, self._width)
         )
+
+
+def _missing(sizes: list[int]) -> list[int]:
+    """For each number of rows of a block, how many more are to be multiplied."""
+    return [size - rows for rows, size in enumerate(sizes)]
+
+
+@cache
+def _packed_sizes(outputs: int, inputs: int) -> list[int]:
+    """For each number of rows modulo the most, with how many to run packed bfloat16 weights.
+
+    The kernels are those that give a row the bits that it has alone. A result rounds to 8 bits,
+    which hides how it was added up in all but one of ten thousand; the sums tried here are of terms
+    that cancel out, so that their rounding is all that is left.
+    """
+    few = min(outputs, _DISTINCT)
+    half = torch.linspace(-9, 4, few * -(-inputs // 2)).sin().view(few, -1).bfloat16()
+    weight = torch.cat((half, -half.flip(1)), 1)[:, :inputs].repeat(-(-outputs // few), 1)
+    row = torch.linspace(1, 2, half.shape[1]).bfloat16()
+    row = torch.cat((row, row.flip(0)))[:inputs]
+    steady = alike_sizes(_packed(weight[:outputs], None), row)
+    return [0, *next_sizes(steady, steady[-1])[1:-1]]
 
 
 def _fits_half(weight: torch.Tensor) -> bool:

@@ -7,12 +7,14 @@ from functools import cache
 
 import torch
 
-__all__ = ("in_proven_pieces", "next_sizes", "proven_sizes", "steady_sizes", "zeros")
+__all__ = ("alike_sizes", "in_proven_pieces", "next_sizes", "proven_sizes", "steady_sizes", "zeros")
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows tried; more rows are taken in pieces."""
+_BATCH = 16
+"""Rows that a good kernel takes at once."""
 
 
 def in_proven_pieces(
@@ -71,6 +73,25 @@ def steady_sizes(
             for size in tried
             if bool((kernel(row.expand(size, -1).contiguous()) == expected).all())
         ]
+
+
+def alike_sizes(kernel: Product, row: torch.Tensor) -> list[int]:
+    """Neighbouring numbers of rows, of those tried, that give a row [columns] the same bits.
+
+    They begin with the least that has such neighbours up to a good batch.
+    """
+    run: list[int] = []
+    with torch.inference_mode():
+        expected = row
+        for size in _SIZES:
+            found = kernel(row.expand(size, -1).contiguous())
+            if run and bool((found == expected).all()):
+                run.append(size)
+            elif run and run[-1] >= _BATCH:
+                return run
+            else:
+                run, expected = [size], found[-1]
+    return run
 
 
 def next_sizes(steady: list[int], largest: int) -> list[int]:

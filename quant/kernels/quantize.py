@@ -13,6 +13,10 @@ __all__ = ("gather", "quantize")
 _LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 _PIECE = 1024
 """Columns that a program puts into another order: a row of one token is many processors' work."""
+_FEW_ROWS = 8
+"""Rows up to which columns are fetched one by one, by several programs a row. More rows, and what a
+norm reads whole, are read as they lie and change places within a processor: a fetch of 32 columns
+from anywhere takes its cache as many turns, and its shared memory three or four."""
 _LEAST = 1e-10
 """Of a scale, so that a row of zeros divides by no zero."""
 
@@ -124,22 +128,25 @@ def quantize(
 @triton.jit
 def _gather(
     x_ptr, weight_ptr, order_ptr, out_ptr, eps, x_stride: tl.constexpr, K: tl.constexpr,
-    WIDTH: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr,
+    WIDTH: tl.constexpr, WHOLE: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One row, or WIDTH of its columns, in another order; a norm takes the whole row."""
+    """One row, read as it lies, or WIDTH of its columns, fetched from anywhere."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     mask = columns < K
     order = tl.load(order_ptr + columns, mask=mask, other=0)
     if NORM:
-        weight = tl.load(weight_ptr + order, mask=mask, other=0).to(tl.float32)
+        weight = tl.load(weight_ptr + columns, mask=mask, other=0).to(tl.float32)
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    y = tl.load(x_ptr + row * x_stride + order, mask=mask, other=0).to(tl.float32)
+    y = tl.load(x_ptr + row * x_stride + (columns if WHOLE else order), mask=mask, other=0)
     if NORM:
-        y = y * tl.rsqrt(tl.sum(y * y, 0) / K + eps) * weight
-    tl.store(out_ptr + row * K + columns, y.to(out_ptr.dtype.element_ty), mask=mask)
+        y = y.to(tl.float32)
+        y = (y * tl.rsqrt(tl.sum(y * y, 0) / K + eps) * weight).to(out_ptr.dtype.element_ty)
+    if WHOLE:
+        y = tl.gather(y, order, 0)
+    tl.store(out_ptr + row * K + columns, y, mask=mask)
 
 
 def gather(
@@ -160,7 +167,8 @@ def gather(
     out = torch.empty((rows, k), dtype=x.dtype, device=x.device)
     if rows:
         width = 1 << (k - 1).bit_length()
-        if norm is None:
+        whole = norm is not None or rows > _FEW_ROWS
+        if not whole:
             width = min(width, _PIECE)
         kernels.launch(
             _gather,
@@ -173,6 +181,7 @@ def gather(
             x.stride(0),
             k,
             width,
+            whole,
             norm is not None,
             kernels.overlaps,
             num_warps=min(max(width // 512, 1), 16),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from quire.backends.attention import cpu, cpu_geometry
+from quire.backends.attention import cpu_geometry, cpu_tiles
 from quire.backends.attention.cpu import CPUAttention
 from quire.backends.attention.reference import Reference
 from quire.backends.attention.sdpa import SDPA
@@ -76,7 +76,7 @@ def test_long_rows_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups and query pieces so small that every limit is met."""
     monkeypatch.setattr(cpu_geometry, "_GROUP_BYTES", 4096)
     monkeypatch.setattr(cpu_geometry, "_SMALL_LENGTH", 8)
-    monkeypatch.setattr("quire.backends.attention.cpu._ROWS", 16)
+    monkeypatch.setattr("quire.backends.attention.cpu.MOST", 16)
     spec = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=8, scale=0.3)
     windowed = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=8, scale=0.3, window=21)
     for seed in range(4):
@@ -115,17 +115,19 @@ def test_bits_do_not_depend_on_the_step(dtype: torch.dtype, heads: int, window: 
 @torch.inference_mode()
 def test_tiles_are_the_smallest_steady_ones() -> None:
     """A tile that is too large would be right as well, and nobody would notice."""
-    keys, query = torch.randn(1, 128, 64), torch.randn(64)
+    keys, query = torch.randn(1, 256, 64), torch.randn(64)
 
-    def first(batch: int, count: int) -> torch.Tensor:
+    def first(batch: int, count: int, length: int) -> torch.Tensor:
         queries = query.expand(batch, count, -1).contiguous()
-        return torch.bmm(queries, keys.expand(batch, -1, -1).contiguous().mT)
+        return torch.bmm(queries, keys[:, :length].expand(batch, -1, -1).contiguous().mT)[..., :64]
 
-    many = first(1, 128)
-    counts = (4, 8, 20, 128)
-    if not all(bool((first(batch, n) == many[0, 0]).all()) for batch in (1, 2) for n in counts):
+    many = first(2, 64, 256)[0, 0]
+    sizes = [(2, 4, 64), (3, 8, 64), (2, 20, 112), (16, 4, 256), (2, 64, 128)]
+    if not all(bool((first(*size) == many).all()) for size in sizes):
         pytest.skip("fewer queries than sixteen add in another order here")
-    assert cpu._tile() <= 4
+    tile = cpu_tiles.tile_for(64)
+    assert tile.queries <= 4
+    assert tile.keys <= 64
 
 
 def _run(

@@ -76,7 +76,7 @@ ROWS = [*range(1, 42), 61, 62, 119, 120, 121, 122, 150, 241, 257, 500]
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("shape", [(96, 64), (200, 700)])
+@pytest.mark.parametrize("shape", [(96, 64), (200, 700), (512, 512), (2816, 512)])
 @torch.inference_mode()
 def test_a_row_of_a_product_does_not_depend_on_the_others(
     dtype: torch.dtype, fast: bool, shape: tuple[int, int]

@@ -30,7 +30,7 @@ FROM_VLLM = """
 --no-enable-prefix-caching --enable-chunked-prefill --no-enable-chunked-prefill
 --trust-remote-code --host --port --served-model-name --api-key --chat-template --seed
 --enable-metrics --metrics-port --speculative-model --speculative-config
---attention-backend --kv-cache-dtype
+--attention-backend --kv-cache-dtype --enforce-eager
 --load-format --block-size --revision --tokenizer --scheduling-policy
 """.split()
 
@@ -64,6 +64,8 @@ def test_every_row_sets_its_key_and_nothing_else(flag: Flag):
     for index, name in enumerate(flag.names):
         if flag.kind == "switch":
             arguments, expected = [name], index == 0
+        elif flag.kind == "off":
+            arguments, expected = [name], False
         else:
             typed, expected = TYPED.get(flag.key) or BY_KIND[flag.kind]
             arguments = [name, typed]

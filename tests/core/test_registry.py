@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,28 @@ def test_a_part_that_fails_to_import_says_whose_it_is(install):
     registry = Registry(["late"])
     with pytest.raises(PluginError, match=r"'late'.*no_such_module_anywhere"):
         registry.get("policy", "p")
+
+
+def test_a_part_that_fails_when_it_is_made_says_whose_it_is(install):
+    source = manifest(target="p_module:Broken")
+    install("mine", source)
+    sys.modules["p_module"] = types.ModuleType("p_module")
+    registry = Registry(["mine"])
+    for raised in (OSError("no such\nsocket"), ConfigError("set x")):
+
+        def broken(raised: Exception = raised, **_: object) -> None:
+            raise raised
+
+        sys.modules["p_module"].Broken = broken  # type: ignore[attr-defined]
+        with pytest.raises((PluginError, ConfigError)) as caught:
+            registry.make("policy", "p", x=1)
+        message = str(caught.value)
+        if isinstance(raised, ConfigError):
+            assert message == "set x"
+        else:
+            assert "'mine'" in message
+            assert "OSError: no such" in message
+            assert "\n" not in message
 
 
 def test_an_unknown_part_names_the_nearest():

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from quire import LLM, SamplingParams
-from quire.core.config import Config, ModelConfig
+from quire.core.config import Config, ModelConfig, ScheduleConfig
 from quire.core.errors import CapacityError, CheckpointError, ConfigError, InvalidRequest
 from quire.core.step import Delta
 from tests.engine.driver import Driver, make_config
@@ -30,6 +30,7 @@ def test_a_vllm_quick_start_runs_with_the_import_changed(capfd) -> None:
     prompts = ["Hello, my name is", "The capital of France is"]
     sampling_params = SamplingParams(temperature=0.8, top_p=0.95)
     llm = LLM(model="demo")
+    assert llm.get_tokenizer() is llm.tokenizer
     outputs = llm.generate(prompts, sampling_params)
     for prompt, output in zip(prompts, outputs, strict=True):
         assert output.prompt == prompt
@@ -83,6 +84,14 @@ def test_steps_are_whole_unless_somebody_reads_what_is_decoded() -> None:
     # 12 prompts of 150 tokens fit a step; half a step is 1,024 tokens.
     assert largest_beside_decodes(read=False) == 1800
     assert largest_beside_decodes(read=True) == 1024
+
+
+def test_what_an_engine_keeps_is_not_searched_for_garbage() -> None:
+    before = gc.get_freeze_count()
+    llm = LLM("demo")
+    assert gc.get_freeze_count() > 10_000
+    llm.shutdown()
+    assert gc.get_freeze_count() <= before
 
 
 def test_chat_answers_a_sum(llm) -> None:
@@ -272,6 +281,16 @@ def test_every_keyword_sets_its_key_and_nothing_else(keyword: str, monkeypatch) 
     assert found == plain
 
 
+@pytest.mark.parametrize(("value", "graphs"), [(True, False), (False, None), (None, None)])
+def test_enforce_eager_turns_graphs_off(
+    value: bool | None, graphs: bool | None, monkeypatch
+) -> None:
+    seen: list[Config] = []
+    monkeypatch.setattr(LLM, "_start", lambda self, config, *rest: seen.append(config))
+    LLM("demo", enforce_eager=value)
+    assert seen == [Config(schedule=ScheduleConfig(graphs=graphs))]
+
+
 def test_what_cannot_be_is_refused_before_work() -> None:
     for keywords, error, words in (
         ({"max_model_len": 4096}, CapacityError, "made for 2048"),
@@ -281,6 +300,7 @@ def test_what_cannot_be_is_refused_before_work() -> None:
         ({"kv_cache_dtype": "fp8", "attention_backend": "cpu"}, ConfigError, "kv_dtype fp8"),
         ({"max_tokens": 3}, ConfigError, "no keyword 'max_tokens'"),
         ({"max_num_seqs": "many"}, ConfigError, "max_num_seqs"),
+        ({"enforce_eager": "yes"}, ConfigError, "enforce_eager must be True or False"),
         ({"model": "no-such/model/at-all"}, CheckpointError, "no-such"),
     ):
         with pytest.raises(error, match=words):

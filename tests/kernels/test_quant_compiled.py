@@ -153,6 +153,7 @@ def test_the_others(capability: int) -> None:
     Norm.weight = weight
     launches = [
         lambda: quantize.gather(x, order, made, norm=Norm),
+        lambda: quantize.gather(x, order, made),
         lambda: quantize.quantize(x, torch.int8, made, norm=Norm),
         lambda: quantize.quantize(_empty(16, 2 * K), torch.int8, made, gate=TritonGate("silu")),
     ]

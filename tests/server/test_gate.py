@@ -29,6 +29,16 @@ async def test_ready(server):
     assert (await server.http.get("/version")).json()["version"]
 
 
+async def test_probes_by_head_are_answered_as_by_get(server):
+    for phase in ("serving", "dead"):
+        if phase == "dead":
+            server.engine.die()
+        for path in ("/health", "/live", "/version"):
+            got, head = await server.http.get(path), await server.http.head(path)
+            assert (head.status_code, head.content) == (got.status_code, b"")
+            assert head.headers["content-type"] == got.headers["content-type"]
+
+
 async def test_draining_finishes_what_runs_and_takes_no_more(server):
     server.engine.gate.clear()
     running = asyncio.ensure_future(server.http.post("/v1/chat/completions", json=CHAT))

@@ -135,8 +135,9 @@ def test_a_given_scale_clips() -> None:
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("k", [200, 2100])
-def test_gathering(k, norm) -> None:
-    x, order = random(3, k, dtype=BF16), torch.randperm(k).int()
+@pytest.mark.parametrize("rows", [3, 9])
+def test_gathering(rows, k, norm) -> None:
+    x, order = random(rows, k, dtype=BF16), torch.randperm(k).int()
     around = TorchNorm(random(k, dtype=BF16), 1e-5) if norm else None
     expected = x.double() if around is None else oracles.rms_norm(x, around.weight, 1e-5)
     assert_close(gather(x, order, KERNELS, norm=around), expected[:, order.long()])

@@ -1,0 +1,49 @@
+"""How much of prompts a step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..contracts.scheduler import SchedulerSettings
+from ..sequence import Sequence
+
+__all__ = ("chunk", "prompt_budget")
+
+# Beside sequences that decode and are read as they come, prompts fill a step up to a multiple of a
+# part of the budget, and are given no fewer tokens than this. Everybody who reads waits for the
+# whole step, which is therefore the shorter the more they are; the device's products are at their
+# best over round numbers of tokens. Of each pair: up to so many readers, so many parts.
+_PARTS_OF_BUDGET = ((16, 2), (64, 4))
+_MOST_PARTS = 8
+_FEWEST_PROMPT_TOKENS = 512
+# A long prompt's chunk that another follows ends at a multiple of this where at most a quarter of
+# what a step has for prompts waits for that: attention then meets few lengths, and has nothing to
+# fill up.
+_ROUND_TOKENS = 1024
+_LONG_TOKENS = 4096
+
+
+def prompt_budget(running: Iterable[Sequence], settings: SchedulerSettings) -> int:
+    """Tokens of a step that may be of prompts.
+
+    Args:
+        running: those that may run in it.
+        settings: the scheduler's.
+    """
+    budget = settings.max_num_batched_tokens
+    decoding = [seq for seq in running if seq.num_known - seq.num_computed == 1]
+    readers = sum(seq.request.streamed for seq in decoding)
+    if not readers or not settings.chunked_prefill:
+        return budget
+    parts = next((parts for most, parts in _PARTS_OF_BUDGET if readers <= most), _MOST_PARTS)
+    part, rows = max(1, budget // parts), len(decoding)
+    return min(budget, -(-(rows + _FEWEST_PROMPT_TOKENS) // part) * part - rows)
+
+
+def chunk(seq: Sequence, budget: int, spare: int) -> int:
+    """Tokens that a sequence computes next, of at most so many; it may leave ``spare`` of them."""
+    wanted = seq.num_wanted
+    if wanted <= budget or seq.num_known < _LONG_TOKENS:
+        return min(wanted, budget)
+    rest = (seq.num_computed + budget) % _ROUND_TOKENS
+    return max(budget - rest, 0) if rest <= spare else budget
