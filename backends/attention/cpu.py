@@ -114,7 +114,7 @@ class CPUAttention(AttentionBackend):
         if prepared.fresh is not None:
             cache.blocks.index_fill_(2, prepared.fresh, 0)
         cos, sin = (None, None) if rotation is None else rotation.angles()
-        qkv = side_by_side(q, k, v)
+        qkv = side_by_side(q, k, v, spec)
         geometry = prepared.geometries[self._layout_of[layer]]
         if geometry.alone:
             (group,) = geometry.groups

@@ -108,7 +108,7 @@ class SDPA(AttentionBackend):
         step = prepared.steps[self._windows.index(spec.window)]
         cos, sin = (None, None) if rotation is None else rotation.angles()
         heads, scale = spec.num_heads, spec.scale
-        qkv = side_by_side(q, k, v)
+        qkv = side_by_side(q, k, v, spec)
         if len(step.groups) == 1:
             (group,) = step.groups
             read = group.slots, group.rows, group.seen, scale

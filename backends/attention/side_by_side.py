@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from ...core.contracts.attention import AttentionSpec
+
 __all__ = ("rotate", "side_by_side")
 
 
-def side_by_side(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def side_by_side(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec
+) -> torch.Tensor:
     """[T, heads + 2 * kv heads, head_dim], which may be the memory of the three."""
-    tokens, heads, width = q.shape
+    heads, kv_heads, width = spec.num_heads, spec.num_kv_heads, spec.head_dim
     size = width * q.element_size()
     behind = k.data_ptr() - q.data_ptr(), v.data_ptr() - k.data_ptr()
-    if behind == (heads * size, k.shape[1] * size) and q.stride() == k.stride() == v.stride():
+    if behind == (heads * size, kv_heads * size) and q.stride() == k.stride() == v.stride():
         # They are parts of one product.
-        return q.as_strided((tokens, heads + 2 * k.shape[1], width), q.stride())
+        return q.as_strided((q.shape[0], heads + 2 * kv_heads, width), q.stride())
     return torch.cat((q, k, v), 1)
 
 
@@ -30,6 +34,6 @@ def rotate(
         sin: likewise.
     """
     if cos is not None and sin is not None:
-        x = qkv[:, : qkv.shape[1] - kv_heads]
+        x = qkv[:, :-kv_heads]
         swapped = x.roll(x.shape[-1] // 2, -1)
         x.mul_(cos).addcmul_(swapped, sin)
