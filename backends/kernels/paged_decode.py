@@ -330,13 +330,13 @@ def _merge_parts(
             inside = (head < GROUP) & (start + part < count)
             at = (start + part) * STRIDE + head
             # Other processors wrote these: past this one's own cache.
-            lse += (tl.load(lse_ptr + at, mask=inside, other=float("-inf"), cache_modifier=".cg"),)
-            found += (
-                tl.load(
-                    found_ptr + at[:, None] * D + d, mask=inside[:, None] & (d < D), other=0.0,
-                    cache_modifier=".cg",
-                ),
+            logs = tl.load(lse_ptr + at, mask=inside, other=float("-inf"), cache_modifier=".cg")
+            sums = tl.load(
+                found_ptr + at[:, None] * D + d, mask=inside[:, None] & (d < D), other=0.0,
+                cache_modifier=".cg",
             )  # fmt: skip
+            lse += (logs,)  # type: ignore[assignment]
+            found += (sums,)  # type: ignore[assignment]
         new = top
         for part in tl.static_range(PARTS):
             new = tl.maximum(new, lse[part])
