@@ -90,8 +90,8 @@ class _OneGroup:
     def __init__(self, group: Factory) -> None:
         self._group = group
 
-    def get(self, kind: str, name: str) -> Factory:
-        return self._group
+    def make(self, kind: str, name: str, *args: Any) -> RouteGroup:
+        return self._group(*args)
 
 
 def _targets(app: Litestar) -> Iterator[tuple[str, str]]:

@@ -156,7 +156,9 @@ class Runner:
                 if captures
                 else None
             )
-            backlog = Backlog(self.slots, limits.max_tokens) if device.type == "cpu" else None
+            # What a captured step shows is overwritten by the next.
+            keeps = device.type == "cpu" and not graphs
+            backlog = Backlog(self.slots, limits.max_tokens) if keeps else None
             self.drafter = Drafter(speculator, self.slots, self.sampler, drafts, backlog)
         self.graphs: DecodeGraphs | None = None
         if graphs:

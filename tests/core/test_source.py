@@ -48,7 +48,7 @@ class _Names:
     def names(self, kind: str) -> list[str]:
         return ["nightingale"] if kind == "checkpoint" else []
 
-    def get(self, kind: str, name: str) -> Any:
+    def make(self, kind: str, name: str) -> Any:
         class Named:
             folder = staticmethod(lambda: self.path)
 
