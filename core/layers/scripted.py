@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 
 __all__ = ("Recorded", "recording", "scripted")
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -95,7 +98,8 @@ class Recorded:
                 # The first calls compile it.
                 found = [made(*tensors) for _ in range(_COMPILING)][-1]
                 torch.testing.assert_close(found, expected, equal_nan=True)
-            except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError):
+            except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
+                logger.info("not recorded, and run as it is: %s", error)
                 return whole
         script: Callable[..., Any] = made
         return script

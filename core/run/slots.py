@@ -54,8 +54,8 @@ class SlotTable:
         self.blocks = torch.zeros(max_slots + 1, max_blocks, dtype=torch.int32, device=device)
         # Indexing a few elements, numpy is ten times as fast as torch.
         on_host = device.type == "cpu"
-        self._host = (self.tokens.numpy(), self.blocks.numpy()) if on_host else None
-        self._host_lengths = self.lengths.numpy() if on_host else None
+        shared = (self.tokens, self.blocks, self.lengths)
+        self._host = tuple(table.numpy() for table in shared) if on_host else None
         self._num_blocks = [0] * max_slots
         self._first_blocks = np.zeros(max_slots, dtype=np.int64)
 
@@ -110,7 +110,7 @@ class SlotTable:
         """
         size = self.block_size
         if self._host is not None:
-            tokens, blocks = self._host
+            tokens, blocks, _ = self._host
             at, where = slots.numpy(), positions.numpy()
             starts = blocks[at, where // size].astype(np.int64) * size
             ids = tokens[at, where].astype(np.int64)
@@ -130,8 +130,8 @@ class SlotTable:
 
     def note(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
         """Note that the last tokens that slots know stand at these positions, int64 [M] each."""
-        if self._host_lengths is not None:
-            self._host_lengths[slots.numpy()] = positions.numpy() + 1
+        if self._host is not None:
+            self._host[2][slots.numpy()] = positions.numpy() + 1
         else:
             self.lengths[slots] = positions + 1
 

@@ -21,7 +21,7 @@ from ..sequence import Sequence, Status
 from ..step import Delta, Newcomer, Outcome, Plan, Row
 from .drafting import Drafting
 from .intake import take_in
-from .prompts import chunk, prompt_budget
+from .prompts import PromptShare, chunk
 from .roster import Roster
 
 __all__ = ("DefaultScheduler",)
@@ -206,9 +206,7 @@ class DefaultScheduler(Scheduler):
     def _plan_all(self, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]) -> None:
         budget = self.settings.max_num_batched_tokens
         running = self._roster.running
-        # Counted when the first prompt asks: a step of decodes alone has none.
-        prompts: int | None = None
-        spare = 0
+        prompts = PromptShare(running, self.settings)
         preemptions = self._preemptions
         self._drafting.begin(len(running), len(self._roster.waiting), budget)
         index = 0
@@ -223,29 +221,23 @@ class DefaultScheduler(Scheduler):
             prompt = wanted > 1
             count = min(wanted, budget)
             if prompt:
-                if prompts is None:
-                    prompts = min(prompt_budget(running, self.settings), budget)
-                    spare = prompts // 4
-                count = chunk(seq, min(prompts, budget), spare)
+                count = chunk(seq, *prompts.left(budget))
             if count > 0:
                 if not self._make_room(seq, seq.num_computed + count, index):
                     continue
                 self._advance(seq, count, rows)
                 budget -= count
-                prompts = prompts - count if prompt and prompts is not None else prompts
+                if prompt:
+                    prompts.take(count)
             index += 1
         waiting = self._roster.waiting
-        if not waiting:
-            return
-        if prompts is None:
-            prompts = prompt_budget(running, self.settings)
-            spare = min(prompts, budget) // 4
-        prompts = min(prompts, budget)
-        while waiting and prompts > 0 and self._preemptions == preemptions:
-            count = self._admit(waiting[0], prompts, rows, newcomers, spare)
+        while waiting and self._preemptions == preemptions:
+            left, spare = prompts.left(budget)
+            count = self._admit(waiting[0], left, rows, newcomers, spare) if left > 0 else 0
             if count == 0:
                 break
-            prompts -= count
+            budget -= count
+            prompts.take(count)
 
     def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]], budget: int) -> int:
         """Plan the next token of a sequence that lacks only that, in a block it has.

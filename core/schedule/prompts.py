@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ..contracts.scheduler import SchedulerSettings
 from ..sequence import Sequence
 
-__all__ = ("chunk", "prompt_budget")
+__all__ = ("PromptShare", "chunk")
 
 # Beside sequences that decode and are read as they come, prompts fill a step up to a multiple of a
 # part of the budget, and are given no fewer tokens than this. Everybody who reads waits for the
@@ -23,13 +23,36 @@ _ROUND_TOKENS = 1024
 _LONG_TOKENS = 4096
 
 
-def prompt_budget(running: Iterable[Sequence], settings: SchedulerSettings) -> int:
-    """Tokens of a step that may be of prompts.
+class PromptShare:
+    """Tokens of a step that are left for prompts.
+
+    They are counted when the first prompt asks: a step of decodes alone has none.
 
     Args:
-        running: those that may run in it.
+        running: those that may run in the step.
         settings: the scheduler's.
     """
+
+    def __init__(self, running: Iterable[Sequence], settings: SchedulerSettings) -> None:
+        self._running = running
+        self._settings = settings
+        self._left: int | None = None
+        self._spare = 0
+
+    def left(self, budget: int) -> tuple[int, int]:
+        """Of a step that has so many tokens left: how many for prompts, and see ``chunk``."""
+        if self._left is None:
+            self._left = min(_most(self._running, self._settings), budget)
+            self._spare = self._left // 4
+        return min(self._left, budget), self._spare
+
+    def take(self, count: int) -> None:
+        """A prompt has so many of what was left."""
+        self._left = (self._left or 0) - count
+
+
+def _most(running: Iterable[Sequence], settings: SchedulerSettings) -> int:
+    """Tokens of a step that may be of prompts."""
     budget = settings.max_num_batched_tokens
     decoding = [seq for seq in running if seq.num_known - seq.num_computed == 1]
     readers = sum(seq.request.streamed for seq in decoding)
