@@ -119,7 +119,7 @@ class CPUAttention(AttentionBackend):
         if geometry.alone:
             (group,) = geometry.groups
             written = qkv, cos, sin, cache.slots, prepared.write_slots
-            return _layer(*written, *self._reading(cache, group), *_scoring(group.mask, spec))
+            return _layer(*written, self._reading(cache, group), _scoring(group.mask, spec))
         _write(qkv, cos, sin, cache.slots, prepared.write_slots)
         return self._mixed(qkv[:, : spec.num_heads], cache, geometry, spec)
 
@@ -129,10 +129,8 @@ class CPUAttention(AttentionBackend):
         """Several groups, prompts, or both: [T, heads, head_dim] -> [T, heads * head_dim]."""
         out = q.new_empty(len(q), spec.num_heads * spec.head_dim)
         for group in geometry.groups:
-            read = self._reading(cache, group)
-            out[group.rows] = _decode(
-                q[group.rows], cache.slots, *read, *_scoring(group.mask, spec)
-            )
+            read, scoring = self._reading(cache, group), _scoring(group.mask, spec)
+            out[group.rows] = _decode(q[group.rows], cache.slots, read, scoring)
         if geometry.prompts:
             found = q.new_empty(q.shape, dtype=torch.float32)
             for prompt in geometry.prompts:
@@ -160,7 +158,7 @@ class CPUAttention(AttentionBackend):
         out: torch.Tensor,
     ) -> None:
         """Several queries of one row, into their place in out [T, heads, head_dim]."""
-        read = _read(cache.slots, *self._reading(cache, prompt))
+        read = _read(cache.slots, self._reading(cache, prompt))
         # A product of so many queries wants a whole segment of keys.
         keys, values = F.pad(read, (0, 0, 0, -read.shape[2] % SEGMENT)).unbind(0)
         # [T, heads, d] -> [kv heads, heads of each, T, d]
@@ -230,13 +228,10 @@ def _write_rotated(
 
 def _read_rows(
     slots: torch.Tensor,
-    index: torch.Tensor | None,
-    first: int,
-    count: int,
-    rows: torch.Tensor | None,
-    workspace: torch.Tensor | None,
+    reading: _Reading,
 ) -> torch.Tensor:
     """Keys and values, float32 [2, rows * kv heads, positions, d], till the next call."""
+    index, first, count, rows, workspace = reading
     if index is None or rows is None or workspace is None:
         return slots.narrow(2, first, count).float()
     pieces, width = index.numel(), rows.shape[1]
@@ -248,18 +243,12 @@ def _read_rows(
 def _attend_singly(
     q: torch.Tensor,
     slots: torch.Tensor,
-    index: torch.Tensor | None,
-    first: int,
-    count: int,
-    rows: torch.Tensor | None,
-    workspace: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    scale: float,
-    soft_cap: float | None,
-    tile: int,
+    reading: _Reading,
+    scoring: _Scoring,
 ) -> torch.Tensor:
     """One query a row, [B, heads, d] -> [B, heads * d]."""
-    keys, values = _read(slots, index, first, count, rows, workspace).unbind(0)
+    keys, values = _read(slots, reading).unbind(0)
+    mask, scale, soft_cap, tile = scoring
     batch, kv_heads = q.shape[0], slots.shape[1]
     grouped = q.float().reshape(batch * kv_heads, -1, q.shape[2])
     found = attend(grouped, keys, values, mask, 0, scale, soft_cap, tile)
@@ -272,20 +261,13 @@ def _layer_singly(
     sin: torch.Tensor | None,
     slots: torch.Tensor,
     write_slots: torch.Tensor,
-    index: torch.Tensor | None,
-    first: int,
-    count: int,
-    rows: torch.Tensor | None,
-    workspace: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    scale: float,
-    soft_cap: float | None,
-    tile: int,
+    reading: _Reading,
+    scoring: _Scoring,
 ) -> torch.Tensor:
     """A layer in which every row has one query, in one group: [B, heads * d]."""
     _write(qkv, cos, sin, slots, write_slots)
     q = qkv[:, : qkv.shape[1] - 2 * slots.shape[1]]
-    return _decode(q, slots, index, first, count, rows, workspace, mask, scale, soft_cap, tile)
+    return _decode(q, slots, reading, scoring)
 
 
 _write = scripted(_write_rotated)
