@@ -18,6 +18,7 @@ from ..contracts.scheduler import SchedulerSettings
 from ..sequence import Sequence
 from ..step import Delta, Row
 from .acceptance import Acceptance
+from .step_times import DraftCosts, PlainTimes
 
 __all__ = ("Drafting",)
 
@@ -26,13 +27,6 @@ _FIRST_RATE = 0.7
 _FIRST_TRUST = 8.0
 # What one more row, of any sequence, leaves of the weight of those before it.
 _OVERALL_MEMORY = 0.995
-# Relative cost of one draft a row, believed until a step with drafts was measured.
-_FIRST_COST = 0.05
-# Durations kept of one kind of step; their median counts, once there are a few, and while the last
-# of them is not long ago: what was slow once would never be tried again.
-_KEPT = 7
-_BELIEVED = 3
-_STALE = 300
 # A step counts as at most this many medians long: the machine did something else meanwhile.
 _HICCUP = 2.0
 # Steps with drafts after which they must have paid; and without, before another trial, at first,
@@ -40,10 +34,11 @@ _HICCUP = 2.0
 _TRIAL = 12
 _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
-# Plain steps to measure before drafts are believed to pay, and after how many steps again.
-_PLAIN = 3
+# Steps with drafts after which a plain one is measured again.
 _PLAIN_AGAIN = 1000
-# A row of drafts must promise this much more than a plain one, and have kept it in a trial.
+# A row of drafts must promise this much more than a plain one, since a batch ends with whoever has
+# the least luck, and have kept so much in a trial.
+_PROMISE = 1.08
 _MARGIN = 1.02
 # Where drafts lose, a few sequences at once try one again after so many steps: a step with drafts
 # costs the most before anybody drafts, when prompts are still unknown to a draft model.
@@ -77,8 +72,9 @@ class Drafting:
         self._cache = cache
         self._clock = clock
         self._overall = Acceptance(_OVERALL_MEMORY)
-        self._costs: dict[int, _Costs] = {}
-        self._now = _Costs()
+        self._plain = PlainTimes()
+        self._trials: dict[int, _Trial] = {}
+        self._now = _Trial()
         self._updated: float | None = None
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
         self._spare = 0
@@ -97,8 +93,9 @@ class Drafting:
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        self._now = self._costs.setdefault(needed.bit_length(), _Costs())
-        self._now.begin()
+        self._now = self._trials.setdefault(needed.bit_length(), _Trial())
+        prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
+        self._now.begin(prior, self.most, unmeasured=self._plain.wanted(needed))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
@@ -139,12 +136,23 @@ class Drafting:
         before, self._updated = self._updated, None if last else now
         if before is None or any(row.count > 1 + row.drafts for row in rows):
             return
-        costs = self._costs.get(len(rows).bit_length())
-        if costs is not None:
-            # Few who try a draft do not show what drafts of all would take.
-            drafts = round(sum(row.drafts for row in rows) / len(rows))
-            speculates = any(row.drafts or row.propose for row in rows)
-            costs.add(drafts, (now - before) / len(rows), tokens / len(rows), speculates)
+        count, seconds = len(rows), now - before
+        trial = self._trials.get(count.bit_length())
+        if trial is None:
+            return
+        # A step that looked for drafts and found none is no plain one, but part of the price.
+        if not any(row.drafts or row.propose for row in rows):
+            self._plain.add(count, seconds)
+            trial.rested()
+            return
+        plain = self._plain.seconds(count)
+        if plain is None:
+            return
+        drafts = sum(row.drafts for row in rows) / count
+        trial.costs.add(drafts, seconds / plain)
+        if trial.loses(tokens / count, seconds / plain):
+            self._plain.forget(count)
+            trial.costs.forget()
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""
@@ -161,44 +169,52 @@ class Drafting:
             return 0
         if self._now.plain:
             return 0
-        rate = acceptance.rate(self._overall.rate(_FIRST_RATE, _FIRST_TRUST))
-        length = self._now.best(rate, self.most)
+        prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
+        length = self._now.best(acceptance.likely(prior), self.most)
         if length:
-            acceptance.win()
             return length
         # One try before the pause tells whether anything has changed.
         acceptance.rest()
         return int(self._now.tries())
 
 
-class _Costs:
-    """What steps of one size take, by drafts a row, and whether drafting has paid in them.
+class _Trial:
+    """Whether drafting pays in steps of one size, by what it was expected to and by what it does.
 
     Attributes:
+        costs: of drafts.
         plain: whether nobody drafts in the step that is planned.
+        length: of drafts to try in it, for their cost; 0 for none.
     """
 
     def __init__(self) -> None:
+        self.costs = DraftCosts()
+        self.length = 0
         self.plain = False
         self._steps = 0
-        self._seconds: dict[int, deque[float]] = {}
-        self._medians: dict[int, float] = {}
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
-        # Step of the last duration, by drafts a row.
-        self._measured: dict[int, int] = {}
         self._since_plain = 0
-        # Tokens and seconds a row of the last steps with drafts, or with proposals of any.
+        # Tokens a row, and time in plain steps, of the last steps that looked for drafts.
         self._gains: deque[tuple[float, float]] = deque(maxlen=_TRIAL)
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
 
-    def begin(self) -> None:
-        """A step is planned."""
+    def begin(self, rate: float, most: int, *, unmeasured: bool) -> None:
+        """A step is planned.
+
+        Args:
+            rate: of drafts accepted, of all sequences.
+            most: drafts of a row.
+            unmeasured: whether nobody knows what a plain step takes.
+        """
         self._steps += 1
-        missing = len(self._seconds.get(0, ())) < _PLAIN
-        self.plain = self._pause > 0 or missing or self._since_plain >= _PLAIN_AGAIN
+        self.costs.begin()
+        self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - 1)
+        self.length = 0
+        if not self.plain:
+            self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
 
     def tries(self) -> bool:
         """Whether a sequence for which drafts lose may try one in this step."""
@@ -209,65 +225,37 @@ class _Costs:
         self._tries += 1
         return self._tries <= _TRIES
 
-    def add(self, drafts: int, seconds: float, tokens: float, speculates: bool) -> None:
-        """Take in a step's seconds and tokens a row.
+    def rested(self) -> None:
+        """A plain step was measured."""
+        self._since_plain = 0
 
-        A step that looked for drafts and found none is no plain one, but part of the price.
-        """
-        if not speculates or drafts:
-            kept = self._seconds.setdefault(drafts, deque(maxlen=_KEPT))
-            kept.append(seconds)
-            self._measured[drafts] = self._steps
-            if len(kept) >= _BELIEVED:
-                self._medians[drafts] = median(kept)
-        if not speculates:
-            self._since_plain = 0
-            return
+    def loses(self, tokens: float, cost: float) -> bool:
+        """Take in a step's tokens a row, and its time in plain steps; whether drafting has not
+        paid, and pauses."""
         self._since_plain += 1
-        self._gains.append((tokens, seconds))
-        plain = self._medians.get(0)
-        if plain is None or len(self._gains) < _TRIAL:
-            return
+        self._gains.append((tokens, cost))
+        if len(self._gains) < _TRIAL:
+            return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
         taken = sum(min(gain[1], longest) for gain in self._gains)
-        if sum(gain[0] for gain in self._gains) * plain < _MARGIN * taken:
-            self._gains.clear()
-            self._seconds[0].clear()
-            self._pause = self._next_pause
-            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
-        else:
+        if sum(gain[0] for gain in self._gains) >= _MARGIN * taken:
             self._next_pause = _FIRST_PAUSE
+            return False
+        self._gains.clear()
+        self._pause = self._next_pause
+        self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
+        return True
 
     def best(self, rate: float, most: int) -> int:
         """The number of drafts that makes tokens come fastest."""
-        chosen, fastest, tokens, gain = 0, _MARGIN, 1.0, 1.0
-        for drafts in range(1, most + 1):
-            gain *= rate
-            tokens += gain
-            speed = tokens / self._relative(drafts)
+        chosen, fastest = 0, _PROMISE
+        for drafts in range(1, self.costs.reach(most) + 1):
+            speed = _tokens(rate, drafts) / self.costs.cost(drafts)
             if speed > fastest:
                 chosen, fastest = drafts, speed
-        return chosen
+        return max(chosen, self.length) if chosen else 0
 
-    def _relative(self, drafts: int) -> float:
-        """Cost of a step with so many drafts a row, a plain one's being 1."""
-        plain = self._medians.get(0)
-        if not plain:
-            return 1 + _FIRST_COST * drafts
-        oldest = self._steps - _STALE
-        fresh = {
-            length: cost
-            for length, cost in self._medians.items()
-            if length and self._measured[length] >= oldest
-        }
-        found = fresh.get(drafts)
-        if found is not None:
-            return found / plain
-        below = max((d for d in fresh if d < drafts), default=0)
-        above = min((d for d in fresh if d > drafts), default=0)
-        low = fresh[below] / plain if below else 1.0
-        if above:
-            return low + (fresh[above] / plain - low) * (drafts - below) / (above - below)
-        if below:
-            return 1 + (low - 1) * drafts / below
-        return 1 + _FIRST_COST * drafts
+
+def _tokens(rate: float, drafts: int) -> float:
+    """Of a row on average."""
+    return drafts + 1.0 if rate == 1 else (1 - rate ** (drafts + 1)) / (1 - rate)

@@ -1,0 +1,163 @@
+"""What steps take: plain ones by their number of rows, and those with drafts beside them."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+
+__all__ = ("DraftCosts", "PlainTimes")
+
+# Durations kept of one kind of step; their median counts, once there are a few.
+_KEPT = 7
+_BELIEVED = 3
+# Drafts a row from which on a step shows what those of all would take.
+_FEW = 0.25
+# Numbers of rows a fifth apart are told apart; one that is known vouches for others within a third.
+_BINS_PER_OCTAVE = 4
+_NEAR = 2
+# Steps at a number of rows that are planned by what others took before it is measured itself.
+_UNMEASURED = 16
+# Steps for which a cost counts while it is not measured again: what was slow once would never be
+# tried again.
+_STALE = 300
+# What one more draft a row is believed to cost, in plain steps, until it was measured.
+_FIRST_COST = 0.05
+# Times the best known speed that an unknown length must promise.
+_WORTH = 1.02
+
+
+class PlainTimes:
+    """Seconds of steps without drafts, by rows.
+
+    Between numbers of rows that were measured, time grows with the root of their ratio: halfway
+    between a device that takes as long for any number and one that takes as long for each row.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+        self._planned: dict[int, int] = {}
+
+    def add(self, rows: int, seconds: float) -> None:
+        """Take in a step."""
+        at = _bin(rows)
+        kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
+        kept.append(seconds / math.sqrt(rows))
+        if len(kept) >= _BELIEVED:
+            self._medians[at] = median(kept)
+            self._planned[at] = 0
+
+    def wanted(self, rows: int) -> bool:
+        """Whether the step that is planned had better be a plain one, to be measured."""
+        at = _bin(rows)
+        if at in self._medians:
+            return False
+        self._planned[at] = self._planned.get(at, 0) + 1
+        near = any(abs(known - at) <= _NEAR for known in self._medians)
+        return not near or self._planned[at] > _UNMEASURED
+
+    def seconds(self, rows: int) -> float | None:
+        """What a step of so many rows takes; None before any was measured."""
+        if not self._medians:
+            return None
+        at = _bin(rows)
+        nearest = min(self._medians, key=lambda known: abs(known - at))
+        return self._medians[nearest] * math.sqrt(rows)
+
+    def forget(self, rows: int) -> None:
+        """The machine may have become slower, or faster."""
+        at = _bin(rows)
+        self._kept.pop(at, None)
+        self._medians.pop(at, None)
+
+
+class DraftCosts:
+    """How long steps with drafts are, a plain one being 1, by drafts a row."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._kept: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+        # Step of the last one measured, and how often and since when a length was asked for.
+        self._measured: dict[int, int] = {}
+        self._trials: dict[int, tuple[int, int]] = {}
+
+    def begin(self) -> None:
+        """A step is planned."""
+        self._steps += 1
+
+    def add(self, mean: float, cost: float) -> None:
+        """Take in a step's drafts a row and what it cost.
+
+        Few who try a draft do not show what drafts of all would take.
+        """
+        if mean < _FEW:
+            return
+        drafts = max(1, round(mean))
+        kept = self._kept.setdefault(drafts, deque(maxlen=_KEPT))
+        kept.append(1 + (cost - 1) * drafts / mean)
+        self._measured[drafts] = self._steps
+        if len(kept) >= _BELIEVED:
+            self._medians[drafts] = median(kept)
+
+    def cost(self, drafts: int) -> float:
+        """Of a step with so many drafts a row; those beyond what is known cost as much each."""
+        known = self._medians
+        found = known.get(drafts)
+        if found is not None:
+            return found
+        below = max((d for d in known if d < drafts), default=0)
+        above = min((d for d in known if d > drafts), default=0)
+        low = known.get(below, 1.0)
+        if above:
+            slope = (known[above] - low) / (above - below)
+        elif below:
+            slope = (low - 1) / below
+        else:
+            slope = _FIRST_COST
+        return low + slope * (drafts - below)
+
+    def reach(self, most: int) -> int:
+        """Drafts of a row that may be asked for: unknown ones may take a step very long."""
+        return min(most, max(1, 2 * max(self._medians, default=0)))
+
+    def trial(self, speed: Callable[[int, float], float], most: int) -> int:
+        """The length to try because nobody knows what it takes, and it might be the best; or 0.
+
+        Args:
+            speed: by drafts and cost.
+            most: drafts.
+        """
+        oldest = self._steps - _STALE
+        fresh = {d: c for d, c in self._medians.items() if self._measured[d] >= oldest}
+        fastest = max(speed(d, c) for d, c in ({0: 1.0} | fresh).items())
+        chosen = 0
+        for drafts in range(1, self.reach(most) + 1):
+            if drafts in fresh or self._tried(drafts) > _BELIEVED:
+                continue
+            below = max((d for d in fresh if d < drafts), default=0)
+            hoped = fresh.get(below, 1.0) + _FIRST_COST * (drafts - below)
+            if speed(drafts, hoped) > _WORTH * fastest:
+                chosen, fastest = drafts, speed(drafts, hoped) / _WORTH
+        if chosen:
+            times = self._tried(chosen)
+            since = self._trials[chosen][1] if times else self._steps
+            self._trials[chosen] = times + 1, since
+        return chosen
+
+    def forget(self) -> None:
+        """Plain steps may not take what they did when these were measured."""
+        self._kept.clear()
+        self._medians.clear()
+        self._trials.clear()
+
+    def _tried(self, drafts: int) -> int:
+        """How often a length was tried lately."""
+        times, since = self._trials.get(drafts, (0, 0))
+        return times if self._steps - since < _STALE else 0
+
+
+def _bin(rows: int) -> int:
+    return round(_BINS_PER_OCTAVE * math.log2(max(rows, 1)))
