@@ -1,10 +1,12 @@
 """Run named workloads through one engine and print a JSON line each.
 
     python docs/benchmarks/offline.py MODEL latency-1,decode-64 --repeat 3 --set KEY=VALUE ...
+    python docs/benchmarks/offline.py llama-70b decode-64 --weights awq
 
-MODEL is whatever `quire serve` takes, or `llama-8b`: the shape of Llama 3.1 8B with made-up
-weights, for which nothing need be downloaded. `ttft-512` is one prompt of 512 tokens and its first
-token, the median of ten. The prefix cache is emptied between repetitions.
+MODEL is whatever `quire serve` takes, or `llama-8b` or `llama-70b`: the shape of Llama 3.1 with
+made-up weights, for which nothing need be downloaded; `--weights` says how they are stored.
+`ttft-512` is one prompt of 512 tokens and its first token, the median of ten. The prefix cache is
+emptied between repetitions.
 """
 
 from __future__ import annotations
@@ -44,22 +46,42 @@ LLAMA_8B = {
     "bos_token_id": 128000,
     "eos_token_id": 128001,
 }
+LLAMA_70B = LLAMA_8B | {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
+SHAPES: dict[str, dict[str, object]] = {"llama-8b": LLAMA_8B, "llama-70b": LLAMA_70B}
+_GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}
+_AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+# As checkpoints' config.json names them; None for weights that are quantized while loading.
+WEIGHTS: dict[str, dict[str, object] | None] = {
+    "awq": {"quant_method": "awq", **_AWQ},
+    "gptq": {**_GPTQ, "desc_act": False},
+    "gptq-desc-act": {**_GPTQ, "desc_act": True},
+    "fp8": None,
+}
 
 
 def main() -> None:
     """Start once, run everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
+    parser.add_argument("--weights", choices=tuple(WEIGHTS))
     parser.add_argument("workloads", help="names, separated by commas")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     begun = time.perf_counter()
     phases: dict[str, float] = {}
-    engine = Engine.start(_config(args.model, args.set), Registry(), phases.__setitem__)
+    engine = Engine.start(
+        _config(args.model, args.set, args.weights), Registry(), phases.__setitem__
+    )
     started = time.perf_counter() - begun
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    say(engine="quire", start_s=started, device=gpu, phases=phases)
+    taken = torch.cuda.memory_allocated() / 1e9 if torch.cuda.is_available() else None
+    say(engine="quire", start_s=started, device=gpu, phases=phases, allocated_gb=taken)
     drive(engine, _work(engine, "smoke-4"))
     for name in args.workloads.split(","):
         if name == "ttft-512":
@@ -107,13 +129,22 @@ def _work(engine: Engine, name: str) -> Workload:
     return make(name, vocab_size=engine.info.vocab_size, max_model_len=longest)
 
 
-def _config(model: str, changes: list[str]) -> Config:
-    if model != "llama-8b":
+def _config(model: str, changes: list[str], weights: str | None) -> Config:
+    if model not in SHAPES:
         return load(overrides=[f"model.name={model}", *changes])
+    ours = [f"model.name={made_up(model, weights)}", "model.load_format=dummy"]
+    if weights is not None and WEIGHTS[weights] is None:
+        ours.append(f"model.quantization={weights}")
+    return load(overrides=[*ours, "model.max_model_len=20000", *changes])
+
+
+def made_up(model: str, weights: str | None) -> Path:
+    """A folder with the shape of a model, and nothing else, for weights stored in this way."""
+    stored = WEIGHTS[weights] if weights else None
     folder = Path(tempfile.mkdtemp())
-    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
-    ours = [f"model.name={folder}", "model.load_format=dummy", "model.max_model_len=20000"]
-    return load(overrides=[*ours, *changes])
+    shape = SHAPES[model] | ({"quantization_config": stored} if stored else {})
+    (folder / "config.json").write_text(json.dumps(shape))
+    return folder
 
 
 def say(**values: object) -> None:

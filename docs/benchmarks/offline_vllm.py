@@ -1,6 +1,6 @@
 """The workloads of `offline.py` through vLLM, on the same made-up weights' shape.
 
-    python docs/benchmarks/offline_vllm.py latency-1,decode-64 --repeat 3
+    python docs/benchmarks/offline_vllm.py latency-1,decode-64 --repeat 3 [--weights awq]
 
 Needs vLLM, and quire's sources for the workloads. Prints the JSON lines that `offline.py` prints.
 """
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
-from offline import LLAMA_8B, say
+from offline import LLAMA_8B, WEIGHTS, made_up, say
 
 from quire.cli.bench.workloads import make
 
@@ -23,24 +21,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workloads", help="names, separated by commas")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--weights", choices=tuple(WEIGHTS))
     parser.add_argument("--max-num-seqs", type=int, default=512)
     args = parser.parse_args()
     begun = time.perf_counter()
-    import msgspec
     from vllm import LLM, SamplingParams
 
-    folder = Path(tempfile.mkdtemp())
-    (folder / "config.json").write_bytes(msgspec.json.encode(LLAMA_8B))
+    stored = args.weights and WEIGHTS[args.weights]
     llm = LLM(
-        model=str(folder),
+        model=str(made_up("llama-8b", args.weights)),
         load_format="dummy",
         skip_tokenizer_init=True,
         max_model_len=20000,
         gpu_memory_utilization=0.9,
         max_num_seqs=args.max_num_seqs,
-        dtype="bfloat16",
+        # Its kernels for AWQ and GPTQ are of float16.
+        dtype="float16" if stored else "bfloat16",
+        quantization=args.weights if args.weights and not stored else None,
     )
-    say(engine="vllm", start_s=time.perf_counter() - begun)
+    say(engine="vllm", weights=args.weights, start_s=time.perf_counter() - begun)
 
     def run(prompts: list[list[int]], outputs: list[int]) -> float:
         params = [

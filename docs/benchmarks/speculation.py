@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from offline import LLAMA_8B, say
@@ -233,27 +233,47 @@ class _Registry(Registry):
         return Simulated if (kind, name) == ("speculator", "simulated") else super().get(kind, name)
 
 
+class _Turn(NamedTuple):
+    """An engine, how often its drafts are right, and the users beside whom it has one."""
+
+    engine: Engine
+    rate: float = 0.0
+    times: int = 1
+
+
 def simulated(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second, and milliseconds a step, by users and rate; None is the plain engine."""
     settings = _made_up(24)
     plain = _engine(load(overrides=settings))
     drafting = _engine(load(overrides=[*settings, "speculation.method=simulated"]))
-    turns: dict[Any, tuple[Engine, float]] = {None: (plain, 0.0)}
-    turns |= {rate: (drafting, rate) for rate in map(float, args.rates.split(","))}
+    turns: dict[Any, _Turn] = {None: _Turn(plain)}
+    turns |= {rate: _Turn(drafting, rate) for rate in map(float, args.rates.split(","))}
     return _take_turns(args, turns, "rate")
 
 
 def overhead(args: argparse.Namespace) -> dict[str, Any]:
-    """The same by drafts a row, none of which is right; None is the plain engine."""
+    """The same by drafts a row, none of which is right; None is the plain engine.
+
+    Beside a step with drafts stands one without of as many rows, by as many more users: what it
+    takes less is what drafting and verifying cost.
+    """
     settings = _made_up(4)
-    turns: dict[Any, tuple[Engine, float]] = {None: (_engine(load(overrides=settings)), 0.0)}
+    plain = _engine(load(overrides=settings))
+    turns: dict[Any, _Turn] = {None: _Turn(plain)}
     for drafts in (1, 4):
         fixed = [
             "speculation.method=simulated", "speculation.adaptive=false",
             f"speculation.num_speculative_tokens={drafts}",
         ]  # fmt: skip
-        turns[drafts] = _engine(load(overrides=[*settings, *fixed])), 0.0
-    return _take_turns(args, turns, "drafts")
+        turns[f"rows of {drafts}"] = _Turn(plain, times=1 + drafts)
+        turns[drafts] = _Turn(_engine(load(overrides=[*settings, *fixed])))
+    found = _take_turns(args, turns, "drafts")
+    by_key = {(line["users"], line["drafts"]): line["step_ms"] for line in found["lines"]}
+    for users, drafts in by_key:
+        if isinstance(drafts, int):
+            more = by_key[users, drafts] - by_key[users, f"rows of {drafts}"]
+            say(users=users, drafts=drafts, overhead=more / by_key[users, None])
+    return found
 
 
 def _made_up(cache_gib: int) -> list[str]:
@@ -265,18 +285,17 @@ def _made_up(cache_gib: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _take_turns(
-    args: argparse.Namespace, turns: dict[Any, tuple[Engine, float]], key: str
-) -> dict[str, Any]:
+def _take_turns(args: argparse.Namespace, turns: dict[Any, _Turn], key: str) -> dict[str, Any]:
     """Time the engines, each with its rate of acceptance; the one of None is the plain one."""
     found = []
     for users in map(int, args.users.split(",")):
         length = args.tokens if users <= 64 else args.tokens // 2
-        work = Workload("simulated", [[user + 5] * 32 for user in range(users)], [length] * users)
         speeds: dict[Any, list[float]] = {turn: [] for turn in turns}
         steps: dict[Any, list[float]] = {turn: [] for turn in turns}
         for repetition in range(args.repeat + 1):
-            for turn, (engine, rate) in turns.items():
+            for turn, (engine, rate, times) in turns.items():
+                prompts = [[user + 5] * 32 for user in range(users * times)]
+                work = Workload("simulated", prompts, [length] * len(prompts))
                 if turn is not None:
                     for held in Simulated.rates:
                         held.fill_(rate)
@@ -285,7 +304,7 @@ def _take_turns(
                 drive(engine, work)
                 seconds = time.perf_counter() - begun
                 if repetition:
-                    speeds[turn].append(users * length / seconds)
+                    speeds[turn].append(len(prompts) * length / seconds)
                     steps[turn].append(1000 * seconds / (engine.stats().step - before))
         base, plain_ms = statistics.median(speeds[None]), statistics.median(steps[None])
         for turn in turns:
