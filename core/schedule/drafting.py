@@ -25,8 +25,8 @@ __all__ = ("Drafting",)
 # Believed of a speculator nobody has seen at work.
 _FIRST_RATE = 0.7
 _FIRST_TRUST = 8.0
-# What one more row, of any sequence, leaves of the weight of those before it.
-_OVERALL_MEMORY = 0.995
+# Drafts of any sequence that count.
+_OVERALL_MEMORY = 30.0
 # A step counts as at most this many medians long: the machine did something else meanwhile.
 _HICCUP = 2.0
 # Steps with drafts after which they must have paid; and without, before another trial, at first,
@@ -38,12 +38,15 @@ _LONGEST_PAUSE = 600
 _PLAIN_AGAIN = 1000
 # A row of drafts must promise this much more than a plain one, since a batch ends with whoever has
 # the least luck, and have kept so much in a trial.
-_PROMISE = 1.08
+_PROMISE = 1.1
 _MARGIN = 1.02
-# Where drafts lose, a few sequences at once try one again after so many steps: a step with drafts
-# costs the most before anybody drafts, when prompts are still unknown to a draft model.
-_TRY_AGAIN = 64
+# Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
+# that would take a greater share of the time.
 _TRIES = 4
+_TRY_AGAIN = 8
+_TRYING = 0.01
+# Steps until the durations of a try are known.
+_SHOWN = 3
 
 
 class Drafting:
@@ -164,18 +167,16 @@ class Drafting:
         if not self._settings.adaptive:
             return self.most
         acceptance = seq.drafting
-        if acceptance.pause > 0:
-            acceptance.pause -= 1
-            return 0
-        if self._now.plain:
-            return 0
-        prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
-        length = self._now.best(acceptance.likely(prior), self.most)
-        if length:
-            return length
-        # One try before the pause tells whether anything has changed.
-        acceptance.rest()
-        return int(self._now.tries())
+        length = 0
+        if not self._now.plain:
+            prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
+            length = self._now.best(acceptance.likely(prior), self.most)
+            if not length and acceptance.may_try() and self._now.tries():
+                acceptance.tries()
+                return 1
+        if not length:
+            acceptance.rest()
+        return length
 
 
 class _Trial:
@@ -194,6 +195,8 @@ class _Trial:
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
+        # Plain steps' time that may go into tries.
+        self._allowed = 0.0
         self._since_plain = 0
         # Tokens a row, and time in plain steps, of the last steps that looked for drafts.
         self._gains: deque[tuple[float, float]] = deque(maxlen=_TRIAL)
@@ -210,6 +213,7 @@ class _Trial:
         """
         self._steps += 1
         self.costs.begin()
+        self._allowed = min(self._allowed + _TRYING, 1.0)
         self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - 1)
         self.length = 0
@@ -219,7 +223,7 @@ class _Trial:
     def tries(self) -> bool:
         """Whether a sequence for which drafts lose may try one in this step."""
         if self._tried_at != self._steps:
-            if self._steps - self._tried_at < _TRY_AGAIN:
+            if self._steps - self._tried_at < _TRY_AGAIN or self._allowed < 0:
                 return False
             self._tried_at, self._tries = self._steps, 0
         self._tries += 1
@@ -234,6 +238,8 @@ class _Trial:
         paid, and pauses."""
         self._since_plain += 1
         self._gains.append((tokens, cost))
+        if self._steps - self._tried_at <= _SHOWN:
+            self._allowed = max(self._allowed - max(0.0, cost - 1), -1.0)
         if len(self._gains) < _TRIAL:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
