@@ -61,25 +61,28 @@ def main() -> None:
 
 def start_quire(folder: Path, length: int, *, made_up: bool, lookup: bool) -> Run:
     """An engine, to be given prompts and a number of tokens."""
-    from quire import LLM, SamplingParams
+    from quire.cli.bench.offline import drive
+    from quire.cli.bench.workloads import Workload
+    from quire.core.config_file import load
+    from quire.core.engine import Engine
+    from quire.core.registry import Registry
 
-    speculation = {
-        "method": "ngram", "num_speculative_tokens": DRAFTS,
-        "prompt_lookup_max": LONGEST, "prompt_lookup_min": LEAST,
-    }  # fmt: skip
-    llm = LLM(
-        str(folder),
-        load_format="dummy" if made_up else "auto",
-        max_model_len=length,
-        enable_prefix_caching=False,
-        speculative_config=speculation if lookup else None,
-    )
+    settings = [
+        f"model.name={folder}", f"model.max_model_len={length}", "cache.prefix_caching=false",
+        f"model.load_format={'dummy' if made_up else 'safetensors'}",
+    ]  # fmt: skip
+    if lookup:
+        settings += [
+            "speculation.method=ngram", f"speculation.num_speculative_tokens={DRAFTS}",
+            f"speculation.prompt_lookup_max={LONGEST}", f"speculation.prompt_lookup_min={LEAST}",
+        ]  # fmt: skip
+    engine = Engine.start(load(overrides=settings), Registry(), lambda phase, seconds: None)
+    while engine.idle():
+        pass
 
     def run(prompts: list[list[int]], tokens: int) -> int:
-        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-        asked: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = llm.generate(asked, params, use_tqdm=False)
-        return sum(len(output.outputs[0].token_ids) for output in outputs)
+        samples = drive(engine, Workload("lookup", prompts, [tokens] * len(prompts)))
+        return sum(sum(sample.counts) for sample in samples)
 
     return run
 
