@@ -45,6 +45,7 @@ _MARGIN = 1.02
 _TRIES = 4
 _TRY_AGAIN = 8
 _TRYING = 0.01
+_MOST_TRYING = 0.25
 # Steps until the durations of a try are known.
 _SHOWN = 3
 
@@ -213,7 +214,7 @@ class _Trial:
         """
         self._steps += 1
         self.costs.begin()
-        self._allowed = min(self._allowed + _TRYING, 1.0)
+        self._allowed = min(self._allowed + _TRYING, _MOST_TRYING)
         self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - 1)
         self.length = 0

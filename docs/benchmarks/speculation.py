@@ -36,7 +36,7 @@ from offline import LLAMA_8B, say
 from quire import LLM, SamplingParams
 from quire.cli.bench.offline import drive
 from quire.cli.bench.workloads import Workload
-from quire.core.config import Config, SpeculationConfig
+from quire.core.config import CacheConfig, Config, SpeculationConfig
 from quire.core.config_file import load
 from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.speculator import Drafting, Speculator
@@ -106,7 +106,7 @@ def main() -> None:
 
 def embedded(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second of one user, by workload and method."""
-    engines = {name: LLM("demo", config=Config(speculation=s)) for name, s in METHODS.items()}
+    engines = _embedded_engines()
     works: dict[str, Callable[[LLM, SamplingParams], list[Any]]] = {
         "chat": lambda llm, params: [
             llm.chat([{"role": "user", "content": text}], params, use_tqdm=False)[0]
@@ -158,6 +158,15 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
     return {"lines": lines}
 
 
+def _embedded_engines() -> dict[str, LLM]:
+    """One for each method, all on one device."""
+    cache = CacheConfig(memory_gib=1)
+    return {
+        name: LLM("demo", config=Config(cache=cache, speculation=speculation))
+        for name, speculation in METHODS.items()
+    }
+
+
 def _copied(pairs: list[tuple[list[int], list[int]]]) -> float:
     """The share of answers' tokens that end a run of RUN tokens that the prompt has."""
     found = total = 0
@@ -171,7 +180,7 @@ def _copied(pairs: list[tuple[list[int], list[int]]]) -> float:
 
 def useless(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second of several users whose tokens nobody can guess."""
-    engines = {name: LLM("demo", config=Config(speculation=s)) for name, s in METHODS.items()}
+    engines = _embedded_engines()
     chance = random.Random(0)
     lines = []
     for users in map(int, args.users.split(",")):

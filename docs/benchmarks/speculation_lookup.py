@@ -69,6 +69,7 @@ def start_quire(folder: Path, length: int, *, made_up: bool, lookup: bool) -> Ru
 
     settings = [
         f"model.name={folder}", f"model.max_model_len={length}", "cache.prefix_caching=false",
+        "cache.memory_gib=16",
         f"model.load_format={'dummy' if made_up else 'safetensors'}",
     ]  # fmt: skip
     if lookup:
