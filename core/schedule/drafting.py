@@ -24,7 +24,7 @@ __all__ = ("Drafting",)
 
 # Believed of a speculator nobody has seen at work.
 _FIRST_RATE = 0.7
-_FIRST_TRUST = 8.0
+_FIRST_TRUST = 1.0
 # Drafts of any sequence that count.
 _OVERALL_MEMORY = 30.0
 # A step counts as at most this many medians long: the machine did something else meanwhile.
@@ -146,7 +146,8 @@ class Drafting:
             return
         # A step that looked for drafts and found none is no plain one, but part of the price.
         if not any(row.drafts or row.propose for row in rows):
-            self._plain.add(count, seconds)
+            if self._plain.add(count, seconds):
+                trial.costs.forget()
             trial.rested()
             return
         plain = self._plain.seconds(count)
@@ -156,7 +157,6 @@ class Drafting:
         trial.costs.add(drafts, seconds / plain)
         if trial.loses(tokens / count, seconds / plain):
             self._plain.forget(count)
-            trial.costs.forget()
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""
@@ -192,6 +192,7 @@ class _Trial:
     def __init__(self) -> None:
         self.costs = DraftCosts()
         self.length = 0
+        self._rate = 0.0
         self.plain = False
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
@@ -217,7 +218,7 @@ class _Trial:
         self._allowed = min(self._allowed + _TRYING, _MOST_TRYING)
         self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - 1)
-        self.length = 0
+        self.length, self._rate = 0, rate
         if not self.plain:
             self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
 
@@ -238,9 +239,10 @@ class _Trial:
         """Take in a step's tokens a row, and its time in plain steps; whether drafting has not
         paid, and pauses."""
         self._since_plain += 1
-        self._gains.append((tokens, cost))
         if self._steps - self._tried_at <= _SHOWN:
             self._allowed = max(self._allowed - max(0.0, cost - 1), -1.0)
+            return False
+        self._gains.append((tokens, cost))
         if len(self._gains) < _TRIAL:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
@@ -255,12 +257,14 @@ class _Trial:
 
     def best(self, rate: float, most: int) -> int:
         """The number of drafts that makes tokens come fastest."""
+        if self.length and rate >= self._rate:
+            return self.length
         chosen, fastest = 0, _PROMISE
         for drafts in range(1, self.costs.reach(most) + 1):
             speed = _tokens(rate, drafts) / self.costs.cost(drafts)
             if speed > fastest:
                 chosen, fastest = drafts, speed
-        return max(chosen, self.length) if chosen else 0
+        return chosen
 
 
 def _tokens(rate: float, drafts: int) -> float:

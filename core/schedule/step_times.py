@@ -19,11 +19,15 @@ _BINS_PER_OCTAVE = 4
 _NEAR = 2
 # Steps at a number of rows that are planned by what others took before it is measured itself.
 _UNMEASURED = 16
+# Share by which a machine's speed may move.
+_SAME = 0.1
 # Steps for which a cost counts while it is not measured again: what was slow once would never be
 # tried again.
 _STALE = 300
 # What one more draft a row is believed to cost, in plain steps, until it was measured.
 _FIRST_COST = 0.05
+# Steps of one length until an executor has recorded them, or whatever it does to make them fast.
+_SETTLED = 12
 # Times the best known speed that an unknown length must promise.
 _WORTH = 1.02
 
@@ -39,15 +43,20 @@ class PlainTimes:
         self._kept: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
         self._planned: dict[int, int] = {}
+        # What was believed until it was forgotten.
+        self._before: dict[int, float] = {}
 
-    def add(self, rows: int, seconds: float) -> None:
-        """Take in a step."""
+    def add(self, rows: int, seconds: float) -> bool:
+        """Take in a step; whether such steps have turned out to take another time than before."""
         at = _bin(rows)
         kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
         kept.append(seconds / math.sqrt(rows))
-        if len(kept) >= _BELIEVED:
-            self._medians[at] = median(kept)
-            self._planned[at] = 0
+        if len(kept) < _BELIEVED:
+            return False
+        self._medians[at] = median(kept)
+        self._planned[at] = 0
+        before = self._before.pop(at, None)
+        return before is not None and abs(self._medians[at] / before - 1) > _SAME
 
     def wanted(self, rows: int) -> bool:
         """Whether the step that is planned had better be a plain one, to be measured."""
@@ -70,7 +79,8 @@ class PlainTimes:
         """The machine may have become slower, or faster."""
         at = _bin(rows)
         self._kept.pop(at, None)
-        self._medians.pop(at, None)
+        if at in self._medians:
+            self._before[at] = self._medians.pop(at)
 
 
 class DraftCosts:
@@ -82,7 +92,10 @@ class DraftCosts:
         self._medians: dict[int, float] = {}
         # Step of the last one measured, and how often and since when a length was asked for.
         self._measured: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
         self._trials: dict[int, tuple[int, int]] = {}
+        # A length of old that is measured again.
+        self._again = 0
 
     def begin(self) -> None:
         """A step is planned."""
@@ -97,10 +110,23 @@ class DraftCosts:
             return
         drafts = max(1, round(mean))
         kept = self._kept.setdefault(drafts, deque(maxlen=_KEPT))
+        if drafts in self._medians and not self._fresh(drafts):
+            kept.clear()
+            self._again = drafts
         kept.append(1 + (cost - 1) * drafts / mean)
         self._measured[drafts] = self._steps
-        if len(kept) >= _BELIEVED:
-            self._medians[drafts] = median(kept)
+        self._counts[drafts] = self._counts.get(drafts, 0) + 1
+        if len(kept) < _BELIEVED:
+            return
+        before, self._medians[drafts] = self._medians.get(drafts), median(kept)
+        if drafts == self._again and before is not None:
+            self._again = 0
+            if abs(self._medians[drafts] / before - 1) < _SAME:
+                # What costs as much as it did vouches for the others.
+                self._measured = dict.fromkeys(self._measured, self._steps)
+            else:
+                self._medians = {drafts: self._medians[drafts]}
+                self._kept = {drafts: kept}
 
     def cost(self, drafts: int) -> float:
         """Of a step with so many drafts a row; those beyond what is known cost as much each."""
@@ -130,15 +156,16 @@ class DraftCosts:
             speed: by drafts and cost.
             most: drafts.
         """
-        oldest = self._steps - _STALE
-        fresh = {d: c for d, c in self._medians.items() if self._measured[d] >= oldest}
+        fresh = {d: c for d, c in self._medians.items() if self._fresh(d)}
         fastest = max(speed(d, c) for d, c in ({0: 1.0} | fresh).items())
         chosen = 0
         for drafts in range(1, self.reach(most) + 1):
-            if drafts in fresh or self._tried(drafts) > _BELIEVED:
+            settled = self._counts.get(drafts, 0) >= _SETTLED
+            if drafts in fresh and settled:
                 continue
-            below = max((d for d in fresh if d < drafts), default=0)
-            hoped = fresh.get(below, 1.0) + _FIRST_COST * (drafts - below)
+            if self._tried(drafts) > (_BELIEVED if settled else _SETTLED):
+                continue
+            hoped = self._hoped(drafts, settled=settled)
             if speed(drafts, hoped) > _WORTH * fastest:
                 chosen, fastest = drafts, speed(drafts, hoped) / _WORTH
         if chosen:
@@ -148,10 +175,28 @@ class DraftCosts:
         return chosen
 
     def forget(self) -> None:
-        """Plain steps may not take what they did when these were measured."""
+        """Plain steps do not take what they did when these were measured."""
         self._kept.clear()
         self._medians.clear()
         self._trials.clear()
+
+    def _hoped(self, drafts: int, *, settled: bool) -> float:
+        """A cost that is not too much to hope for: the shortest shows what has become of others."""
+        known = self._medians
+        if drafts in known and not settled:
+            return 1 + (known[drafts] - 1) / 2
+        if drafts == 1 or not known:
+            return 1 + _FIRST_COST * drafts
+        if drafts in known:
+            return known[drafts]
+        below = max(d for d in (0, *known) if d < drafts)
+        before = max((d for d in (0, *known) if d < below), default=0)
+        low = known.get(below, 1.0)
+        slope = (low - known.get(before, 1.0)) / max(below - before, 1)
+        return low + max(slope, 0.0) / 2 * (drafts - below)
+
+    def _fresh(self, drafts: int) -> bool:
+        return self._measured[drafts] >= self._steps - _STALE
 
     def _tried(self, drafts: int) -> int:
         """How often a length was tried lately."""

@@ -105,7 +105,7 @@ def gpu(rows: int, drafts: int) -> float:
 
 def rate_of(world: World, steps: int = 400) -> float:
     """Tokens a second, once the first steps have taught what there is to learn."""
-    world.run(100)
+    world.run(200)
     before, since = world.tokens, world.now
     world.run(steps)
     return (world.tokens - before) / (world.now - since)
