@@ -13,6 +13,7 @@ _TRUST = 1.0
 _DOUBT = 2.0
 # What a draw without drafts leaves of the evidence.
 _FADING = 0.98
+_LEAST = 0.1
 # Draws before drafts that lose are tried again, at first and at most.
 _FIRST_PAUSE = 8
 _LAST_PAUSE = 512
@@ -57,14 +58,18 @@ class Acceptance:
 
         Else who has had luck would draft more than others and who had none would stay behind them.
         """
+        if not self._tried:
+            return prior
         rate = self.rate(prior)
         doubt = _DOUBT * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
         return min(max(prior, rate - doubt), rate + doubt)
 
     def rest(self) -> None:
         """A draw goes without drafts: what was known fades, so that it may be seen otherwise."""
-        self._scale(_FADING)
-        self._pause = max(0, self._pause - 1)
+        if self._tried:
+            self._scale(_FADING if self._tried > _LEAST else 0.0)
+        if self._pause:
+            self._pause -= 1
 
     def may_try(self) -> bool:
         """Whether the last draft that was tried although it loses is long ago."""

@@ -20,7 +20,7 @@ from ..request import Request
 from ..sequence import Sequence, Status
 from ..step import Delta, Newcomer, Outcome, Plan, Row
 from .drafting import Drafting
-from .intake import take_in
+from .intake import has_only_tokens, take_in, take_token
 from .prompts import PromptShare, chunk
 from .roster import Roster
 
@@ -111,10 +111,17 @@ class DefaultScheduler(Scheduler):
     def update(self, plan: Plan, outcome: Outcome) -> list[Delta]:
         deltas = []
         flight = self._in_flight.popleft()
+        only_tokens = has_only_tokens(outcome)
         for index, ((seq, epoch), row) in enumerate(zip(flight, plan.rows, strict=True)):
             # What was computed for a sequence that ended or restarted meanwhile is dropped here.
             if seq.status is Status.FINISHED or seq.epoch != epoch:
                 continue
+            if only_tokens and row.count == 1:
+                delta = take_token(seq, row, outcome.tokens[index])
+                if delta is not None:
+                    self._generated_tokens += 1
+                    deltas.append(delta)
+                    continue
             delta = take_in(seq, row, index, outcome)
             if delta is None:
                 continue
@@ -258,8 +265,11 @@ class DefaultScheduler(Scheduler):
             return 0
         if self._drafting.most:
             drafts = self._drafting.take(seq, end, budget - 1)
-            self._advance(seq, 1 + drafts, rows, drafts)
-            return 1 + drafts
+            propose = self._drafting.propose(seq, end + drafts)
+            if drafts or propose or seq.num_slack:
+                self._advance(seq, 1 + drafts, rows, drafts, propose)
+                return 1 + drafts
+            seq.num_ready = 0
         rows.append((Row(seq.slot, start, 1, [], True), seq))
         seq.num_computed = end
         seq.num_pending += 1
@@ -322,7 +332,12 @@ class DefaultScheduler(Scheduler):
         return count
 
     def _advance(
-        self, seq: Sequence, count: int, rows: list[tuple[Row, Sequence]], drafts: int = 0
+        self,
+        seq: Sequence,
+        count: int,
+        rows: list[tuple[Row, Sequence]],
+        drafts: int = 0,
+        propose: int | None = None,
     ) -> Row:
         """Plan the next count tokens, drafts among them, of a sequence whose blocks are to be had.
 
@@ -332,7 +347,8 @@ class DefaultScheduler(Scheduler):
         start = seq.num_computed
         end = start + count
         samples = end == seq.num_known + drafts
-        propose = self._drafting.propose(seq, end) if samples and self._drafting.most else 0
+        if propose is None:
+            propose = self._drafting.propose(seq, end) if samples and self._drafting.most else 0
         blocks = self.cache.grow(seq, end + propose)
         row = Row(seq.slot, start, count, blocks, samples, drafts, seq.num_slack, propose)
         rows.append((row, seq))

@@ -40,6 +40,8 @@ _PLAIN_AGAIN = 1000
 # the least luck, and have kept so much in a trial.
 _PROMISE = 1.1
 _MARGIN = 1.02
+# Steps after which lengths that nobody knows are looked for again.
+_LOOK_AGAIN = 4
 # Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
 # that would take a greater share of the time.
 _TRIES = 4
@@ -79,6 +81,7 @@ class Drafting:
         self._plain = PlainTimes()
         self._trials: dict[int, _Trial] = {}
         self._now = _Trial()
+        self._prior = _FIRST_RATE
         self._updated: float | None = None
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
         self._spare = 0
@@ -97,9 +100,12 @@ class Drafting:
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        self._now = self._trials.setdefault(needed.bit_length(), _Trial())
-        prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
-        self._now.begin(prior, self.most, unmeasured=self._plain.wanted(needed))
+        trial = self._trials.get(needed.bit_length())
+        if trial is None:
+            trial = self._trials[needed.bit_length()] = _Trial()
+        self._now = trial
+        self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
+        self._now.begin(self._prior, self.most, unmeasured=self._plain.wanted(needed))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
@@ -167,17 +173,16 @@ class Drafting:
     def _choose(self, seq: Sequence) -> int:
         if not self._settings.adaptive:
             return self.most
-        acceptance = seq.drafting
-        length = 0
-        if not self._now.plain:
-            prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
-            length = self._now.best(acceptance.likely(prior), self.most)
-            if not length and acceptance.may_try() and self._now.tries():
+        acceptance, now = seq.drafting, self._now
+        if not now.plain:
+            length = now.best(acceptance.likely(self._prior))
+            if length:
+                return length
+            if now.may_try and acceptance.may_try() and now.tries():
                 acceptance.tries()
                 return 1
-        if not length:
-            acceptance.rest()
-        return length
+        acceptance.rest()
+        return 0
 
 
 class _Trial:
@@ -187,6 +192,7 @@ class _Trial:
         costs: of drafts.
         plain: whether nobody drafts in the step that is planned.
         length: of drafts to try in it, for their cost; 0 for none.
+        may_try: whether sequences for which drafts lose may try one in it.
     """
 
     def __init__(self) -> None:
@@ -194,6 +200,10 @@ class _Trial:
         self.length = 0
         self._rate = 0.0
         self.plain = False
+        self.may_try = False
+        self._most = 0
+        # The best numbers of drafts by rate, as far as asked for in the step that is planned.
+        self._lengths: dict[float, int] = {}
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
@@ -218,15 +228,18 @@ class _Trial:
         self._allowed = min(self._allowed + _TRYING, _MOST_TRYING)
         self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - 1)
-        self.length, self._rate = 0, rate
-        if not self.plain:
+        self._rate, self._most = rate, most
+        self._lengths.clear()
+        waited = self._steps - self._tried_at
+        self.may_try = waited >= _TRY_AGAIN and self._allowed >= 0
+        if self.plain:
+            self.length = 0
+        elif self.length or self._steps % _LOOK_AGAIN == 0:
             self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
 
     def tries(self) -> bool:
-        """Whether a sequence for which drafts lose may try one in this step."""
+        """Whether one more sequence for which drafts lose may try one, while ``may_try``."""
         if self._tried_at != self._steps:
-            if self._steps - self._tried_at < _TRY_AGAIN or self._allowed < 0:
-                return False
             self._tried_at, self._tries = self._steps, 0
         self._tries += 1
         return self._tries <= _TRIES
@@ -255,12 +268,18 @@ class _Trial:
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True
 
-    def best(self, rate: float, most: int) -> int:
+    def best(self, rate: float) -> int:
         """The number of drafts that makes tokens come fastest."""
         if self.length and rate >= self._rate:
             return self.length
+        found = self._lengths.get(rate)
+        if found is None:
+            found = self._lengths[rate] = self._best(rate)
+        return found
+
+    def _best(self, rate: float) -> int:
         chosen, fastest = 0, _PROMISE
-        for drafts in range(1, self.costs.reach(most) + 1):
+        for drafts in range(1, self.costs.reach(self._most) + 1):
             speed = _tokens(rate, drafts) / self.costs.cost(drafts)
             if speed > fastest:
                 chosen, fastest = drafts, speed

@@ -5,7 +5,43 @@ from __future__ import annotations
 from ..sequence import Sequence, Status
 from ..step import Delta, FinishReason, Outcome, Row, TokenLogprobs
 
-__all__ = ("take_in",)
+__all__ = ("has_only_tokens", "take_in", "take_token")
+
+
+def has_only_tokens(outcome: Outcome) -> bool:
+    """Whether a step brought nothing else."""
+    return not (
+        outcome.failures
+        or outcome.exhausted
+        or outcome.proposed
+        or outcome.logprobs
+        or outcome.prompt_logprobs
+    )
+
+
+def take_token(seq: Sequence, row: Row, drawn: list[int]) -> Delta | None:
+    """Append the one token of a row without drafts to a sequence that goes on behind it.
+
+    ``take_in`` would do the same. With hundreds of sequences nearly every row of every step is such
+    a one, and what they cost is what the host costs.
+
+    Args:
+        seq: alive, of the epoch the row was planned in.
+        row: of one token, in a step that brought nothing but tokens.
+        drawn: what it has drawn.
+
+    Returns:
+        What the caller learns; None, and nothing is done, for a row or sequence of another kind.
+    """
+    if len(drawn) != 1 or seq.num_ready or seq.num_valid or seq.quarantined:
+        return None
+    tokens = seq.token_ids
+    count = len(tokens)
+    if count <= seq.num_prompt or count + 1 >= seq.token_limit or drawn[0] in seq.stop_ids:
+        return None
+    tokens.append(drawn[0])
+    seq.num_pending -= 1
+    return Delta(seq.request.request_id, drawn)
 
 
 def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | None:
