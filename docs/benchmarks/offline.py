@@ -81,7 +81,15 @@ def main() -> None:
     started = time.perf_counter() - begun
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     taken = torch.cuda.memory_allocated() / 1e9 if torch.cuda.is_available() else None
-    say(engine="quire", start_s=started, device=gpu, phases=phases, allocated_gb=taken)
+    say(
+        engine="quire",
+        model=args.model,
+        weights=args.weights,
+        start_s=started,
+        device=gpu,
+        phases=phases,
+        allocated_gb=taken,
+    )
     drive(engine, _work(engine, "smoke-4"))
     for name in args.workloads.split(","):
         if name == "ttft-512":
