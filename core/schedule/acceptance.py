@@ -9,8 +9,6 @@ __all__ = ("Acceptance",)
 # Drafts' worth of evidence that is remembered, and of trust in what others have shown.
 _MEMORY = 20.0
 _TRUST = 1.0
-# Standard deviations by which own evidence may miss what others have shown before it counts.
-_DOUBT = 2.0
 # What a draw without drafts leaves of the evidence.
 _FADING = 0.98
 _LEAST = 0.1
@@ -53,16 +51,18 @@ class Acceptance:
         """
         return (self._accepted + prior * trust) / max(self._tried + trust, 1e-9)
 
-    def likely(self, prior: float) -> float:
+    def likely(self, prior: float, doubt: float) -> float:
         """What others have shown, unless own evidence is far from it.
 
-        Else who has had luck would draft more than others and who had none would stay behind them.
+        Args:
+            prior: the rate that others have shown.
+            doubt: standard deviations by which own evidence may miss it before it counts.
         """
         if not self._tried:
             return prior
         rate = self.rate(prior)
-        doubt = _DOUBT * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
-        return min(max(prior, rate - doubt), rate + doubt)
+        room = doubt * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
+        return min(max(prior, rate - room), rate + room)
 
     def rest(self) -> None:
         """A draw goes without drafts: what was known fades, so that it may be seen otherwise."""

@@ -8,6 +8,7 @@ take is measured as they run, for each size of batch. The best k maximises token
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Many
@@ -25,6 +26,10 @@ __all__ = ("Drafting",)
 # Believed of a speculator nobody has seen at work.
 _FIRST_RATE = 0.7
 _FIRST_TRUST = 1.0
+# Standard deviations by which a sequence's own evidence may miss what others have shown before it
+# counts, for one alone and at most.
+_DOUBT_ALONE = 1.0
+_MOST_DOUBT = 2.0
 # Drafts of any sequence that count.
 _OVERALL_MEMORY = 30.0
 # A step counts as at most this many medians long: the machine did something else meanwhile.
@@ -82,6 +87,7 @@ class Drafting:
         self._trials: dict[int, _Trial] = {}
         self._now = _Trial()
         self._prior = _FIRST_RATE
+        self._doubt = _DOUBT_ALONE
         self._updated: float | None = None
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
         self._spare = 0
@@ -105,6 +111,8 @@ class Drafting:
             trial = self._trials[needed.bit_length()] = _Trial()
         self._now = trial
         self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
+        # Among many, who has had luck would draft more and make the steps of the others longer.
+        self._doubt = min(_DOUBT_ALONE + math.log2(max(running, 1)) / 3, _MOST_DOUBT)
         self._now.begin(self._prior, self.most, unmeasured=self._plain.wanted(needed))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
@@ -175,7 +183,7 @@ class Drafting:
             return self.most
         acceptance, now = seq.drafting, self._now
         if not now.plain:
-            length = now.best(acceptance.likely(self._prior))
+            length = now.best(acceptance.likely(self._prior, self._doubt))
             if length:
                 return length
             if now.may_try and acceptance.may_try() and now.tries():

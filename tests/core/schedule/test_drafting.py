@@ -270,23 +270,23 @@ def test_others_are_believed_until_own_evidence_says_otherwise() -> None:
     acceptance = Acceptance()
     for outcome in (0, 1, 0, 0, 1, 0, 1, 0):
         acceptance.learn(1, outcome)
-    assert acceptance.likely(0.45) == 0.45
+    assert acceptance.likely(0.45, 2.0) == 0.45
     for _ in range(60):
         acceptance.learn(1, 0)
-    assert acceptance.likely(0.45) < 0.2
+    assert acceptance.likely(0.45, 2.0) < 0.2
     for _ in range(60):
         acceptance.learn(1, 1)
-    assert acceptance.likely(0.45) > 0.75
+    assert acceptance.likely(0.45, 2.0) > 0.75
 
 
 def test_what_was_known_fades_while_no_drafts_are_tried() -> None:
     acceptance = Acceptance()
     for _ in range(30):
         acceptance.learn(1, 0)
-    assert acceptance.likely(0.8) < 0.3
+    assert acceptance.likely(0.8, 2.0) < 0.3
     for _ in range(300):
         acceptance.rest()
-    assert acceptance.likely(0.8) == 0.8
+    assert acceptance.likely(0.8, 2.0) == 0.8
 
 
 def test_tries_wait_twice_as_long_until_a_draft_is_right() -> None:
