@@ -10,7 +10,7 @@ __all__ = ("Acceptance",)
 _MEMORY = 20.0
 _TRUST = 1.0
 # What a draw without drafts leaves of the evidence.
-_FADING = 0.965
+_FADING = 0.97
 _LEAST = 0.1
 # Draws before drafts that lose are tried again, at first and at most.
 _FIRST_PAUSE = 8

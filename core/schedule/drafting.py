@@ -30,6 +30,8 @@ _FIRST_TRUST = 1.0
 # counts, for one alone and at most.
 _DOUBT_ALONE = 1.0
 _MOST_DOUBT = 2.0
+# Doublings of one sequence that are many.
+_MANY = 3
 # Drafts of any sequence that count.
 _OVERALL_MEMORY = 30.0
 # A step counts as at most this many medians long: the machine did something else meanwhile.
@@ -41,8 +43,8 @@ _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
 # Steps with drafts after which a plain one is measured again.
 _PLAIN_AGAIN = 1000
-# A row of drafts must promise this much more than a plain one, since a batch ends with whoever has
-# the least luck, and have kept so much in a trial.
+# A row of drafts must have kept so much in a trial, and promise as much where a sequence is alone
+# and up to so much among many, whose batch ends with whoever has the least luck.
 _PROMISE = 1.1
 _MARGIN = 1.02
 # Steps after which lengths that nobody knows are looked for again.
@@ -112,8 +114,10 @@ class Drafting:
         self._now = trial
         self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
         # Among many, who has had luck would draft more and make the steps of the others longer.
-        self._doubt = min(_DOUBT_ALONE + math.log2(max(running, 1)) / 3, _MOST_DOUBT)
-        self._now.begin(self._prior, self.most, unmeasured=self._plain.wanted(needed))
+        many = min(math.log2(max(running, 1)) / _MANY, 1.0)
+        self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
+        promise = _MARGIN + many * (_PROMISE - _MARGIN)
+        self._now.begin(self._prior, self.most, promise, unmeasured=self._plain.wanted(needed))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
@@ -210,6 +214,7 @@ class _Trial:
         self.plain = False
         self.may_try = False
         self._most = 0
+        self._promise = _PROMISE
         # The best numbers of drafts by rate, as far as asked for in the step that is planned.
         self._lengths: dict[float, int] = {}
         self._steps = 0
@@ -223,12 +228,13 @@ class _Trial:
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
 
-    def begin(self, rate: float, most: int, *, unmeasured: bool) -> None:
+    def begin(self, rate: float, most: int, promise: float, *, unmeasured: bool) -> None:
         """A step is planned.
 
         Args:
             rate: of drafts accepted, of all sequences.
             most: drafts of a row.
+            promise: times a plain row's speed that drafts must be expected to make.
             unmeasured: whether nobody knows what a plain step takes.
         """
         self._steps += 1
@@ -236,7 +242,7 @@ class _Trial:
         self._allowed = min(self._allowed + _TRYING, _MOST_TRYING)
         self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - 1)
-        self._rate, self._most = rate, most
+        self._rate, self._most, self._promise = rate, most, promise
         self._lengths.clear()
         waited = self._steps - self._tried_at
         self.may_try = waited >= _TRY_AGAIN and self._allowed >= 0
@@ -286,7 +292,7 @@ class _Trial:
         return found
 
     def _best(self, rate: float) -> int:
-        chosen, fastest = 0, _PROMISE
+        chosen, fastest = 0, self._promise
         for drafts in range(1, self.costs.reach(self._most) + 1):
             speed = _tokens(rate, drafts) / self.costs.cost(drafts)
             if speed > fastest:

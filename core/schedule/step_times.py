@@ -94,8 +94,6 @@ class DraftCosts:
         self._measured: dict[int, int] = {}
         self._counts: dict[int, int] = {}
         self._trials: dict[int, tuple[int, int]] = {}
-        # A length of old that is measured again.
-        self._again = 0
 
     def begin(self) -> None:
         """A step is planned."""
@@ -112,21 +110,11 @@ class DraftCosts:
         kept = self._kept.setdefault(drafts, deque(maxlen=_KEPT))
         if drafts in self._medians and not self._fresh(drafts):
             kept.clear()
-            self._again = drafts
         kept.append(1 + (cost - 1) * drafts / mean)
         self._measured[drafts] = self._steps
         self._counts[drafts] = self._counts.get(drafts, 0) + 1
-        if len(kept) < _BELIEVED:
-            return
-        before, self._medians[drafts] = self._medians.get(drafts), median(kept)
-        if drafts == self._again and before is not None:
-            self._again = 0
-            if abs(self._medians[drafts] / before - 1) < _SAME:
-                # What costs as much as it did vouches for the others.
-                self._measured = dict.fromkeys(self._measured, self._steps)
-            else:
-                self._medians = {drafts: self._medians[drafts]}
-                self._kept = {drafts: kept}
+        if len(kept) >= _BELIEVED:
+            self._medians[drafts] = median(kept)
 
     def cost(self, drafts: int) -> float:
         """Of a step with so many drafts a row; those beyond what is known cost as much each."""
@@ -181,17 +169,18 @@ class DraftCosts:
         self._trials.clear()
 
     def _hoped(self, drafts: int, *, settled: bool) -> float:
-        """A cost that is not too much to hope for: the shortest shows what has become of others."""
+        """A cost that is not too much to hope for."""
         known = self._medians
         if drafts in known and not settled:
             return 1 + (known[drafts] - 1) / 2
         if drafts == 1 or not known:
             return 1 + _FIRST_COST * drafts
-        if drafts in known:
-            return known[drafts]
         below = max(d for d in (0, *known) if d < drafts)
-        before = max((d for d in (0, *known) if d < below), default=0)
         low = known.get(below, 1.0)
+        if drafts in known:
+            # Measured long ago, perhaps in a bad moment.
+            return (known[drafts] + low) / 2
+        before = max((d for d in (0, *known) if d < below), default=0)
         slope = (low - known.get(before, 1.0)) / max(below - before, 1)
         return low + max(slope, 0.0) / 2 * (drafts - below)
 

@@ -82,6 +82,7 @@ METHODS = {
     "suffix lookup": SpeculationConfig(method="suffix"),
 }
 RUN = 4
+WARM_UP = 3
 
 
 def main() -> None:
@@ -123,7 +124,7 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
     tried: dict[str, list[int]] = {f"{w}, {m}": [0, 0] for w in works for m in METHODS}
     copied: dict[str, float] = {}
     alike: dict[str, float] = {}
-    for repetition in range(args.repeat + 1):
+    for repetition in range(args.repeat + WARM_UP):
         for work, run in works.items():
             for name, llm in engines.items():
                 llm.engine.scheduler.forget_prefixes()
@@ -138,8 +139,8 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
                 copied[work] = _copied(
                     [(o.prompt_token_ids, o.outputs[0].token_ids) for o in outputs]
                 )
-                # The first turn warms up, and teaches which lengths of drafts pay.
-                if repetition:
+                # The first turns warm up, and teach which lengths of drafts pay.
+                if repetition >= WARM_UP:
                     rates[work][name].append(sum(map(len, made)) / seconds)
                     counts = tried[f"{work}, {name}"]
                     counts[0] += after.draft_tokens - before.draft_tokens
