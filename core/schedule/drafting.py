@@ -38,7 +38,7 @@ _OVERALL_MEMORY = 30.0
 _HICCUP = 2.0
 # Steps with drafts after which they must have paid; and without, before another trial, at first,
 # which is enough to see whether the machine has become slower, and at most.
-_TRIAL = 12
+_TRIAL = 24
 _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
 # Steps with drafts after which a plain one is measured again.
