@@ -43,10 +43,10 @@ _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
 # Steps with drafts after which a plain one is measured again.
 _PLAIN_AGAIN = 1000
-# A row of drafts must have kept so much in a trial, and promise as much where a sequence is alone
-# and up to so much among many, whose batch ends with whoever has the least luck.
-_PROMISE = 1.1
+# Times plain steps' speed that drafts must have kept in a trial, and must promise to a sequence
+# alone; and what they must promise to many, whose batch ends with whoever has the least luck.
 _MARGIN = 1.02
+_PROMISE = 1.1
 # Steps after which lengths that nobody knows are looked for again.
 _LOOK_AGAIN = 4
 # Where drafts lose, a few sequences at once try one every so many steps, or more seldom where

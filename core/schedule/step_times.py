@@ -14,7 +14,7 @@ _KEPT = 7
 _BELIEVED = 3
 # Drafts a row from which on a step shows what those of all would take.
 _FEW = 0.25
-# Numbers of rows a fifth apart are told apart; one that is known vouches for others within a third.
+# Numbers of rows a fifth apart are told apart; a known one vouches for those two fifths away.
 _BINS_PER_OCTAVE = 4
 _NEAR = 2
 # Steps at a number of rows that are planned by what others took before it is measured itself.

@@ -9,13 +9,13 @@
 chat, on code to go on with, and on an edit: two tables of settings, and a third one under another
 name, which the model fills with entries of the first two; how many tokens of an answer stand in a
 run of four that the prompt has is reported beside the speed, and how many answers are plain
-decoding's: all, unless products of 16 bits round otherwise for more rows. `useless` runs it where
-nobody can guess the next token, random tokens at a high temperature, with several users at once.
-`simulated` runs the shape of Llama 3.1 8B with
-made-up weights whose logits are all the same, so that the next token is always 0, and drafts that
-are 0 as often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts
-that are never right and never fewer than asked for: what a step with drafts takes beside one
-without. Engines take turns in one process; rates are medians over the repetitions.
+decoding's: all of them on a CPU, else the run ends; on a GPU products of 16 bits round otherwise
+for more rows. `useless` runs it where nobody can guess the next token, random tokens at a high
+temperature, with several users at once. `simulated` runs the shape of Llama 3.1 8B with made-up
+weights whose logits are all the same, so that the next token is always 0, and drafts that are 0 as
+often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts that are
+never right and never fewer than asked for: what a step with drafts takes beside one without.
+Engines take turns in one process; rates are medians over the repetitions.
 `speculation_plot.py` draws what is written.
 """
 
@@ -136,6 +136,8 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
                 made = [output.outputs[0].token_ids for output in outputs]
                 first = tokens.setdefault(work, made)
                 alike[f"{work}, {name}"] = sum(map(list.__eq__, first, made)) / len(made)
+                if made != first and not torch.cuda.is_available():
+                    raise RuntimeError(f"{name} gives other tokens than plain decoding")
                 copied[work] = _copied(
                     [(o.prompt_token_ids, o.outputs[0].token_ids) for o in outputs]
                 )
