@@ -190,7 +190,9 @@ class Speculator(ABC):
     and so does not make it wait for the device; ``graphs``, if moreover ``propose`` launches the
     same kernels for all calls with as many rows, the same ``most`` and the same ``graph_key``, so
     that it can be captured, and so does ``observe``. In a captured call ``host`` holds bounds
-    only. ``hidden_states``, if ``observe`` is to be called.
+    only. ``parallel``, if a chain's drafts are made at once, so that more of them take no longer:
+    captured calls then make as many as there may be. ``hidden_states``, if ``observe`` is to be
+    called.
 
     Args:
         config: the section of the configuration.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import itertools
+from collections.abc import Callable, Hashable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +11,22 @@ import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
 from .capture import Capturing
-from .graphs import graph_rows
+from .graphs import graph_rows, graph_sizes, holding_sizes
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import place_drafts
 
 __all__ = ("DraftGraphs",)
+
+
+class _Shape(NamedTuple):
+    """What a call is captured for: rows, drafts of each, the longest row's tokens with its drafts,
+    and whether drawing filters."""
+
+    rows: int
+    most: int
+    longest: int
+    filters: bool = False
 
 
 class _Graph(NamedTuple):
@@ -26,23 +37,38 @@ class _Graph(NamedTuple):
 class DraftGraphs:
     """Drafts for rows whose requests the sampler's kernels can draw for.
 
+    Rows and drafts are rounded up to few numbers, so that few graphs, captured while nothing runs,
+    serve every call. One whose graph is missing runs in a larger one; where there is none either,
+    it is captured at once, as drafting without would take as long.
+
     Args:
         speculator: with the feature ``graphs``.
         table: the slot table.
         sampler: draws.
         max_rows: of a call.
+        max_drafts: of a row.
     """
 
     def __init__(
-        self, speculator: Speculator, table: SlotTable, sampler: Sampler, max_rows: int
+        self,
+        speculator: Speculator,
+        table: SlotTable,
+        sampler: Sampler,
+        *,
+        max_rows: int,
+        max_drafts: int,
     ) -> None:
         self._speculator = speculator
         self._table = table
         self._sampler = sampler
-        size = graph_rows(max_rows)
-        self._inputs = torch.empty(2 * size, dtype=torch.int64, device=table.device)
-        self._capture = Capturing(table.device)
+        self._sizes = graph_sizes(max_rows)
+        parallel = "parallel" in speculator.capabilities.features
+        doublings = () if parallel else (1 << power for power in range(max_drafts.bit_length()))
+        self._lengths = sorted({*doublings, max_drafts})
+        self._inputs = torch.empty(2 * self._sizes[-1], dtype=torch.int64, device=table.device)
+        self._capturing = Capturing(table.device)
         self._graphs: dict[Hashable, _Graph] = {}
+        self._coming = self._shapes_to_come()
 
     def takes(self, host: HostRows) -> bool:
         """Whether nothing of what these requests ask for needs the host."""
@@ -50,53 +76,95 @@ class DraftGraphs:
 
     def run(self, host: HostRows) -> torch.Tensor:
         """Draft and put the drafts into the slot table: int64 [N], how many for each row."""
-        count, most = len(host.slots), int(host.wanted.max())
-        size = graph_rows(count)
-        values = np.full(2 * size, self._table.padding, dtype=np.int64)
-        values[:count] = host.slots
-        values[size:] = 1
-        values[size : size + count] = host.wanted
-        self._table.staging.refill(self._inputs, values)
-        longest = int(host.longest.max()) + most
+        count, wanted = len(host.slots), int(host.wanted.max())
+        most = next(length for length in self._lengths if length >= wanted)
+        longest = int(host.longest.max()) + wanted
         filters = self._sampler.filters(host.slots.tolist())
-        key = size, most, filters, self._speculator.graph_key(size, longest)
-        graph = self._graphs.get(key)
-        if graph is None:
-            captured = self._capture(lambda: self._work(size, most, longest, filters=filters))
-            graph = self._graphs[key] = _Graph(*captured)
+        shape, graph = self._find(_Shape(graph_rows(count), most, longest, filters))
+        self._fill(shape.rows, host.slots, host.wanted)
         graph.replay()
         return graph.counts[:count]
 
-    def capture_largest(self, rows: int, most: int) -> None:
+    @property
+    def num_shapes(self) -> int:
+        """Graphs that are likely to be captured."""
+        return len({self._key(shape) for shape in self._shapes_to_come()})
+
+    def capture_ahead(self) -> bool:
+        """Capture one more shape; False when all that are likely are there."""
+        for shape in self._coming:
+            if self._key(shape) not in self._graphs:
+                self._graph(shape)
+                return True
+        return False
+
+    def capture_largest(self) -> None:
         """Capture the call that takes most memory."""
-        size = graph_rows(rows)
-        values = np.full(2 * size, self._table.padding, dtype=np.int64)
-        values[size:] = 1
-        self._table.staging.refill(self._inputs, values)
         longest = self._table.tokens.shape[1]
-        captured = self._capture(lambda: self._work(size, most, longest, filters=True))
-        self._graphs["largest"] = _Graph(*captured)
+        self._graph(_Shape(self._sizes[-1], self._lengths[-1], longest, filters=True))
 
     def forget(self) -> None:
         """Drop every graph: the caches they were captured with are gone."""
         self._graphs.clear()
-        self._capture.forget()
+        self._coming = self._shapes_to_come()
+        self._capturing.forget()
 
-    def _work(self, size: int, most: int, longest: int, *, filters: bool) -> torch.Tensor:
-        table = self._table
+    def _shapes_to_come(self) -> Iterator[_Shape]:
+        """Of any number of rows and any length: first long chains, which short ones can run in."""
+        doublings = range(self._table.tokens.shape[1].bit_length() + 1)
+        lengths = reversed(self._lengths)
+        for filters, most, power in itertools.product((False, True), lengths, doublings):
+            for rows in self._sizes:
+                yield _Shape(rows, most, 1 << power, filters)
+
+    def _find(self, shape: _Shape) -> tuple[_Shape, _Graph]:
+        """The graph for a call and what it was captured for, which may be a shape that holds it."""
+        for held in self._shapes_that_hold(shape):
+            graph = self._graphs.get(self._key(held))
+            if graph is not None:
+                return held, graph
+        return shape, self._graph(shape)
+
+    def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
+        for most in self._lengths:
+            if shape.most <= most <= 2 * shape.most:
+                for rows in holding_sizes(self._sizes, shape.rows):
+                    yield shape._replace(rows=rows, most=most)
+
+    def _key(self, shape: _Shape) -> Hashable:
+        key = self._speculator.graph_key(shape.rows, shape.longest)
+        return shape.rows, shape.most, shape.filters, key
+
+    def _graph(self, shape: _Shape) -> _Graph:
+        """Capture a call, on padding."""
+        nobody = np.empty(0, dtype=np.int64)
+        self._fill(shape.rows, nobody, nobody)
+        graph = _Graph(*self._capturing(lambda: self._work(shape)))
+        self._graphs[self._key(shape)] = graph
+        return graph
+
+    def _fill(self, size: int, slots: np.ndarray, wanted: np.ndarray) -> None:
+        values = np.full(2 * size, self._table.padding, dtype=np.int64)
+        values[: len(slots)] = slots
+        values[size:] = 1
+        values[size : size + len(wanted)] = wanted
+        self._table.staging.refill(self._inputs, values)
+
+    def _work(self, shape: _Shape) -> torch.Tensor:
+        table, size, most = self._table, shape.rows, shape.most
         slots, wanted = self._inputs[:size], self._inputs[size : 2 * size]
         lengths = table.lengths[slots]
 
         def draw(logits: torch.Tensor, rows: torch.Tensor | None, index: int) -> torch.Tensor:
             drawn = torch.empty_like(slots)
             self._sampler.draw_static(
-                logits, slots, lengths + index, drawn, tokens=table.tokens, filters=filters
+                logits, slots, lengths + index, drawn, tokens=table.tokens, filters=shape.filters
             )
             return drawn.clamp(-1, self._sampler.vocab_size - 1)
 
         host = HostRows(
             slots=np.zeros(size, dtype=np.int64),
-            longest=np.full(size, longest, dtype=np.int64),
+            longest=np.full(size, shape.longest, dtype=np.int64),
             slack=np.zeros(size, dtype=np.int64),
             wanted=np.full(size, most, dtype=np.int64),
             verified=np.zeros(size, dtype=np.int64),

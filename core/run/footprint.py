@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import torch
 
 from ..cache.sizing import Footprint
 from ..config import Config, known, max_draws
 from ..contracts.platform import Platform
 from ..request import SamplingParams
 from ..step import Newcomer, Plan, Row
-from .runner import Runner
+from .runner import Captured, Runner
 
 __all__ = ("measure_worst_step",)
 
@@ -44,20 +45,28 @@ def measure_worst_step(
     runner.measure_graphs()
     platform.synchronize()
     captured = platform.memory()
-    samples = 0
-    while samples < _SAMPLES and runner.idle():
-        samples += 1
-    platform.synchronize()
-    each = (captured.free - platform.memory().free) // max(samples, 1)
+    all_graphs = sum(_graphs_bytes(graphs, platform) for graphs in runner.captured())
     runner.forget_graphs()
     platform.release()
-    free = captured.free - each * runner.num_shapes()
+    free = captured.free - all_graphs
     return Footprint(
         msgspec.structs.replace(captured, free=free),
         weights=weights,
         activations=loaded.free - stepped.free,
         graphs=stepped.free - free,
     )
+
+
+@torch.inference_mode()
+def _graphs_bytes(graphs: Captured, platform: Platform) -> int:
+    """Of all graphs of a kind, told from a few."""
+    free = platform.memory().free
+    samples = 0
+    while samples < _SAMPLES and graphs.capture_ahead():
+        samples += 1
+    platform.synchronize()
+    each = (free - platform.memory().free) // max(samples, 1)
+    return each * graphs.num_shapes
 
 
 def _worst_plan(runner: Runner, config: Config) -> Plan:

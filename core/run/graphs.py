@@ -29,7 +29,16 @@ from .slots import SlotTable
 from .verify import verify
 from .watch import Watch
 
-__all__ = ("PATIENCE", "DecodeGraphs", "Decoded", "End", "Graph", "graph_rows")
+__all__ = (
+    "PATIENCE",
+    "DecodeGraphs",
+    "Decoded",
+    "End",
+    "Graph",
+    "graph_rows",
+    "graph_sizes",
+    "holding_sizes",
+)
 
 # Rows at which a platform's products may change their kernels.
 _PRODUCT_ROWS = (1, 16, 32, 64)
@@ -93,6 +102,16 @@ def graph_rows(rows: int) -> int:
     return -(-rows // step) * step
 
 
+def graph_sizes(max_rows: int) -> list[int]:
+    """Numbers of rows that steps of up to ``max_rows`` are padded to, ascending."""
+    return sorted({graph_rows(rows) for rows in range(1, max_rows + 1)})
+
+
+def holding_sizes(sizes: list[int], rows: int) -> list[int]:
+    """Of these numbers of rows, those in which ``rows`` run without taking much longer."""
+    return [size for size in sizes if rows <= size <= max(_FEW_ROWS, rows * 5 // 4)]
+
+
 class DecodeGraphs:
     """Runs steps in which every row computes a token, with drafts behind it, and draws after each.
 
@@ -125,8 +144,8 @@ class DecodeGraphs:
         self._table = table
         self._sampler = sampler
         self._observe = observe
-        self._max_rows = graph_rows(max_rows)
-        self._sizes = sorted({graph_rows(rows) for rows in range(1, self._max_rows + 1)})
+        self._sizes = graph_sizes(max_rows)
+        self._max_rows = self._sizes[-1]
         self._verifies = verifies
         device = table.device
         self._inputs = torch.empty(3 * self._max_rows, dtype=torch.int64, device=device)
@@ -210,12 +229,10 @@ class DecodeGraphs:
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
         """Shapes that a step can run in without taking much longer."""
-        most = max(_FEW_ROWS, shape.rows * 5 // 4)
         # Of shared prefixes a step need not make use.
         for shares in sorted({shape.shares, shape.verifies}, reverse=True):
-            for rows in self._sizes:
-                if shape.rows <= rows <= most:
-                    yield shape._replace(rows=rows, shares=shares)
+            for rows in holding_sizes(self._sizes, shape.rows):
+                yield shape._replace(rows=rows, shares=shares)
 
     def _ending(self, slots: list[int]) -> Ending:
         if not self._sampler.graphable(slots):

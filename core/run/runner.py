@@ -22,10 +22,11 @@ from .slots import SlotTable
 from .verify import REJECTED, verify
 from .watch import Watch
 
-__all__ = ("Limits", "PendingStep", "Runner")
+__all__ = ("Captured", "Limits", "PendingStep", "Runner")
 
 # Rows of prompt logits computed at once: bounds their memory at 256 x vocabulary x 4 bytes.
 _PROMPT_ROWS = 256
+Captured = DecodeGraphs | ChunkGraphs | DraftGraphs
 _BROKEN = "the model's output for this request is not a number"
 
 
@@ -152,7 +153,13 @@ class Runner:
         if speculator is not None:
             captures = graphs and "graphs" in speculator.capabilities.features
             drafts = (
-                DraftGraphs(speculator, self.slots, self.sampler, limits.max_slots)
+                DraftGraphs(
+                    speculator,
+                    self.slots,
+                    self.sampler,
+                    max_rows=limits.max_slots,
+                    max_drafts=limits.max_drafts,
+                )
                 if captures
                 else None
             )
@@ -229,7 +236,7 @@ class Runner:
     @torch.inference_mode()
     def idle(self) -> bool:
         """Prepare for steps to come while there is nothing to do; whether more is left."""
-        return any(graphs.capture_ahead() for graphs in self._captured())
+        return any(graphs.capture_ahead() for graphs in self.captured())
 
     @torch.inference_mode()
     def decode_sizes(self) -> None:
@@ -240,24 +247,19 @@ class Runner:
     @torch.inference_mode()
     def measure_graphs(self) -> None:
         """Capture the largest step of each kind, as long as the measured cache is in place."""
-        for graphs in self._captured():
+        for graphs in self.captured():
             graphs.capture_largest()
-        if self.drafter is not None and self.drafter.graphs is not None:
-            self.drafter.graphs.capture_largest(self.limits.max_slots, self.limits.max_drafts)
 
     def forget_graphs(self) -> None:
         """Drop what was captured with a cache that is about to be replaced."""
-        for graphs in self._captured():
+        for graphs in self.captured():
             graphs.forget()
-        if self.drafter is not None and self.drafter.graphs is not None:
-            self.drafter.graphs.forget()
 
-    def num_shapes(self) -> int:
-        """Steps that are likely to be captured."""
-        return sum(graphs.num_shapes for graphs in self._captured())
-
-    def _captured(self) -> list[DecodeGraphs | ChunkGraphs]:
-        return [graphs for graphs in (self.graphs, self.chunk_graphs) if graphs is not None]
+    def captured(self) -> list[Captured]:
+        """What runs as graphs, kind by kind."""
+        drafts = None if self.drafter is None else self.drafter.graphs
+        kinds: tuple[Captured | None, ...] = (self.graphs, self.chunk_graphs, drafts)
+        return [graphs for graphs in kinds if graphs is not None]
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
         if self.drafter is not None:

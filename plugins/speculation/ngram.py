@@ -16,6 +16,9 @@ from ...core.errors import ConfigError
 
 __all__ = ("PromptLookup",)
 
+# Tokens of a row that are looked at as quickly as fewer.
+_LEAST_WIDTH = 256
+
 
 class PromptLookup(Speculator):
     """Finds the longest run of last tokens that stands earlier, at its latest place there.
@@ -24,7 +27,7 @@ class PromptLookup(Speculator):
     the slots' tokens on the device and nothing else; nobody looks at a result.
     """
 
-    capabilities = Capabilities(features=frozenset({"overlap", "graphs"}))
+    capabilities = Capabilities(features=frozenset({"overlap", "graphs", "parallel"}))
     default_length = 8
 
     def __init__(self, config: SpeculationConfig, context: SpeculatorContext) -> None:
@@ -36,6 +39,7 @@ class PromptLookup(Speculator):
         self.least = config.prompt_lookup_min
         self.longest = config.prompt_lookup_max
         self._on_host = context.device.type == "cpu"
+        self._most_tokens = context.max_model_len
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
         slots, lengths = drafting.slots, drafting.lengths.unsqueeze(-1)
@@ -43,7 +47,6 @@ class PromptLookup(Speculator):
         width = (
             int(lengths.max()) if self._on_host else self._width(int(drafting.host.longest.max()))
         )
-        width = min(width, drafting.tokens.shape[1])
         tokens = drafting.tokens[slots, :width]
         at = torch.arange(width, dtype=torch.int32, device=slots.device)
         # run[i]: how many tokens that end before position i are also the last ones of the row.
@@ -69,7 +72,8 @@ class PromptLookup(Speculator):
 
     def _width(self, longest: int) -> int:
         """Tokens of a row that are looked at: few different numbers, for few captured calls."""
-        return 1 << (longest - 1).bit_length()
+        doublings = (longest - 1).bit_length()
+        return min(max(1 << (doublings + doublings % 2), _LEAST_WIDTH), self._most_tokens)
 
     def trusted(self, run: torch.Tensor, most: int) -> torch.Tensor:
         """Which drafts to propose behind a run that was found again.

@@ -182,16 +182,38 @@ def test_a_step_whose_graph_is_missing(case, captured, monkeypatch) -> None:
     assert capturing.launches == 31 and steps[:16] == [4] * 16
 
 
-def test_shapes_captured_ahead_serve_every_length(case, captured) -> None:
+@pytest.mark.parametrize("method", ["none", "ngram", "draft_model"])
+def test_shapes_captured_ahead_serve_every_length(case, captured, method: str) -> None:
     folder, prompts, wanted = case
-    driver = Driver(configure(folder, attention={"backend": "cpu"}))
+    speculation = {
+        "none": {},
+        "ngram": {"method": "ngram", "prompt_lookup_min": 1, "num_speculative_tokens": 5},
+        "draft_model": {"model": str(folder), "num_speculative_tokens": 3},
+    }[method]
+    config = configure(
+        folder, attention={"backend": "cpu"}, speculation=speculation | {"adaptive": False}
+    )
+    driver = Driver(config)
     while driver.engine.idle():
         pass
     runner = driver.engine.executor._runner
-    held = runner.graphs._graphs.copy(), runner.chunk_graphs._graphs.copy()
+    held = [graphs._graphs.copy() for graphs in runner.captured()]
+    assert [len(graphs) for graphs in held] == [graphs.num_shapes for graphs in runner.captured()]
     assert driver.generate(prompts, GREEDY) == wanted
-    assert (runner.graphs._graphs, runner.chunk_graphs._graphs) == held
-    assert all(capturing.launches for capturing in captured)
+    assert [graphs._graphs for graphs in runner.captured()] == held
+    assert [capturing.launches > 0 for capturing in captured[:-1]] == [True] * (len(captured) - 1)
+
+
+def test_a_chain_without_a_graph_runs_in_a_longer_one(case, captured) -> None:
+    folder, prompts, wanted = case
+    speculation = {"model": str(folder), "num_speculative_tokens": 4, "adaptive": False}
+    driver = Driver(configure(folder, attention={"backend": "cpu"}, speculation=speculation))
+    drafts = driver.engine.executor._runner.drafter.graphs
+    drafts._graph(draft_graphs._Shape(1, 4, 64))
+    # Behind the first of four tokens there is room for two drafts.
+    asked = SamplingParams(temperature=0, max_tokens=4)
+    assert driver.generate(prompts[:1], asked) == [wanted[0][:4]]
+    assert {key[1] for key in drafts._graphs} == {4}
 
 
 def test_what_kernels_do_not_draw_ends_with_hidden_states(case, captured) -> None:
