@@ -8,7 +8,7 @@ __all__ = ("Acceptance",)
 
 # Drafts' worth of evidence that is remembered, and of trust in what others have shown.
 _MEMORY = 20.0
-_TRUST = 1.0
+_TRUST = 0.5
 # What a draw without drafts leaves of the evidence.
 _FADING = 0.97
 _LEAST = 0.1
@@ -64,12 +64,11 @@ class Acceptance:
         room = doubt * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
         return min(max(prior, rate - room), rate + room)
 
-    def rest(self) -> None:
-        """A draw goes without drafts: what was known fades, so that it may be seen otherwise."""
+    def rest(self, draws: int = 1) -> None:
+        """Draws go without drafts: what was known fades, so that it may be seen otherwise."""
         if self._tried:
-            self._scale(_FADING if self._tried > _LEAST else 0.0)
-        if self._pause:
-            self._pause -= 1
+            self._scale(_FADING**draws if self._tried > _LEAST else 0.0)
+        self._pause = max(0, self._pause - draws)
 
     def may_try(self) -> bool:
         """Whether the last draft that was tried although it loses is long ago."""

@@ -263,7 +263,7 @@ class DefaultScheduler(Scheduler):
             return 0
         if end >= seq.token_limit or end > len(seq.blocks) * size:
             return 0
-        if self._drafting.most:
+        if self._drafting.asks or seq.num_ready or seq.num_slack:
             drafts = self._drafting.take(seq, end, budget - 1)
             propose = self._drafting.propose(seq, end + drafts)
             if drafts or propose or seq.num_slack:
@@ -348,7 +348,7 @@ class DefaultScheduler(Scheduler):
         end = start + count
         samples = end == seq.num_known + drafts
         if propose is None:
-            propose = self._drafting.propose(seq, end) if samples and self._drafting.most else 0
+            propose = self._drafting.propose(seq, end) if samples else 0
         blocks = self.cache.grow(seq, end + propose)
         row = Row(seq.slot, start, count, blocks, samples, drafts, seq.num_slack, propose)
         rows.append((row, seq))

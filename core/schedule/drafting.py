@@ -28,7 +28,7 @@ _FIRST_RATE = 0.7
 _FIRST_TRUST = 1.0
 # Standard deviations by which a sequence's own evidence may miss what others have shown before it
 # counts, for one alone and at most.
-_DOUBT_ALONE = 1.0
+_DOUBT_ALONE = 0.5
 _MOST_DOUBT = 2.0
 # Doublings of one sequence that are many.
 _MANY = 3
@@ -47,7 +47,8 @@ _PLAIN_AGAIN = 1000
 # alone; and what they must promise to many, whose batch ends with whoever has the least luck.
 _MARGIN = 1.02
 _PROMISE = 1.1
-# Steps after which lengths that nobody knows are looked for again.
+# Steps after which lengths that nobody knows are looked for again; and, where nobody drafts, after
+# which it is asked again who would: asking takes longer than planning.
 _LOOK_AGAIN = 4
 # Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
 # that would take a greater share of the time.
@@ -64,6 +65,7 @@ class Drafting:
 
     Attributes:
         most: drafts of a row; 0 where nothing proposes any.
+        asks: whether anybody may draft in the step that is planned.
         rows: that verified drafts.
         tried: drafts verified.
         accepted_at: of these, accepted, by position in their row.
@@ -78,6 +80,7 @@ class Drafting:
         self, settings: SchedulerSettings, cache: CacheManager, clock: Callable[[], float]
     ) -> None:
         self.most = settings.max_drafts
+        self.asks = False
         self.rows = 0
         self.tried = 0
         self.accepted_at = [0] * self.most
@@ -91,6 +94,10 @@ class Drafting:
         self._prior = _FIRST_RATE
         self._doubt = _DOUBT_ALONE
         self._updated: float | None = None
+        # Sequences asked in the last step that asked, and those that wanted drafts; steps since it.
+        self._asked = 0
+        self._wanting = 0
+        self._passed = 0
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
         self._spare = 0
         self._kept_blocks = 0
@@ -105,6 +112,13 @@ class Drafting:
         """
         if not self.most:
             return
+        self._passed += 1
+        rests = self._asked > 0 and not self._wanting and self._settings.adaptive
+        self.asks = not rests or self._passed >= _LOOK_AGAIN
+        if self.asks:
+            self._ask(running, waiting, budget)
+
+    def _ask(self, running: int, waiting: int, budget: int) -> None:
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
@@ -117,7 +131,11 @@ class Drafting:
         many = min(math.log2(max(running, 1)) / _MANY, 1.0)
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
         promise = _MARGIN + many * (_PROMISE - _MARGIN)
-        self._now.begin(self._prior, self.most, promise, unmeasured=self._plain.wanted(needed))
+        unmeasured = self._plain.wanted(needed)
+        trial.begin(self._prior, self.most, promise, self._passed, unmeasured=unmeasured)
+        # Plain steps are measured one after the other until they are known.
+        self._asked, self._wanting = 0, int(unmeasured)
+        self._passed = 0
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
@@ -129,8 +147,14 @@ class Drafting:
 
     def propose(self, seq: Sequence, end: int) -> int:
         """Drafts to propose after a row that ends with so many tokens computed."""
-        wanted = 0 if seq.quarantined else self._choose(seq)
-        return self._room(seq, end + 1, wanted) if wanted else 0
+        if not self.asks or seq.quarantined:
+            return 0
+        wanted = self._choose(seq)
+        self._asked += 1
+        if not wanted:
+            return 0
+        self._wanting += 1
+        return self._room(seq, end + 1, wanted)
 
     def learn(self, seq: Sequence, row: Row, delta: Delta) -> None:
         """Take in what a row has given; filling where no draft was proposed has its cost, too."""
@@ -156,7 +180,7 @@ class Drafting:
             return
         now = self._clock()
         before, self._updated = self._updated, None if last else now
-        if before is None or any(row.count > 1 + row.drafts for row in rows):
+        if not self.asks or before is None or any(row.count > 1 + row.drafts for row in rows):
             return
         count, seconds = len(rows), now - before
         trial = self._trials.get(count.bit_length())
@@ -193,7 +217,7 @@ class Drafting:
             if now.may_try and acceptance.may_try() and now.tries():
                 acceptance.tries()
                 return 1
-        acceptance.rest()
+        acceptance.rest(now.passed)
         return 0
 
 
@@ -205,6 +229,7 @@ class _Trial:
         plain: whether nobody drafts in the step that is planned.
         length: of drafts to try in it, for their cost; 0 for none.
         may_try: whether sequences for which drafts lose may try one in it.
+        passed: steps since one was planned that asked who drafts.
     """
 
     def __init__(self) -> None:
@@ -213,6 +238,7 @@ class _Trial:
         self._rate = 0.0
         self.plain = False
         self.may_try = False
+        self.passed = 1
         self._most = 0
         self._promise = _PROMISE
         # The best numbers of drafts by rate, as far as asked for in the step that is planned.
@@ -228,27 +254,32 @@ class _Trial:
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
 
-    def begin(self, rate: float, most: int, promise: float, *, unmeasured: bool) -> None:
+    def begin(
+        self, rate: float, most: int, promise: float, passed: int, *, unmeasured: bool
+    ) -> None:
         """A step is planned.
 
         Args:
             rate: of drafts accepted, of all sequences.
             most: drafts of a row.
             promise: times a plain row's speed that drafts must be expected to make.
+            passed: steps since the last that was planned like this.
             unmeasured: whether nobody knows what a plain step takes.
         """
-        self._steps += 1
-        self.costs.begin()
-        self._allowed = min(self._allowed + _TRYING, _MOST_TRYING)
+        looks = (self._steps + passed) // _LOOK_AGAIN > self._steps // _LOOK_AGAIN
+        self._steps += passed
+        self.passed = passed
+        self.costs.begin(passed)
+        self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
         self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
-        self._pause = max(0, self._pause - 1)
+        self._pause = max(0, self._pause - passed)
         self._rate, self._most, self._promise = rate, most, promise
         self._lengths.clear()
         waited = self._steps - self._tried_at
         self.may_try = waited >= _TRY_AGAIN and self._allowed >= 0
         if self.plain:
             self.length = 0
-        elif self.length or self._steps % _LOOK_AGAIN == 0:
+        elif self.length or looks:
             self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
 
     def tries(self) -> bool:

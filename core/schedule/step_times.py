@@ -95,9 +95,9 @@ class DraftCosts:
         self._counts: dict[int, int] = {}
         self._trials: dict[int, tuple[int, int]] = {}
 
-    def begin(self) -> None:
-        """A step is planned."""
-        self._steps += 1
+    def begin(self, passed: int) -> None:
+        """A step is planned, so many after the last one of this size that might have drafts."""
+        self._steps += passed
 
     def add(self, mean: float, cost: float) -> None:
         """Take in a step's drafts a row and what it cost.
