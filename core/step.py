@@ -73,16 +73,19 @@ class Plan(msgspec.Struct, array_like=True, gc=False):
         step: counts up from 0.
         newcomers: filled into their slots before anything else.
         rows: in the order of the outcome; rows with count 1 come first, best the longest leading.
+        plain: whether every row is known to compute one token and draw behind it, with no drafts,
+            slack or new blocks, and none to propose: hundreds need not be looked at again.
     """
 
     step: int
     newcomers: list[Newcomer]
     rows: list[Row]
+    plain: bool = False
 
     @property
     def num_tokens(self) -> int:
         """Tokens computed in this step."""
-        return sum(row.count for row in self.rows)
+        return len(self.rows) if self.plain else sum(row.count for row in self.rows)
 
 
 class TokenLogprobs(msgspec.Struct, array_like=True, gc=False):

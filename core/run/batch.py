@@ -36,14 +36,16 @@ class Draws:
         host_slots: their slots, on the host.
         slots: the same, int64 [M] on the device.
         lengths: int64 [M], tokens before each of them; the draw stands at this position.
-        verified: how draws stand to drafts; None where no row has any, nor ever had since the
-            host last knew how many tokens the device has.
+        verifies: whether a row has drafts, or has had since the host last knew how many tokens the
+            device has.
+        verified: how draws stand to drafts, if ``verifies`` and nobody has compared them yet.
     """
 
     rows: list[int]
     host_slots: list[int]
     slots: torch.Tensor
     lengths: torch.Tensor
+    verifies: bool = False
     verified: Verified | None = None
 
 
@@ -156,7 +158,7 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
         query_lengths=rows.counts.tolist(),
         host_lengths=rows.ends.tolist(),
     )
-    draws = Draws(rows.drawing.tolist(), draw_slots.tolist(), drawing, lengths)
+    draws = Draws(rows.drawing.tolist(), draw_slots.tolist(), drawing, lengths, rows.verifies)
     if rows.verifies:
         draws.verified = Verified(order, is_last.bool())
     return Batch(

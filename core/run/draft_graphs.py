@@ -16,7 +16,7 @@ from .sample import Sampler
 from .slots import SlotTable
 from .verify import place_drafts
 
-__all__ = ("DraftGraphs",)
+__all__ = ("DraftGraphs", "Loaded")
 
 
 class _Shape(NamedTuple):
@@ -32,6 +32,25 @@ class _Shape(NamedTuple):
 class _Graph(NamedTuple):
     replay: Callable[[], None]
     counts: torch.Tensor
+
+
+class Loaded(NamedTuple):
+    """A call whose rows are in place.
+
+    Attributes:
+        slots: int64 [N].
+        wanted: int64 [N].
+        graph: drafts.
+    """
+
+    slots: torch.Tensor
+    wanted: torch.Tensor
+    graph: _Graph
+
+    def launch(self) -> torch.Tensor:
+        """Draft and put the drafts into the slot table: int64 [N], how many for each row."""
+        self.graph.replay()
+        return self.graph.counts[: len(self.slots)]
 
 
 class DraftGraphs:
@@ -70,20 +89,18 @@ class DraftGraphs:
         self._graphs: dict[Hashable, _Graph] = {}
         self._coming = self._shapes_to_come()
 
-    def takes(self, host: HostRows) -> bool:
-        """Whether nothing of what these requests ask for needs the host."""
-        return self._sampler.graphable(host.slots.tolist())
-
-    def run(self, host: HostRows) -> torch.Tensor:
-        """Draft and put the drafts into the slot table: int64 [N], how many for each row."""
-        count, wanted = len(host.slots), int(host.wanted.max())
+    def load(self, host: HostRows) -> Loaded | None:
+        """Put rows in place; None if what their requests ask for needs the host."""
+        host_slots = host.slots.tolist()
+        if not self._sampler.graphable(host_slots):
+            return None
+        count, wanted = len(host_slots), int(host.wanted.max())
         most = next(length for length in self._lengths if length >= wanted)
         longest = int(host.longest.max()) + wanted
-        filters = self._sampler.filters(host.slots.tolist())
+        filters = self._sampler.filters(host_slots)
         shape, graph = self._find(_Shape(graph_rows(count), most, longest, filters))
         self._fill(shape.rows, host.slots, host.wanted)
-        graph.replay()
-        return graph.counts[:count]
+        return Loaded(self._inputs[:count], self._inputs[shape.rows : shape.rows + count], graph)
 
     @property
     def num_shapes(self) -> int:

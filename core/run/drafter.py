@@ -55,6 +55,8 @@ class Drafter:
         self._table = table
         self._sampler = sampler
         self._broken = False
+        # Gathering what only that reads takes longer than launching a captured call.
+        self._prepares = type(speculator).prepare is not Speculator.prepare
 
     def enter(self, newcomers: list[Newcomer]) -> None:
         """Sequences take slots over, whose tokens are still those of others."""
@@ -92,16 +94,22 @@ class Drafter:
         if not asking:
             return None
         self._catch_up()
-        drafting = self._drafting([plan.rows[index] for index in asking])
-        counts = None if self._broken else self._counts(drafting)
-        return Proposals(asking, torch.zeros_like(drafting.slots) if counts is None else counts)
+        host = _host_rows([plan.rows[index] for index in asking])
+        counts = None if self._broken else self._counts(host)
+        if counts is None:
+            counts = torch.zeros(len(asking), dtype=torch.int64, device=self._table.device)
+        return Proposals(asking, counts)
 
-    def _counts(self, drafting: Drafting) -> torch.Tensor | None:
+    def _counts(self, host: HostRows) -> torch.Tensor | None:
         """int64 [N], drafts that stand ready now; None where the speculator fails."""
         try:
+            loaded = None if self.graphs is None else self.graphs.load(host)
+            if loaded is not None:
+                if self._prepares:
+                    self.speculator.prepare(self._drafting(host, loaded.slots, loaded.wanted))
+                return loaded.launch()
+            drafting = self._drafting(host, *self._table.staging.send((host.slots, host.wanted)))
             self.speculator.prepare(drafting)
-            if self.graphs is not None and self.graphs.takes(drafting.host):
-                return self.graphs.run(drafting.host)
             drafts = self.speculator.propose(drafting)
             expected = (len(drafting.slots), drafting.most)
             if tuple(drafts.shape) != expected or drafts.dtype != torch.int64:
@@ -119,16 +127,8 @@ class Drafter:
         logger.exception("the speculator %s failed and is not asked again", name)
         self._broken = True
 
-    def _drafting(self, rows: list[Row]) -> Drafting:
+    def _drafting(self, host: HostRows, slots: torch.Tensor, wanted: torch.Tensor) -> Drafting:
         table = self._table
-        host = HostRows(
-            slots=np.array([row.slot for row in rows], dtype=np.int64),
-            longest=np.array([row.start + row.count + 1 for row in rows], dtype=np.int64),
-            slack=np.array([row.slack + row.drafts for row in rows], dtype=np.int64),
-            wanted=np.array([row.propose for row in rows], dtype=np.int64),
-            verified=np.array([row.drafts for row in rows], dtype=np.int64),
-        )
-        slots, wanted = table.staging.send((host.slots, host.wanted))
         lengths = table.lengths[slots]
 
         def draw(logits: torch.Tensor, rows: torch.Tensor | None, index: int) -> torch.Tensor:
@@ -161,3 +161,13 @@ class Drafter:
         # Where penalties on the next draft look for it.
         table.write(slots, lengths, drawn)
         return drawn.clamp(-1, self._sampler.vocab_size - 1)
+
+
+def _host_rows(rows: list[Row]) -> HostRows:
+    columns = [
+        (row.slot, row.start + row.count, row.slack, row.propose, row.drafts) for row in rows
+    ]
+    slots, ends, slack, wanted, drafts = np.array(columns, dtype=np.int64).T
+    return HostRows(
+        slots=slots, longest=ends + 1, slack=slack + drafts, wanted=wanted, verified=drafts
+    )

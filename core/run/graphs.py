@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -46,6 +46,7 @@ _PRODUCT_ROWS = (1, 16, 32, 64)
 _FEW_ROWS = 64
 # Steps of one shape that run without a graph before it is captured while somebody waits.
 PATIENCE = 16
+_NOBODY = np.empty(0, dtype=np.int64)
 Ending = Literal["drawn", "filtered", "hidden"]
 
 
@@ -159,40 +160,46 @@ class DecodeGraphs:
 
     def takes(self, plan: Plan) -> bool:
         """Whether a plan is of this kind."""
+        if plan.plain:
+            return True
         return all(row.count == 1 + row.drafts and row.samples for row in plan.rows)
 
     def run(self, plan: Plan) -> Decoded:
         """Launch a step; what it gives is valid until the next one is launched."""
-        if any(row.drafts or row.slack for row in plan.rows):
+        if not plan.plain and any(row.drafts or row.slack for row in plan.rows):
             return self._run_verifying(plan)
-        rows, shares = self._table.by_prefix([row.slot for row in plan.rows])
-        slots = [plan.rows[index].slot for index in rows]
-        starts = [plan.rows[index].start for index in rows]
-        count = len(rows)
-        shape = _Shape(graph_rows(count), max(starts) + 1, self._ending(slots), shares)
+        slots = np.array([row.slot for row in plan.rows])
+        starts = np.array([row.start for row in plan.rows])
+        order, shares = self._table.by_prefix(slots)
+        slots, starts = slots[order], starts[order]
+        host_slots, count = slots.tolist(), len(slots)
+        shape = _Shape(graph_rows(count), int(starts.max()) + 1, self._ending(host_slots), shares)
         _, end = self._launch(shape, slots, starts)
-        draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
+        draws = Draws(order.tolist(), host_slots, self._inputs[:count], self._lengths[:count])
         return self._decoded(draws, end)
 
     def _run_verifying(self, plan: Plan) -> Decoded:
-        order, _ = self._table.by_prefix([row.slot for row in plan.rows])
-        ordered = [plan.rows[index] for index in order]
-        counts = np.array([row.count for row in ordered])
-        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        last = offsets == np.repeat(counts, counts) - 1
-        floating = np.repeat([row.slack > 0 for row in ordered], counts)
-        rows: list[int] = np.repeat(order, counts).tolist()
-        slots: list[int] = np.repeat([row.slot for row in ordered], counts).tolist()
-        starts = (np.repeat([row.start for row in ordered], counts) + offsets).tolist()
-        codes = (offsets * 4 + last * 2 + floating).tolist()
+        columns = [(row.slot, row.start, row.count, row.slack) for row in plan.rows]
+        slots, starts, counts, slack = np.array(columns).T
+        order, _ = self._table.by_prefix(slots)
+        ending = self._ending(slots.tolist())
+        # Of each token, its row.
+        rows = np.repeat(order, counts[order])
+        slots, starts, ends = slots[rows], starts[rows], counts[order].cumsum()
         count = len(rows)
-        longest, ending = max(starts) + 1, self._ending(slots)
+        offsets = np.arange(count) - np.repeat(ends - counts[order], counts[order])
+        starts = starts + offsets
+        codes = 4 * offsets + (slack > 0)[rows]
+        codes[ends - 1] += 2
+        longest = int(starts.max()) + 1
         shape = _Shape(graph_rows(count), longest, ending, shares=True, verifies=True)
         size, end = self._launch(shape, slots, starts, codes)
-        draws = Draws(rows, slots, self._inputs[:count], self._lengths[:count])
+        draws = Draws(
+            rows.tolist(), slots.tolist(), self._inputs[:count], self._lengths[:count], True
+        )
         if end is not None:
-            after, ends, _ = self._codes(size)
-            draws.verified = Verified(after[:count], ends[:count])
+            after, last, _ = self._codes(size)
+            draws.verified = Verified(after[:count], last[:count])
         return self._decoded(draws, end)
 
     def _decoded(self, draws: Draws, end: End | None) -> Decoded:
@@ -202,7 +209,11 @@ class DecodeGraphs:
         return Decoded(draws, self._drawn[:count], end.hidden[:count], end.observed)
 
     def _launch(
-        self, shape: _Shape, slots: list[int], starts: list[int], codes: Sequence[int] = ()
+        self,
+        shape: _Shape,
+        slots: np.ndarray,
+        starts: np.ndarray,
+        codes: np.ndarray | None = None,
     ) -> tuple[int, End | None]:
         """Run a step; the rows it was padded to, and what it leaves to do."""
         shape, graph = self._find(shape)
@@ -301,20 +312,20 @@ class DecodeGraphs:
         return graph
 
     def _fill(
-        self, slots: list[int], starts: list[int], size: int, codes: Sequence[int] = ()
+        self, slots: np.ndarray, starts: np.ndarray, size: int, codes: np.ndarray | None = None
     ) -> None:
-        values = np.zeros(3 * size if codes else 2 * size, dtype=np.int64)
+        values = np.zeros(2 * size if codes is None else 3 * size, dtype=np.int64)
         values[: len(slots)] = slots
         values[len(slots) : size] = self._table.padding
         values[size : size + len(starts)] = starts
-        if codes:
+        if codes is not None:
             values[2 * size :] = 2  # Padding is the last row of itself.
             values[2 * size : 2 * size + len(codes)] = codes
         self._table.staging.refill(self._inputs, values)
 
     def _pad(self, size: int) -> None:
         """Inputs of a step of nothing but padding."""
-        self._fill([], [], size, [2] * size)
+        self._fill(_NOBODY, _NOBODY, size, _NOBODY)
 
     def _step(self, shape: _Shape) -> End | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""

@@ -19,6 +19,7 @@ from .graphs import DecodeGraphs
 from .sample import BROKEN, EXHAUSTED, PendingLogprobs, Sampler, prompt_logprobs
 from .sample_table import Draw
 from .slots import SlotTable
+from .staging import Fetched
 from .verify import REJECTED, verify
 from .watch import Watch
 
@@ -31,40 +32,42 @@ _BROKEN = "the model's output for this request is not a number"
 
 
 class PendingStep:
-    """A launched step; ``wait`` copies its tokens to the host."""
+    """A launched step; ``wait`` copies its tokens to the host.
+
+    Args:
+        plan: of the step.
+        rows: of the plan, of each draw.
+        drawn: the draws, and behind them how many drafts stand ready for each row that asked.
+        proposing: those rows of the plan.
+        logprobs: draws that ask for log-probabilities, and theirs.
+        prompts: log-probabilities of prompts by row.
+    """
 
     def __init__(
         self,
         plan: Plan,
         rows: list[int],
-        drawn: torch.Tensor,
+        drawn: Fetched,
+        proposing: list[int],
         logprobs: tuple[list[int], PendingLogprobs] | None,
         prompts: dict[int, list[PendingLogprobs]],
-        proposals: Proposals | None = None,
     ) -> None:
         self._plan = plan
         self._rows = rows
-        self._proposing = [] if proposals is None else proposals.rows
-        if proposals is not None:
-            drawn = torch.cat((drawn, proposals.counts))
+        self._drawn = drawn
+        self._proposing = proposing
         self._logprobs = logprobs
         self._prompts = prompts
-        self._event: torch.cuda.Event | None = None
-        self._drawn = drawn
-        if drawn.is_cuda:
-            self._drawn = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
-            self._drawn.copy_(drawn, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
 
     def wait(self) -> Outcome:
         """The step's tokens, once the device has drawn them."""
-        if self._event is not None:
-            self._event.synchronize()
+        drawn, rows = self._drawn.read(), self._rows
         tokens: list[list[int]] = [[] for _ in self._plan.rows]
         outcome = Outcome(self._plan.step, tokens)
-        rows = self._rows
-        drawn: list[int] = self._drawn.tolist()
+        if self._plan.plain and min(drawn) >= 0 and self._logprobs is None:
+            for index, token in zip(rows, drawn, strict=True):
+                tokens[index].append(token)
+            return outcome
         outcome.proposed = dict(zip(self._proposing, drawn[len(rows) :], strict=True))
         for index, token in zip(rows, drawn[: len(rows)], strict=True):
             if token == REJECTED:
@@ -201,20 +204,20 @@ class Runner:
     def execute(self, plan: Plan) -> PendingStep:
         """Launch one step; the outcome comes from the handle."""
         self._enter(plan.newcomers)
-        self.slots.append_blocks(plan.rows)
+        if not plan.plain:
+            self.slots.append_blocks(plan.rows)
         if self.graphs is not None and self.graphs.takes(plan):
             draws, drawn, hidden, observed = self.graphs.run(plan)
             if hidden is None:
-                verified = any(row.drafts or row.slack for row in plan.rows)
-                proposals = self._speculate(plan, draws, None, verified=verified)
-                return PendingStep(plan, draws.rows, drawn, None, {}, proposals)
+                return self._pending(plan, draws, drawn)
             return self._draw(plan, self.model.logits(hidden), draws, {}, observed)
         hidden, draws, last, observed = self._chunks(plan)
         prompts = self._score_prompts(plan, hidden) if self._scored else {}
         if not draws.rows:
             if observed is not None and self.drafter is not None:
                 self.drafter.observe(observed)
-            return PendingStep(plan, [], hidden.new_empty(0, dtype=torch.int64), None, prompts)
+            nothing = self.slots.staging.fetch(hidden.new_empty(0, dtype=torch.int64))
+            return PendingStep(plan, [], nothing, [], None, prompts)
         chosen = hidden if last is None else hidden[last]
         return self._draw(plan, self.model.logits(chosen), draws, prompts, observed)
 
@@ -304,18 +307,32 @@ class Runner:
         elif scored:
             table.write(slots, lengths, drawn)
         logprobs = self.sampler.logprobs(logits, drawn, host_slots) if scored else None
-        proposals = self._speculate(plan, draws, observed, verified=verified is not None)
-        return PendingStep(plan, draws.rows, drawn, logprobs, prompts, proposals)
+        return self._pending(plan, draws, drawn, observed, logprobs, prompts)
 
-    def _speculate(
-        self, plan: Plan, draws: Draws, observed: Observed | None, *, verified: bool
-    ) -> Proposals | None:
-        """Let the speculator see the step, and draft behind what was drawn; verification has noted
-        the lengths."""
-        asked = observed is not None or any(row.propose for row in plan.rows)
-        if self.drafter is None or not asked:
+    def _pending(
+        self,
+        plan: Plan,
+        draws: Draws,
+        drawn: torch.Tensor,
+        observed: Observed | None = None,
+        logprobs: tuple[list[int], PendingLogprobs] | None = None,
+        prompts: dict[int, list[PendingLogprobs]] | None = None,
+    ) -> PendingStep:
+        """Draft behind what was drawn, and fetch it all."""
+        proposals = self._speculate(plan, draws, observed)
+        if proposals is not None:
+            drawn = torch.cat((drawn, proposals.counts))
+        proposing = [] if proposals is None else proposals.rows
+        fetched = self.slots.staging.fetch(drawn)
+        return PendingStep(plan, draws.rows, fetched, proposing, logprobs, prompts or {})
+
+    def _speculate(self, plan: Plan, draws: Draws, observed: Observed | None) -> Proposals | None:
+        """Let the speculator see the step, and draft; verification has noted the lengths."""
+        if self.drafter is None:
             return None
-        if not verified:
+        if observed is None and (plan.plain or not any(row.propose for row in plan.rows)):
+            return None
+        if not draws.verifies:
             self.slots.note(draws.slots, draws.lengths)
         if observed is not None:
             self.drafter.observe(observed)

@@ -135,16 +135,20 @@ class SlotTable:
         else:
             self.lengths[slots] = positions + 1
 
-    def by_prefix(self, slots: list[int]) -> tuple[list[int], bool]:
+    def by_prefix(self, slots: np.ndarray) -> tuple[np.ndarray, bool]:
         """An order in which slots that begin with the same block stand together.
 
+        Args:
+            slots: int64 [N].
+
         Returns:
-            Indices into ``slots``, and whether at least half of them have a neighbour like that;
-            if not, the order is the given one.
+            int64 [N], indices into ``slots``, and whether at least half of them have a neighbour
+            like that; if not, the order is the given one.
         """
-        first = self._first_blocks[slots]
-        order = first.argsort(kind="stable")
-        alike = np.diff(first[order]) == 0
-        if 2 * int(alike.sum()) < len(slots):
-            return list(range(len(slots))), False
-        return order.tolist(), True
+        if len(slots) > 1:
+            first = self._first_blocks[slots]
+            order = first.argsort(kind="stable")
+            ordered = first[order]
+            if 2 * np.count_nonzero(ordered[1:] == ordered[:-1]) >= len(slots):
+                return order, True
+        return np.arange(len(slots)), False

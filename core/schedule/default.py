@@ -55,6 +55,8 @@ class DefaultScheduler(Scheduler):
         self._roster = Roster(policy, settings.max_num_seqs)
         self._in_flight: deque[list[tuple[Sequence, int]]] = deque()
         self._step = 0
+        # Rows of the step that is planned which are no plain ones.
+        self._special = 0
         self._preemptions = 0
         self._step_tokens = 0
         self._prompt_tokens = 0
@@ -94,6 +96,7 @@ class DefaultScheduler(Scheduler):
     def plan(self) -> Plan | None:
         rows: list[tuple[Row, Sequence]] = []
         newcomers: list[Newcomer] = []
+        self._special = 0
         suspect = self._roster.suspect()
         if suspect is not None:
             self._plan_alone(suspect, rows, newcomers)
@@ -103,7 +106,7 @@ class DefaultScheduler(Scheduler):
             return None
         rows.sort(key=_place)
         self._in_flight.append([(seq, seq.epoch) for _, seq in rows])
-        plan = Plan(self._step, newcomers, [row for row, _ in rows])
+        plan = Plan(self._step, newcomers, [row for row, _ in rows], not self._special)
         self._step += 1
         self._step_tokens = plan.num_tokens
         return plan
@@ -134,7 +137,7 @@ class DefaultScheduler(Scheduler):
                 self._roster.clear(seq)
             deltas.append(delta)
         tokens = sum(map(len, outcome.tokens))
-        self._drafting.measure(plan.rows, tokens, last=not self._roster.running)
+        self._drafting.measure(plan, tokens, last=not self._roster.running)
         return deltas
 
     def fail(self, plan: Plan, message: str) -> list[Delta]:
@@ -344,6 +347,7 @@ class DefaultScheduler(Scheduler):
         Where drafts are to be proposed, there are blocks for them as well, so that a speculator
         with a cache of its own can fill it.
         """
+        self._special += 1
         start = seq.num_computed
         end = start + count
         samples = end == seq.num_known + drafts

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from collections.abc import Sequence as Many
 from statistics import median
 
 from ..cache.manager import CacheManager
 from ..contracts.scheduler import SchedulerSettings
 from ..sequence import Sequence
-from ..step import Delta, Row
+from ..step import Delta, Plan, Row
 from .acceptance import Acceptance
 from .step_times import DraftCosts, PlainTimes
 
@@ -168,11 +167,11 @@ class Drafting:
         seq.drafting.learn(row.drafts, accepted)
         self._overall.learn(row.drafts, accepted)
 
-    def measure(self, rows: Many[Row], tokens: int, *, last: bool) -> None:
+    def measure(self, plan: Plan, tokens: int, *, last: bool) -> None:
         """A step has ended; its duration is the time since the one before did.
 
         Args:
-            rows: of the step.
+            plan: of the step.
             tokens: that it has given.
             last: whether no step follows at once, so that the next interval means nothing.
         """
@@ -180,14 +179,17 @@ class Drafting:
             return
         now = self._clock()
         before, self._updated = self._updated, None if last else now
-        if not self.asks or before is None or any(row.count > 1 + row.drafts for row in rows):
+        if not self.asks or before is None:
+            return
+        rows = plan.rows
+        if not plan.plain and any(row.count > 1 + row.drafts for row in rows):
             return
         count, seconds = len(rows), now - before
         trial = self._trials.get(count.bit_length())
         if trial is None:
             return
         # A step that looked for drafts and found none is no plain one, but part of the price.
-        if not any(row.drafts or row.propose for row in rows):
+        if plan.plain or not any(row.drafts or row.propose for row in rows):
             if self._plain.add(count, seconds):
                 trial.costs.forget()
             trial.rested()

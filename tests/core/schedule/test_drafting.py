@@ -13,7 +13,7 @@ from quire.core.schedule.acceptance import Acceptance
 from quire.core.schedule.drafting import Drafting
 from quire.core.schedule.step_times import DraftCosts
 from quire.core.sequence import Sequence
-from quire.core.step import Delta, Row
+from quire.core.step import Delta, Plan, Row
 
 MOST = 6
 
@@ -61,7 +61,7 @@ class World:
             delta = Delta("", [0] * (1 + accepted), num_drafts=row.drafts, num_accepted=accepted)
             self.drafting.learn(seq, row, delta)
         self.tokens += sum(made)
-        self.drafting.measure(rows, sum(made), last=False)
+        self.drafting.measure(Plan(0, [], rows), sum(made), last=False)
         return made
 
     def drain(self, tokens: int) -> float:
@@ -209,7 +209,7 @@ def test_a_few_tries_do_not_show_what_drafts_of_all_cost() -> None:
         world.now += 1 + 0.001 * tries
         drafts = [int(row < tries) for row in range(32)]
         rows = [Row(row, 10, 1 + count, [], True, count) for row, count in enumerate(drafts)]
-        world.drafting.measure(rows, 32, last=False)
+        world.drafting.measure(Plan(0, [], rows), 32, last=False)
     (trial,) = world.drafting._trials.values()
     assert trial.costs.cost(1) == DraftCosts().cost(1)
 
