@@ -36,11 +36,16 @@ class Acceptance:
 
     def learn(self, drafts: int, accepted: int) -> None:
         """Take in a row with this many drafts; one that was right ends long pauses."""
-        self._scale(min(1.0, self._memory / max(self._tried, 1e-9)))
-        self._tried += min(drafts, accepted + 1)
-        self._accepted += accepted
+        self.add(min(drafts, accepted + 1), accepted)
         if accepted:
             self._next_pause = _FIRST_PAUSE
+
+    def add(self, tried: int, accepted: int) -> None:
+        """Take in drafts, of one row or many."""
+        if self._tried > self._memory:
+            self._scale(self._memory / self._tried)
+        self._tried += tried
+        self._accepted += accepted
 
     def rate(self, prior: float = 0.0, trust: float = _TRUST) -> float:
         """The probability that a draft is accepted once those before it are.

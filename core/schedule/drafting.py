@@ -46,8 +46,8 @@ _PLAIN_AGAIN = 1000
 # alone; and what they must promise to many, whose batch ends with whoever has the least luck.
 _MARGIN = 1.02
 _PROMISE = 1.1
-# Steps after which lengths that nobody knows are looked for again; and, where nobody drafts, after
-# which it is asked again who would: asking takes longer than planning.
+# Steps after which costs are looked at again, and whether drafting pays; and, where nobody drafts,
+# after which it is asked again who would: asking takes longer than planning.
 _LOOK_AGAIN = 4
 # Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
 # that would take a greater share of the time.
@@ -55,6 +55,8 @@ _TRIES = 4
 _TRY_AGAIN = 8
 _TRYING = 0.01
 _MOST_TRYING = 0.25
+# Rates between 0 and 1 that are told apart.
+_RATES = 128
 # Steps until the durations of a try are known.
 _SHOWN = 3
 
@@ -93,6 +95,9 @@ class Drafting:
         self._prior = _FIRST_RATE
         self._doubt = _DOUBT_ALONE
         self._updated: float | None = None
+        # Drafts of the step that is taken in, of those that counted, and right ones among them.
+        self._judged = 0
+        self._right = 0
         # Sequences asked in the last step that asked, and those that wanted drafts; steps since it.
         self._asked = 0
         self._wanting = 0
@@ -165,7 +170,8 @@ class Drafting:
         for position in range(accepted):
             self.accepted_at[position] += 1
         seq.drafting.learn(row.drafts, accepted)
-        self._overall.learn(row.drafts, accepted)
+        self._judged += min(row.drafts, accepted + 1)
+        self._right += accepted
 
     def measure(self, plan: Plan, tokens: int, *, last: bool) -> None:
         """A step has ended; its duration is the time since the one before did.
@@ -177,6 +183,9 @@ class Drafting:
         """
         if not self.most or not self._settings.adaptive:
             return
+        if self._judged:
+            self._overall.add(self._judged, self._right)
+            self._judged = self._right = 0
         now = self._clock()
         before, self._updated = self._updated, None if last else now
         if not self.asks or before is None:
@@ -243,8 +252,10 @@ class _Trial:
         self.passed = 1
         self._most = 0
         self._promise = _PROMISE
-        # The best numbers of drafts by rate, as far as asked for in the step that is planned.
-        self._lengths: dict[float, int] = {}
+        # The best numbers of drafts by rate, as far as asked for since costs were last looked at,
+        # and those costs by number.
+        self._lengths: dict[int, int] = {}
+        self._costs: list[float] = []
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
@@ -275,8 +286,10 @@ class _Trial:
         self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
         self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
         self._pause = max(0, self._pause - passed)
+        if looks or promise != self._promise:
+            self._lengths.clear()
+            self._costs.clear()
         self._rate, self._most, self._promise = rate, most, promise
-        self._lengths.clear()
         waited = self._steps - self._tried_at
         self.may_try = waited >= _TRY_AGAIN and self._allowed >= 0
         if self.plain:
@@ -303,7 +316,7 @@ class _Trial:
             self._allowed = max(self._allowed - max(0.0, cost - 1), -1.0)
             return False
         self._gains.append((tokens, cost))
-        if len(self._gains) < _TRIAL:
+        if len(self._gains) < _TRIAL or self._since_plain % _LOOK_AGAIN:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
         taken = sum(min(gain[1], longest) for gain in self._gains)
@@ -319,15 +332,19 @@ class _Trial:
         """The number of drafts that makes tokens come fastest."""
         if self.length and rate >= self._rate:
             return self.length
-        found = self._lengths.get(rate)
+        at = round(rate * _RATES)
+        found = self._lengths.get(at)
         if found is None:
-            found = self._lengths[rate] = self._best(rate)
+            found = self._lengths[at] = self._best(at / _RATES)
         return found
 
     def _best(self, rate: float) -> int:
+        if not self._costs:
+            reach = self.costs.reach(self._most)
+            self._costs = [self.costs.cost(drafts) for drafts in range(1, reach + 1)]
         chosen, fastest = 0, self._promise
-        for drafts in range(1, self.costs.reach(self._most) + 1):
-            speed = _tokens(rate, drafts) / self.costs.cost(drafts)
+        for drafts, cost in enumerate(self._costs, 1):
+            speed = _tokens(rate, drafts) / cost
             if speed > fastest:
                 chosen, fastest = drafts, speed
         return chosen

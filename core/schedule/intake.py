@@ -61,14 +61,7 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
     drawn = outcome.tokens[index]
     if row.samples:
         _take_back(seq, row, len(drawn))
-    reason: FinishReason | None = None
-    kept = 0
-    for token in drawn:
-        seq.token_ids.append(token)
-        kept += 1
-        reason = _ends(seq, token)
-        if reason is not None:
-            break
+    kept, reason = _append(seq, drawn)
     if reason is None and index in outcome.failures:
         reason = "error"
     elif reason is None and index in outcome.exhausted:
@@ -111,6 +104,20 @@ def _take_back(seq: Sequence, row: Row, drawn: int) -> None:
     seq.num_slack -= row.drafts
     if seq.status is Status.RUNNING:
         seq.num_computed -= min(row.drafts, 1 + row.drafts - drawn)
+
+
+def _append(seq: Sequence, drawn: list[int]) -> tuple[int, FinishReason | None]:
+    """Append tokens up to the sequence's end: how many, and what it ends for."""
+    tokens = seq.token_ids
+    if len(tokens) + len(drawn) < seq.token_limit and seq.stop_ids.isdisjoint(drawn):
+        tokens += drawn
+        return len(drawn), None
+    for kept, token in enumerate(drawn, 1):
+        tokens.append(token)
+        reason = _ends(seq, token)
+        if reason is not None:
+            return kept, reason
+    return len(drawn), None
 
 
 def _ends(seq: Sequence, token: int) -> FinishReason | None:
