@@ -33,7 +33,8 @@ _MOST_DOUBT = 2.0
 _MANY = 3
 # Drafts of any sequence that count.
 _OVERALL_MEMORY = 30.0
-# A step counts as at most this many medians long: the machine did something else meanwhile.
+# A step counts as at most this many medians long, unless drafting began in it: the machine did
+# something else meanwhile.
 _HICCUP = 2.0
 # Steps with drafts after which they must have paid; and without, before another trial, at first,
 # which is enough to see whether the machine has become slower, and at most.
@@ -54,7 +55,7 @@ _LOOK_AGAIN = 4
 _TRIES = 4
 _TRY_AGAIN = 8
 _TRYING = 0.01
-_MOST_TRYING = 0.25
+_MOST_TRYING = 2.0
 # Rates between 0 and 1 that are told apart.
 _RATES = 128
 # Steps until the durations of a try are known.
@@ -95,6 +96,8 @@ class Drafting:
         self._prior = _FIRST_RATE
         self._doubt = _DOUBT_ALONE
         self._updated: float | None = None
+        # Steps that may show what it takes to begin drafting for a sequence.
+        self._beginning = 0
         # Drafts of the step that is taken in, of those that counted, and right ones among them.
         self._judged = 0
         self._right = 0
@@ -158,6 +161,9 @@ class Drafting:
         if not wanted:
             return 0
         self._wanting += 1
+        if not seq.drafting.begun:
+            seq.drafting.begun = True
+            self._beginning = _SHOWN
         return self._room(seq, end + 1, wanted)
 
     def learn(self, seq: Sequence, row: Row, delta: Delta) -> None:
@@ -208,7 +214,8 @@ class Drafting:
             return
         drafts = sum(row.drafts for row in rows) / count
         trial.costs.add(drafts, seconds / plain)
-        if trial.loses(tokens / count, seconds / plain):
+        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
+        if trial.loses(tokens / count, seconds / plain, begins=begins):
             self._plain.forget(count)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
@@ -259,11 +266,12 @@ class _Trial:
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
-        # Plain steps' time that may go into tries.
-        self._allowed = 0.0
+        # Plain steps' time that may go into finding out what lengths take, and into tries.
+        self._allowed = _MOST_TRYING
         self._since_plain = 0
-        # Tokens a row, and time in plain steps, of the last steps that looked for drafts.
-        self._gains: deque[tuple[float, float]] = deque(maxlen=_TRIAL)
+        # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
+        # some of that may be preparation.
+        self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_TRIAL)
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
 
@@ -292,7 +300,7 @@ class _Trial:
         self._rate, self._most, self._promise = rate, most, promise
         waited = self._steps - self._tried_at
         self.may_try = waited >= _TRY_AGAIN and self._allowed >= 0
-        if self.plain:
+        if self.plain or self._allowed < 0:
             self.length = 0
         elif self.length or looks:
             self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
@@ -308,18 +316,28 @@ class _Trial:
         """A plain step was measured."""
         self._since_plain = 0
 
-    def loses(self, tokens: float, cost: float) -> bool:
-        """Take in a step's tokens a row, and its time in plain steps; whether drafting has not
-        paid, and pauses."""
+    def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:
+        """Take in a step.
+
+        Args:
+            tokens: of a row.
+            cost: its time in plain steps.
+            begins: whether a speculator may have prepared sequences in it.
+
+        Returns:
+            Whether drafting has not paid, and pauses.
+        """
         self._since_plain += 1
         if self._steps - self._tried_at <= _SHOWN:
-            self._allowed = max(self._allowed - max(0.0, cost - 1), -1.0)
+            self._allowed -= max(0.0, cost - 1)
             return False
-        self._gains.append((tokens, cost))
+        if self.length:
+            self._allowed -= max(0.0, cost - tokens)
+        self._gains.append((tokens, cost, begins))
         if len(self._gains) < _TRIAL or self._since_plain % _LOOK_AGAIN:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
-        taken = sum(min(gain[1], longest) for gain in self._gains)
+        taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
         if sum(gain[0] for gain in self._gains) >= _MARGIN * taken:
             self._next_pause = _FIRST_PAUSE
             return False

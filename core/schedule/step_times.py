@@ -180,8 +180,11 @@ class DraftCosts:
         if drafts in known:
             # Measured long ago, perhaps in a bad moment.
             return (known[drafts] + low) / 2
-        before = max((d for d in (0, *known) if d < below), default=0)
-        slope = (low - known.get(before, 1.0)) / max(below - before, 1)
+        before = max((d for d in known if d < below), default=0)
+        if not before:
+            # What it takes to draft at all may be all that the first draft has shown.
+            return low + _FIRST_COST * (drafts - below)
+        slope = (low - known[before]) / (below - before)
         return low + max(slope, 0.0) / 2 * (drafts - below)
 
     def _fresh(self, drafts: int) -> bool:

@@ -31,6 +31,7 @@ class World:
         self.drafting = Drafting(limits, cache, lambda: self.now)
         self.seconds = seconds
         self.search = 0.0
+        self.preparation = 0.0
         self.rates = rates
         self.rng = random.Random(0)
         self.tokens = 0
@@ -49,7 +50,9 @@ class World:
         for seq in self.seqs:
             drafts = self.drafting.take(seq, 10, 4096)
             rows.append(Row(seq.slot, 10, 1 + drafts, [], True, drafts))
-            seq.num_ready = self.drafting.propose(seq, 10)
+            begun = seq.drafting.begun
+            seq.num_ready = rows[-1].propose = self.drafting.propose(seq, 10)
+            self.now += self.preparation * (seq.drafting.begun and not begun)
         self.rows, made = rows, []
         self.now += self.seconds(sum(row.count for row in rows), sum(row.drafts for row in rows))
         self.now += self.search * any(seq.num_ready for seq in self.seqs)
@@ -305,3 +308,37 @@ def test_tries_wait_twice_as_long_until_a_draft_is_right() -> None:
     assert [waits(), waits()] == [2 * first, 4 * first]
     acceptance.learn(1, 1)
     assert waits() == first
+
+
+def test_what_preparing_a_sequence_takes_counts() -> None:
+    """Drafts that pay step by step do not pay for requests that are over too soon."""
+    world = World([0.7], flat)
+    world.preparation = 30.0
+    plain = 20 * flat(1, 0)
+    times = [world.drain(20) for _ in range(200)]
+    assert sum(times[-100:]) < 1.1 * 100 * plain
+
+
+@pytest.mark.parametrize("before", [0.0, 0.5, 0.9])
+def test_useless_drafts_of_one_user_cost_little(before: float) -> None:
+    world = World([before], gpu)
+    world.drain(128)
+    world.drain(128)
+    world.rates = [0.0]
+    assert world.drain(128) < 1.03 * 128 * gpu(1, 0)
+
+
+def test_where_nobody_drafts_few_steps_ask() -> None:
+    world = World([0.0] * 16, gpu)
+    world.run(200)
+    asked = []
+    for _ in range(100):
+        world.step()
+        asked.append(world.drafting.asks)
+    assert 20 < sum(asked) < 60
+
+
+def test_what_one_draft_takes_may_be_what_all_take() -> None:
+    """As on a device that waits for its host: the first draft alone would never pay."""
+    world = World([0.9], lambda rows, drafts: 2.2 if drafts else 1.0)
+    assert rate_of(world) > 1.8
