@@ -36,6 +36,8 @@ _OVERALL_MEMORY = 30.0
 # A step counts as at most this many medians long, unless drafting began in it: the machine did
 # something else meanwhile.
 _HICCUP = 2.0
+# Plain steps' time that drafts may lose before it is plain that they do not pay.
+_MOST_LOST = 8.0
 # Steps with drafts after which they must have paid; and without, before another trial, at first,
 # which is enough to see whether the machine has become slower, and at most.
 _TRIAL = 24
@@ -55,7 +57,7 @@ _LOOK_AGAIN = 4
 _TRIES = 4
 _TRY_AGAIN = 8
 _TRYING = 0.01
-_MOST_TRYING = 2.0
+_MOST_TRYING = 1.0
 # Rates between 0 and 1 that are told apart.
 _RATES = 128
 # Steps until the durations of a try are known.
@@ -334,11 +336,14 @@ class _Trial:
         if self.length:
             self._allowed -= max(0.0, cost - tokens)
         self._gains.append((tokens, cost, begins))
-        if len(self._gains) < _TRIAL or self._since_plain % _LOOK_AGAIN:
+        if self._since_plain % _LOOK_AGAIN:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
         taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
-        if sum(gain[0] for gain in self._gains) >= _MARGIN * taken:
+        lost = _MARGIN * taken - sum(gain[0] for gain in self._gains)
+        if len(self._gains) < _TRIAL and lost < _MOST_LOST:
+            return False
+        if lost <= 0:
             self._next_pause = _FIRST_PAUSE
             return False
         self._gains.clear()
