@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..contracts.attention import AttentionBackend, AttentionBatch
-from ..contracts.model import Architecture
+from ..contracts.attention import AttentionBatch
+from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, PlanRows
 from .capture import Capturing
-from .forward import forward
 from .graphs import PATIENCE, End, Graph, graph_rows
 from .slots import SlotTable
+from .watch import Watch
 
 __all__ = ("ChunkGraphs", "Chunked")
 
@@ -35,41 +35,40 @@ class Chunked(NamedTuple):
     Attributes:
         hidden: [T, hidden size], valid until the next step is launched.
         draws: its draws.
-        last: int64 [M], the token before each draw, among the T.
+        last: int64 [M], the token before each draw, among the T; None where that is the identity.
+        observed: what to show a speculator behind the draws.
     """
 
     hidden: torch.Tensor
     draws: Draws
-    last: torch.Tensor
+    last: torch.Tensor | None
+    observed: Observed | None
 
 
 class ChunkGraphs:
     """Runs steps of rows with any number of tokens, without drafts.
 
     Args:
-        model: with its weights.
-        attention: backend with the feature ``chunk_graphs``.
+        watch: runs the model; it ``captures_chunks``.
         table: the slot table.
         max_tokens: of a step.
     """
 
     def __init__(
         self,
-        model: Architecture,
-        attention: AttentionBackend,
+        watch: Watch,
         table: SlotTable,
         *,
         max_tokens: int,
     ) -> None:
-        self._model = model
-        self._attention = attention
+        self._watch = watch
         self._table = table
         most = min(max_tokens, _MOST_TOKENS)
         sizes = {graph_rows(max(tokens, _FEWEST_TOKENS)) for tokens in range(1, most + 1)}
         self._sizes = sorted(sizes)
         self._most = most
         largest = self._sizes[-1]
-        room = 5 * largest + 1 + max(len(self._no_chunks(size)) for size in self._sizes)
+        room = 5 * largest + 1 + max(sum(map(len, self._no_chunks(size))) for size in self._sizes)
         self._inputs = torch.zeros(room, dtype=torch.int64, device=table.device)
         self._graphs: dict[int, Graph] = {}
         self._missed: Counter[int] = Counter()
@@ -90,10 +89,10 @@ class ChunkGraphs:
             return None
         rows = PlanRows(plan, self._table, exact=False)
         decodes = int((rows.counts == 1).sum())
-        chunks = self._attention.chunk_plan(rows.counts.tolist(), rows.ends.tolist(), decodes, size)
-        if chunks is None:
+        plans = self._watch.chunk_plans(rows.counts.tolist(), rows.ends.tolist(), decodes, size)
+        if plans is None:
             return None
-        self._fill(rows, chunks, size)
+        self._fill(rows, plans, size)
         graph = self._graphs[size]
         graph.replay()
         slots = rows.slots[rows.drawing]
@@ -102,7 +101,7 @@ class ChunkGraphs:
         draws = Draws(rows.drawing.tolist(), slots.tolist(), on_device, lengths)
         if graph.end is None:
             raise RuntimeError("a step with chunks ends with hidden states")
-        return Chunked(graph.end.hidden[:total], draws, last)
+        return Chunked(graph.end.hidden[:total], draws, last, graph.end.observed)
 
     def capture_ahead(self) -> bool:
         """Capture one more size; False when all are there."""
@@ -139,16 +138,17 @@ class ChunkGraphs:
         self._fill(nothing, self._no_chunks(size), size)
         self._graphs[size] = Graph(*self._capturing(lambda: self._step(size)))
 
-    def _no_chunks(self, size: int) -> np.ndarray:
-        plan = self._attention.chunk_plan([], [], 0, size)
-        if plan is None:
-            raise RuntimeError("the attention backend has the feature chunk_graphs and no plan")
-        return plan
+    def _no_chunks(self, size: int) -> list[np.ndarray]:
+        plans = self._watch.chunk_plans([], [], 0, size)
+        if plans is None:
+            raise RuntimeError("an attention backend has the feature chunk_graphs and no plan")
+        return plans
 
-    def _fill(self, rows: PlanRows, chunks: np.ndarray, size: int) -> None:
+    def _fill(self, rows: PlanRows, plans: list[np.ndarray], size: int) -> None:
         """What is beyond the rows is padding: tokens of nobody, and rows without any."""
         row_of, positions = rows.tokens()
         count, total = len(rows.slots), len(positions)
+        chunks = np.concatenate(plans)
         values = np.zeros(5 * size + 1 + len(chunks), dtype=np.int64)
         token_slots, at, slots, starts, ends = np.split(
             values[: 5 * size + 1], (size, 2 * size, 3 * size, 4 * size + 1)
@@ -166,9 +166,9 @@ class ChunkGraphs:
     def _step(self, size: int) -> End:
         """What a graph holds: from the inputs to hidden states."""
         table = self._table
-        sizes = (size, size, size, size + 1, size, len(self._no_chunks(size)))
+        sizes = (size, size, size, size + 1, size, *map(len, self._no_chunks(size)))
         inputs = self._inputs[: sum(sizes)].split_with_sizes(sizes)
-        token_slots, positions, slots, starts, ends, chunks = inputs
+        token_slots, positions, slots, starts, ends, chunks, *shown = inputs
         blocks = table.blocks[token_slots, positions // table.block_size].long()
         batch = AttentionBatch(
             query_start=starts.to(torch.int32),
@@ -181,4 +181,5 @@ class ChunkGraphs:
             chunk_plan=chunks.to(torch.int32),
         )
         token_ids = table.tokens[token_slots, positions].long()
-        return End(forward(self._model, self._attention, token_ids, positions, batch))
+        shown_plan = shown[0].to(torch.int32) if shown else None
+        return End(*self._watch.forward(token_ids, token_slots, positions, batch, shown_plan))

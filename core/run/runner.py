@@ -12,7 +12,7 @@ from ..contracts.speculator import Observed, Speculator
 from ..step import Newcomer, Outcome, Plan
 from .backlog import Backlog
 from .batch import Draws, make_batch
-from .chunk_graphs import ChunkGraphs
+from .chunk_graphs import Chunked, ChunkGraphs
 from .draft_graphs import DraftGraphs
 from .drafter import Drafter, Proposals
 from .graphs import DecodeGraphs
@@ -182,12 +182,8 @@ class Runner:
                 verifies=limits.max_drafts > 0,
             )
         self.chunk_graphs: ChunkGraphs | None = None
-        # A plan of chunks is for one backend; who watches may have another.
-        chunks = "chunk_graphs" in attention.capabilities.features and not self._watch.shows
-        if graphs and chunks:
-            self.chunk_graphs = ChunkGraphs(
-                model, attention, self.slots, max_tokens=limits.max_tokens
-            )
+        if graphs and self._watch.captures_chunks:
+            self.chunk_graphs = ChunkGraphs(self._watch, self.slots, max_tokens=limits.max_tokens)
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
 
@@ -221,20 +217,17 @@ class Runner:
         chosen = hidden if last is None else hidden[last]
         return self._draw(plan, self.model.logits(chosen), draws, prompts, observed)
 
-    def _chunks(
-        self, plan: Plan
-    ) -> tuple[torch.Tensor, Draws, torch.Tensor | None, Observed | None]:
-        """Launch a step with chunks: its hidden states, its draws, the token before each draw, and
-        what to show a speculator behind them."""
+    def _chunks(self, plan: Plan) -> Chunked:
+        """Launch a step with chunks."""
         if self.chunk_graphs is not None:
             chunked = self.chunk_graphs.run(plan)
             if chunked is not None:
-                return chunked.hidden, chunked.draws, chunked.last, None
+                return chunked
         batch = make_batch(plan, self.slots, exact=self._exact)
         hidden, observed = self._watch.forward(
             batch.token_ids, batch.slots, batch.positions, batch.attention
         )
-        return hidden, batch.draws, batch.last_tokens, observed
+        return Chunked(hidden, batch.draws, batch.last_tokens, observed)
 
     @torch.inference_mode()
     def idle(self) -> bool:

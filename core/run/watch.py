@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from ..contracts.attention import AttentionBackend, AttentionBatch
@@ -13,6 +15,9 @@ from .forward import forward
 from .slots import SlotTable
 
 __all__ = ("Watch",)
+
+# Of chunks, in one step: the model's and a speculator's.
+_PLANS = 2
 
 
 class Watch:
@@ -42,11 +47,27 @@ class Watch:
             self._backends += speculator.caches()
         # A backend that graphs can hold reads lengths on the device alone.
         self.exact = any("graphs" not in b.capabilities.features for b in self._backends)
+        # A step's geometry has room for the plan of one backend: what is shown has one of its own.
+        self.captures_chunks = len(self._backends) <= _PLANS and all(
+            "chunk_graphs" in b.capabilities.features for b in self._backends
+        )
 
-    @property
-    def shows(self) -> bool:
-        """Whether somebody asks to see steps."""
-        return self._layers is not None
+    def chunk_plans(
+        self,
+        query_lengths: list[int],
+        host_lengths: list[int],
+        num_decodes: int,
+        num_tokens: int,
+    ) -> list[np.ndarray] | None:
+        """How each backend divides a step with chunks that is to be captured, if all of them can;
+        with ``captures_chunks``, the model's and perhaps a speculator's."""
+        plans = []
+        for backend in self._backends:
+            plan = backend.chunk_plan(query_lengths, host_lengths, num_decodes, num_tokens)
+            if plan is None:
+                return None
+            plans.append(plan)
+        return plans
 
     def graph_key(self, num_rows: int, longest: int, *, shares_prefixes: bool) -> Hashable:
         """What a captured step depends on beside its number of rows."""
@@ -61,14 +82,25 @@ class Watch:
         slots: torch.Tensor,
         positions: torch.Tensor,
         batch: AttentionBatch,
+        shown_plan: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Observed | None]:
-        """[T, hidden size] for T tokens, and what to show once the step has drawn."""
+        """[T, hidden size] for T tokens, and what to show once the step has drawn.
+
+        Args:
+            token_ids: int64 [T].
+            slots: int64 [T].
+            positions: int64 [T].
+            batch: the step's geometry.
+            shown_plan: where it has a plan of chunks, the speculator's.
+        """
         taps = _Taps(self._layers) if self._layers else None
         hidden = forward(self._model, self._attention, token_ids, positions, batch, taps)
         if self._layers is None:
             return hidden, None
         shown = hidden if taps is None else taps.kept()
         table = self._table
+        if batch.chunk_plan is not None:
+            batch = replace(batch, chunk_plan=shown_plan)
         return hidden, Observed(slots, positions, shown, table.tokens, table.lengths, batch)
 
 

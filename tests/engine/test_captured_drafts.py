@@ -18,6 +18,7 @@ from quire.core.request import SamplingParams
 from quire.core.run import chunk_graphs, draft_graphs, graphs
 from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
+from quire.plugins.speculation import eagle
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver
 from tests.engine.heads import Oracle, make_head, record_proposals
@@ -235,19 +236,22 @@ def test_a_head_sees_captured_steps(case, captured, monkeypatch, version: int, t
     folder, prompts, wanted = case
     model = make("Llama", 0, tmp_path)
     tensors = make_head(version, tmp_path, model)
+    # As where shapes may not depend on values.
+    monkeypatch.setattr(eagle, "_FEW_TOKENS", 1 << 20)
     proposals = record_proposals(monkeypatch)
     config = configure(
         folder,
         attention={"backend": "cpu"},
-        schedule={"overlap": True},
+        schedule={"overlap": True, "max_num_batched_tokens": 7},
         speculation={"model": str(tmp_path), "num_speculative_tokens": 3, "adaptive": False},
     )
     driver = Driver(config)
-    assert driver.generate(prompts, GREEDY) == wanted
+    # One by one, so that chunks of prompts stand beside no drafts.
+    assert [driver.generate([prompt], GREEDY)[0] for prompt in prompts] == wanted
     # Draws that kernels do not make are shown behind the captured step.
     asked = SamplingParams(temperature=0, max_tokens=8, logprobs=1)
     assert driver.generate(prompts, asked) == [tokens[:8] for tokens in wanted]
-    assert all(capturing.launches > 10 for capturing in captured)
+    assert all(capturing.launches > 4 for capturing in captured)
     oracle = Oracle(version, tensors, model.double())
     for tokens, drafts in proposals[5 :: len(proposals) // 9]:
         assert drafts == oracle.drafts(tokens, len(drafts))
