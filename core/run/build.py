@@ -89,6 +89,9 @@ def build_runner(
             on_host=device.type == "cpu",
         )
         runner.allocate(num_blocks)
+    if speculator is not None and runner.graphs is None:
+        with phase("drafts"):
+            runner.rehearse()
     return runner, platform, ModelInfo(num_blocks, source.vocab_size())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ from .verify import place_drafts
 __all__ = ("Drafter", "Proposals")
 
 logger = logging.getLogger(__name__)
+
+# ``core.layers.scripted.Recorded`` records at the eighth call.
+_REHEARSALS = 9
 
 
 class Proposals(NamedTuple):
@@ -57,6 +61,20 @@ class Drafter:
         self._broken = False
         # Gathering what only that reads takes longer than launching a captured call.
         self._prepares = type(speculator).prepare is not Speculator.prepare
+
+    def rehearse(self, most: int) -> None:
+        """Draft for one row of nobody's, so often that modules that are recorded where they are
+        called again and again have been."""
+        # On the host, slots are somebody's always, as in a captured call.
+        host = _host_rows([Row(0, 0, 0, [], True, propose=most)])
+        padding = np.array([self._table.padding])
+        slots, wanted = self._table.staging.send((padding, host.wanted))
+        drafting = replace(self._drafting(host, slots, wanted), draw=_likeliest)
+        try:
+            for _ in range(_REHEARSALS):
+                self.speculator.propose(drafting)
+        except Exception:
+            self._drop()
 
     def enter(self, newcomers: list[Newcomer]) -> None:
         """Sequences take slots over, whose tokens are still those of others."""
@@ -161,6 +179,10 @@ class Drafter:
         # Where penalties on the next draft look for it.
         table.write(slots, lengths, drawn)
         return drawn.clamp(-1, self._sampler.vocab_size - 1)
+
+
+def _likeliest(logits: torch.Tensor, rows: torch.Tensor | None, index: int) -> torch.Tensor:
+    return logits.argmax(-1)
 
 
 def _host_rows(rows: list[Row]) -> HostRows:

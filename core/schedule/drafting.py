@@ -207,8 +207,7 @@ class Drafting:
             return
         # A step that looked for drafts and found none is no plain one, but part of the price.
         if plan.plain or not any(row.drafts or row.propose for row in rows):
-            if self._plain.add(count, seconds):
-                trial.costs.forget()
+            trial.costs.slower(self._plain.add(count, seconds))
             trial.rested()
             return
         plain = self._plain.seconds(count)
@@ -333,12 +332,12 @@ class _Trial:
         if self._steps - self._tried_at <= _SHOWN:
             self._allowed -= max(0.0, cost - 1)
             return False
-        if self.length:
-            self._allowed -= max(0.0, cost - tokens)
         self._gains.append((tokens, cost, begins))
-        if self._since_plain % _LOOK_AGAIN:
+        if not self.length and self._since_plain % _LOOK_AGAIN:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
+        if self.length and not begins and cost <= longest:
+            self._allowed -= max(0.0, cost - tokens)
         taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
         lost = _MARGIN * taken - sum(gain[0] for gain in self._gains)
         if len(self._gains) < _TRIAL and lost < _MOST_LOST:

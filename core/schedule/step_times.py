@@ -46,17 +46,16 @@ class PlainTimes:
         # What was believed until it was forgotten.
         self._before: dict[int, float] = {}
 
-    def add(self, rows: int, seconds: float) -> bool:
-        """Take in a step; whether such steps have turned out to take another time than before."""
+    def add(self, rows: int, seconds: float) -> float:
+        """Take in a step: how many times as long as believed such steps have turned out to be."""
         at = _bin(rows)
         kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
         kept.append(seconds / math.sqrt(rows))
         if len(kept) < _BELIEVED:
-            return False
+            return 1.0
         self._medians[at] = median(kept)
         self._planned[at] = 0
-        before = self._before.pop(at, None)
-        return before is not None and abs(self._medians[at] / before - 1) > _SAME
+        return self._medians[at] / self._before.pop(at, self._medians[at])
 
     def wanted(self, rows: int) -> bool:
         """Whether the step that is planned had better be a plain one, to be measured."""
@@ -162,11 +161,16 @@ class DraftCosts:
             self._trials[chosen] = times + 1, since
         return chosen
 
-    def forget(self) -> None:
-        """Plain steps do not take what they did when these were measured."""
-        self._kept.clear()
-        self._medians.clear()
-        self._trials.clear()
+    def slower(self, times: float) -> None:
+        """Plain steps take so many times as long as when these were measured.
+
+        So do all steps of a machine that has become slower, and those that were measured since
+        looked too dear. What looks too cheap will be seen at once.
+        """
+        if times > 1 + _SAME:
+            self._kept.clear()
+            for drafts, cost in self._medians.items():
+                self._medians[drafts] = max(1.0, cost / times)
 
     def _hoped(self, drafts: int, *, settled: bool) -> float:
         """A cost that is not too much to hope for."""

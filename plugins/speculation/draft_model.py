@@ -60,8 +60,11 @@ class DraftModel(Speculator):
         self._stepper = Stepper(context, self._attention, _BEHIND * graph_rows(context.max_slots))
         self._first = Pass(self._attention, self._logits_of_seconds)
         self._next = Pass(self._attention, self._logits)
-        # Leading tokens of each slot whose keys and values are in the cache, at least.
+        self._on_host = context.device.type == "cpu"
+        # Leading tokens of each slot whose keys and values are in the cache, at least; and with
+        # them the drafts of the last call, if they were right.
         self._computed = np.zeros(context.max_slots, dtype=np.int64)
+        self._drafted = np.zeros(context.max_slots, dtype=np.int64)
 
     def caches(self) -> list[AttentionBackend]:
         return [self._attention]
@@ -86,15 +89,25 @@ class DraftModel(Speculator):
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
         longest = self._stepper.lengths(drafting)
+        lacks_one = self._on_host and self._lacks_one(drafting, longest)
         # Of the last two tokens of each row the first may be computed already.
-        tokens = self._stepper.siblings(drafting, _BEHIND, longest)
+        count, first = (1, self._next) if lacks_one else (_BEHIND, self._first)
+        tokens = self._stepper.siblings(drafting, count, longest)
         return self._stepper.chain(
             drafting,
-            self._first(tokens.batch, tokens.token_ids, tokens.positions),
+            first(tokens.batch, tokens.token_ids, tokens.positions),
             lambda tokens: self._next(tokens.batch, tokens.token_ids, tokens.positions),
             behind=0,
             longest=longest,
         )
+
+    def _lacks_one(self, drafting: Drafting, longest: np.ndarray) -> bool:
+        """Whether only the last token of each row is not computed, as a host can know that looks
+        at lengths: where the last draft was wrong, those before it are computed."""
+        host = drafting.host
+        right = longest - 1 <= self._drafted[host.slots]
+        self._drafted[host.slots] = longest + host.wanted - 1
+        return bool(((host.verified > 0) & right).all())
 
     def _logits_of_seconds(
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend

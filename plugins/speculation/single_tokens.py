@@ -170,7 +170,7 @@ class Stepper:
             places.flatten(),
             tables[rows],
             bounds.ravel(),
-            siblings=True,
+            siblings=count > 1,
         )
 
     def _tables(self, drafting: Drafting, longest: np.ndarray) -> torch.Tensor:
