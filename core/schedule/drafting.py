@@ -340,10 +340,10 @@ class _Trial:
             self._allowed -= max(0.0, cost - tokens)
         taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
         lost = _MARGIN * taken - sum(gain[0] for gain in self._gains)
-        if len(self._gains) < _TRIAL and lost < _MOST_LOST:
-            return False
-        if lost <= 0:
-            self._next_pause = _FIRST_PAUSE
+        whole = len(self._gains) == _TRIAL
+        if lost <= 0 or (not whole and lost < _MOST_LOST):
+            if whole:
+                self._next_pause = _FIRST_PAUSE
             return False
         self._gains.clear()
         self._pause = self._next_pause
