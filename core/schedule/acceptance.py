@@ -21,18 +21,14 @@ class Acceptance:
     """Drafts tried and accepted, old ones counting less; a draft counts as tried once those before
     it were accepted.
 
-    Attributes:
-        begun: whether drafts were ever asked for, which a speculator may have to prepare.
-
     Args:
         memory: drafts tried that count.
     """
 
-    __slots__ = ("_accepted", "_memory", "_next_pause", "_pause", "_tried", "begun")
+    __slots__ = ("_accepted", "_memory", "_next_pause", "_pause", "_tried")
 
     def __init__(self, memory: float = _MEMORY) -> None:
         self._memory = memory
-        self.begun = False
         self._tried = 0.0
         self._accepted = 0.0
         self._pause = 0

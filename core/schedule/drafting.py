@@ -98,7 +98,8 @@ class Drafting:
         self._prior = _FIRST_RATE
         self._doubt = _DOUBT_ALONE
         self._updated: float | None = None
-        # Steps that may show what it takes to begin drafting for a sequence.
+        # Steps to be measured that may show what it takes to begin drafting for a sequence. With
+        # overlap the first was planned before: the host's part of a step is in the one before.
         self._beginning = 0
         # Drafts of the step that is taken in, of those that counted, and right ones among them.
         self._judged = 0
@@ -163,8 +164,7 @@ class Drafting:
         if not wanted:
             return 0
         self._wanting += 1
-        if not seq.drafting.begun:
-            seq.drafting.begun = True
+        if not seq.num_ready:
             self._beginning = _SHOWN
         return self._room(seq, end + 1, wanted)
 
@@ -196,7 +196,8 @@ class Drafting:
             self._judged = self._right = 0
         now = self._clock()
         before, self._updated = self._updated, None if last else now
-        if not self.asks or before is None:
+        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
+        if before is None or not (self.asks or begins):
             return
         rows = plan.rows
         if not plan.plain and any(row.count > 1 + row.drafts for row in rows):
@@ -206,7 +207,8 @@ class Drafting:
         if trial is None:
             return
         # A step that looked for drafts and found none is no plain one, but part of the price.
-        if plan.plain or not any(row.drafts or row.propose for row in rows):
+        drafted = not plan.plain and any(row.drafts or row.propose for row in rows)
+        if not (drafted or begins):
             trial.costs.slower(self._plain.add(count, seconds))
             trial.rested()
             return
@@ -215,7 +217,6 @@ class Drafting:
             return
         drafts = sum(row.drafts for row in rows) / count
         trial.costs.add(drafts, seconds / plain)
-        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
         if trial.loses(tokens / count, seconds / plain, begins=begins):
             self._plain.forget(count)
 
@@ -233,7 +234,8 @@ class Drafting:
             length = now.best(acceptance.likely(self._prior, self._doubt))
             if length:
                 return length
-            if now.may_try and acceptance.may_try() and now.tries():
+            began = len(seq.token_ids) > seq.num_prompt
+            if now.may_try and began and acceptance.may_try() and now.tries():
                 acceptance.tries()
                 return 1
         acceptance.rest(now.passed)

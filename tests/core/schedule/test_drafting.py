@@ -50,9 +50,9 @@ class World:
         for seq in self.seqs:
             drafts = self.drafting.take(seq, 10, 4096)
             rows.append(Row(seq.slot, 10, 1 + drafts, [], True, drafts))
-            begun = seq.drafting.begun
+            idle = not seq.num_ready
             seq.num_ready = rows[-1].propose = self.drafting.propose(seq, 10)
-            self.now += self.preparation * (seq.drafting.begun and not begun)
+            self.now += self.preparation * (idle and seq.num_ready > 0)
         self.rows, made = rows, []
         self.now += self.seconds(sum(row.count for row in rows), sum(row.drafts for row in rows))
         self.now += self.search * any(seq.num_ready for seq in self.seqs)
@@ -61,6 +61,7 @@ class World:
             while accepted < row.drafts and self.rng.random() < rate:
                 accepted += 1
             made.append(1 + accepted)
+            seq.token_ids += [0] * made[-1]
             delta = Delta("", [0] * (1 + accepted), num_drafts=row.drafts, num_accepted=accepted)
             self.drafting.learn(seq, row, delta)
         self.tokens += sum(made)
