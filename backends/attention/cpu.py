@@ -27,7 +27,9 @@ from .cpu_tiles import MOST, SEGMENT, attend, tile_for
 from .side_by_side import rotate, side_by_side
 
 __all__ = ("CPUAttention",)
-_Reading = tuple[torch.Tensor | None, int, int, torch.Tensor | None, torch.Tensor | None]
+_Reading = tuple[
+    torch.Tensor | None, int, int, torch.Tensor | None, torch.Tensor | None, torch.Tensor
+]
 """How ``_read_rows`` finds keys and values."""
 _Scoring = tuple[torch.Tensor | None, float, float | None, int]
 """Mask, scale, cap and tile of ``attend``."""
@@ -78,8 +80,10 @@ class CPUAttention(AttentionBackend):
         self._layout_of = [self._layouts.index(layout) for layout in layouts]
         self._caches: list[_Cache] = []
         self._num_blocks = 0
-        # What blocks are gathered into: memory that is already there costs no page faults.
-        self._workspace = torch.empty(0, dtype=kv_dtype)
+        # What blocks are gathered into, and what they are as float32: memory that is already there
+        # costs no page faults.
+        self._gathered = torch.empty(0, dtype=kv_dtype)
+        self._floats = torch.empty(0)
 
     def bytes_per_block(self) -> int:
         widths = sum(spec.num_kv_heads * spec.head_dim for spec in self.layers)
@@ -141,13 +145,20 @@ class CPUAttention(AttentionBackend):
 
     def _reading(self, cache: _Cache, row: DecodeGroup | PromptRow) -> _Reading:
         if row.span is not None:
-            return None, *row.span, None, None
+            first, count = row.span
+            self._reserve(cache.slots.shape[:2].numel() * count * cache.slots.shape[3])
+            return None, first, count, None, None, self._floats
         if row.index is None:
             raise RuntimeError("a row with nothing to read")
         size = row.index.numel() * cache.rows.shape[1]
-        if self._workspace.numel() < size:
-            self._workspace = torch.empty(size, dtype=self.kv_dtype)
-        return row.index, 0, 0, cache.rows, self._workspace
+        self._reserve(size)
+        if self._gathered.numel() < size:
+            self._gathered = torch.empty(size, dtype=self.kv_dtype)
+        return row.index, 0, 0, cache.rows, self._gathered, self._floats
+
+    def _reserve(self, size: int) -> None:
+        if self.kv_dtype is not torch.float32 and self._floats.numel() < size:
+            self._floats = torch.empty(size)
 
     def _prompt(
         self,
@@ -231,13 +242,17 @@ def _read_rows(
     reading: _Reading,
 ) -> torch.Tensor:
     """Keys and values, float32 [2, rows * kv heads, positions, d], till the next call."""
-    index, first, count, rows, workspace = reading
-    if index is None or rows is None or workspace is None:
-        return slots.narrow(2, first, count).float()
-    pieces, width = index.numel(), rows.shape[1]
-    out = workspace[: pieces * width].view(pieces, width)
-    torch.index_select(rows, 0, index.flatten(), out=out)
-    return out.view(2, index.shape[1], -1, slots.shape[3]).float()
+    index, first, count, rows, gathered, floats = reading
+    if index is None or rows is None or gathered is None:
+        found = slots.narrow(2, first, count)
+    else:
+        pieces, width = index.numel(), rows.shape[1]
+        out = gathered[: pieces * width].view(pieces, width)
+        torch.index_select(rows, 0, index.flatten(), out=out)
+        found = out.view(2, index.shape[1], -1, slots.shape[3])
+    if found.dtype == torch.float32:
+        return found
+    return floats[: found.numel()].view(found.shape).copy_(found)
 
 
 def _attend_singly(
