@@ -38,14 +38,14 @@ _OVERALL_MEMORY = 30.0
 _HICCUP = 2.0
 # Plain steps' time that drafts may lose before it is plain that they do not pay.
 _MOST_LOST = 8.0
-# Steps with drafts after which they must have paid; and without, before another trial, at first,
+# Steps with drafts after which they must have paid; and without, before they may again, at first,
 # which is enough to see whether the machine has become slower, and at most.
-_TRIAL = 24
+_WINDOW = 24
 _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
 # Steps with drafts after which a plain one is measured again.
 _PLAIN_AGAIN = 1000
-# Times plain steps' speed that drafts must have kept in a trial, and must promise to a sequence
+# Times plain steps' speed that drafts must have kept there, and must promise to a sequence
 # alone; and what they must promise to many, whose batch ends with whoever has the least luck.
 _MARGIN = 1.02
 _PROMISE = 1.1
@@ -53,7 +53,8 @@ _PROMISE = 1.1
 # after which it is asked again who would: asking takes longer than planning.
 _LOOK_AGAIN = 4
 # Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
-# that would take a greater share of the time.
+# that would take a greater share of the time. That goes into lengths that nobody knows as well,
+# and is saved up to so many plain steps' time, with which an engine begins.
 _TRIES = 4
 _TRY_AGAIN = 8
 _TRYING = 0.01
@@ -93,8 +94,8 @@ class Drafting:
         self._clock = clock
         self._overall = Acceptance(_OVERALL_MEMORY)
         self._plain = PlainTimes()
-        self._trials: dict[int, _Trial] = {}
-        self._now = _Trial()
+        self._payoffs: dict[int, _Payoff] = {}
+        self._now = _Payoff()
         self._prior = _FIRST_RATE
         self._doubt = _DOUBT_ALONE
         self._updated: float | None = None
@@ -132,17 +133,17 @@ class Drafting:
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        trial = self._trials.get(needed.bit_length())
-        if trial is None:
-            trial = self._trials[needed.bit_length()] = _Trial()
-        self._now = trial
+        payoff = self._payoffs.get(needed.bit_length())
+        if payoff is None:
+            payoff = self._payoffs[needed.bit_length()] = _Payoff()
+        self._now = payoff
         self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
         # Among many, who has had luck would draft more and make the steps of the others longer.
         many = min(math.log2(max(running, 1)) / _MANY, 1.0)
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
         promise = _MARGIN + many * (_PROMISE - _MARGIN)
         unmeasured = self._plain.wanted(needed)
-        trial.begin(self._prior, self.most, promise, self._passed, unmeasured=unmeasured)
+        payoff.begin(self._prior, self.most, promise, self._passed, unmeasured=unmeasured)
         # Plain steps are measured one after the other until they are known.
         self._asked, self._wanting = 0, int(unmeasured)
         self._passed = 0
@@ -203,21 +204,21 @@ class Drafting:
         if not plan.plain and any(row.count > 1 + row.drafts for row in rows):
             return
         count, seconds = len(rows), now - before
-        trial = self._trials.get(count.bit_length())
-        if trial is None:
+        payoff = self._payoffs.get(count.bit_length())
+        if payoff is None:
             return
         # A step that looked for drafts and found none is no plain one, but part of the price.
         drafted = not plan.plain and any(row.drafts or row.propose for row in rows)
         if not (drafted or begins):
-            trial.costs.slower(self._plain.add(count, seconds))
-            trial.rested()
+            payoff.costs.slower(self._plain.add(count, seconds))
+            payoff.rested()
             return
         plain = self._plain.seconds(count)
         if plain is None:
             return
         drafts = sum(row.drafts for row in rows) / count
-        trial.costs.add(drafts, seconds / plain)
-        if trial.loses(tokens / count, seconds / plain, begins=begins):
+        payoff.costs.add(drafts, seconds / plain)
+        if payoff.loses(tokens / count, seconds / plain, begins=begins):
             self._plain.forget(count)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
@@ -242,7 +243,7 @@ class Drafting:
         return 0
 
 
-class _Trial:
+class _Payoff:
     """Whether drafting pays in steps of one size, by what it was expected to and by what it does.
 
     Attributes:
@@ -274,7 +275,7 @@ class _Trial:
         self._since_plain = 0
         # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
         # some of that may be preparation.
-        self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_TRIAL)
+        self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_WINDOW)
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
 
@@ -342,7 +343,7 @@ class _Trial:
             self._allowed -= max(0.0, cost - tokens)
         taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
         lost = _MARGIN * taken - sum(gain[0] for gain in self._gains)
-        whole = len(self._gains) == _TRIAL
+        whole = len(self._gains) == _WINDOW
         if lost <= 0 or (not whole and lost < _MOST_LOST):
             if whole:
                 self._next_pause = _FIRST_PAUSE

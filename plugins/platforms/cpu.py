@@ -9,7 +9,7 @@ import torch
 from ...core.contracts.platform import Memory, Platform, PlatformDefaults, Product
 from .cpu_product import make_draft_product, make_product
 from .cpu_rowwise import OneOperationNorm, RowwiseGate
-from .host import cpu_flags, memory_bytes, physical_cores
+from .host import cache_bytes, cpu_flags, memory_bytes, physical_cores
 
 __all__ = ("CPU",)
 
@@ -23,6 +23,8 @@ class CPU(Platform):
 
     device_type = "cpu"
     rank = 0
+    # Bytes of weights that products were made of so far.
+    _held = 0
 
     def available(self) -> bool:
         return True
@@ -56,7 +58,10 @@ class CPU(Platform):
         return RowwiseGate(act)
 
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-        return make_product(weight, bias, fast_bfloat16=_fast_bfloat16())
+        self._held += weight.nbytes
+        # With AMX the first rows are not known to differ.
+        from_memory = self._held > cache_bytes() and "amx_bf16" not in cpu_flags()
+        return make_product(weight, bias, fast_bfloat16=_fast_bfloat16(), from_memory=from_memory)
 
     def for_drafts(self) -> Platform:
         return _DraftCPU()

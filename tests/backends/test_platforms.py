@@ -84,10 +84,12 @@ def test_a_row_of_a_product_does_not_depend_on_the_others(
     bias = torch.randn(shape[0]).to(dtype)
     for weight in (torch.randn(shape).to(dtype), torch.randn(shape).bfloat16().to(dtype)):
         multiply = cpu_product.make_product(weight, bias, fast_bfloat16=fast)
+        streamed = cpu_product.make_product(weight, bias, fast_bfloat16=fast, from_memory=True)
         x = torch.randn(ROWS[-1], shape[1]).to(dtype)
         alone = torch.cat([multiply(row[None]) for row in x])
         for rows in ROWS:
             assert torch.equal(multiply(x[:rows]), alone[:rows])
+            assert torch.equal(streamed(x[:rows]), alone[:rows])
 
 
 @torch.inference_mode()

@@ -214,7 +214,7 @@ def test_a_few_tries_do_not_show_what_drafts_of_all_cost() -> None:
         drafts = [int(row < tries) for row in range(32)]
         rows = [Row(row, 10, 1 + count, [], True, count) for row, count in enumerate(drafts)]
         world.drafting.measure(Plan(0, [], rows), 32, last=False)
-    (trial,) = world.drafting._trials.values()
+    (trial,) = world.drafting._payoffs.values()
     assert trial.costs.cost(1) == DraftCosts().cost(1)
 
 
