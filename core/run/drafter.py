@@ -64,7 +64,9 @@ class Drafter:
 
     def rehearse(self, most: int) -> None:
         """Draft for one row of nobody's, so often that modules that are recorded where they are
-        called again and again have been."""
+        called again and again have been, if the speculator asks for it."""
+        if "rehearsed" not in self.speculator.capabilities.features:
+            return
         # On the host, slots are somebody's always, as in a captured call.
         host = _host_rows([Row(0, 0, 0, [], True, propose=most)])
         padding = np.array([self._table.padding])

@@ -36,7 +36,7 @@ class DraftModel(Speculator):
     for: computed tokens catch up with known ones here as in the engine.
     """
 
-    capabilities = Capabilities(features=frozenset({"overlap", "graphs"}))
+    capabilities = Capabilities(features=frozenset({"overlap", "graphs", "rehearsed"}))
 
     @classmethod
     def check(cls, config: SpeculationConfig, target: Source, registry: Registry) -> None:

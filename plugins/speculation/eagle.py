@@ -42,7 +42,9 @@ class Eagle(Speculator):
     entry there, which may cost a draft and never a result.
     """
 
-    capabilities = Capabilities(features=frozenset({"overlap", "graphs", "hidden_states"}))
+    capabilities = Capabilities(
+        features=frozenset({"overlap", "graphs", "hidden_states", "rehearsed"})
+    )
     method: ClassVar[str] = "eagle"
     version: ClassVar[int] = 1
     head_class: ClassVar[type[Head]] = Eagle1Head

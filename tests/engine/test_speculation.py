@@ -254,3 +254,28 @@ def test_names_of_vllm_choose_the_method() -> None:
     ):
         found = resolve(make_config("demo", speculation=section), Registry()).config.speculation
         assert (found.method, found.model, found.num_speculative_tokens) == (method, model, tokens)
+
+
+@pytest.mark.parametrize("model", ["demo-draft", "demo-eagle"])
+def test_what_drafting_computes_is_recorded_before_the_engine_is_ready(model: str) -> None:
+    llm = LLM("demo", dtype="float32", config=Config(speculation=SpeculationConfig(model=model)))
+    speculator = llm.engine.executor._runner.drafter.speculator
+    assert speculator._next._recorded._scripts
+
+
+def test_speculators_that_do_not_ask_for_it_are_not_called_early(cases, monkeypatch) -> None:
+    """Nothing but sequences' rows is what the contract promises them."""
+    asked: list[list[int]] = []
+    propose = FaultySpeculator.propose
+
+    def seen(self, drafting):
+        asked.append(drafting.slots.tolist())
+        return propose(self, drafting)
+
+    monkeypatch.setattr(FaultySpeculator, "propose", seen)
+    folder, prompts, wanted = cases[FAMILIES[0]]
+    config = configure(folder, speculation={"method": "faulty", "adaptive": False})
+    driver = Driver(config, registry_with_fakes())
+    assert asked == []
+    assert driver.generate(prompts, GREEDY) == wanted
+    assert asked
