@@ -333,14 +333,14 @@ class _Payoff:
         """
         self._since_plain += 1
         if self._steps - self._tried_at <= _SHOWN:
-            self._allowed -= max(0.0, cost - 1)
+            self._spend(cost - 1)
             return False
         self._gains.append((tokens, cost, begins))
         if not self.length and self._since_plain % _LOOK_AGAIN:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
         if self.length and not begins and cost <= longest:
-            self._allowed -= max(0.0, cost - tokens)
+            self._spend(cost - tokens)
         taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
         lost = _MARGIN * taken - sum(gain[0] for gain in self._gains)
         whole = len(self._gains) == _WINDOW
@@ -352,6 +352,10 @@ class _Payoff:
         self._pause = self._next_pause
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True
+
+    def _spend(self, lost: float) -> None:
+        """Of what is allowed; a long step, which may be the machine's fault, is paid in part."""
+        self._allowed = max(self._allowed - max(0.0, lost), -_MOST_LOST)
 
     def best(self, rate: float) -> int:
         """The number of drafts that makes tokens come fastest."""

@@ -343,3 +343,19 @@ def test_what_one_draft_takes_may_be_what_all_take() -> None:
     """As on a device that waits for its host: the first draft alone would never pay."""
     world = World([0.9], lambda rows, drafts: 2.2 if drafts else 1.0)
     assert rate_of(world) > 1.8
+
+
+def test_a_hiccup_in_a_try_does_not_end_trying() -> None:
+    world = World([0.0], gpu)
+    world.run(100)
+    hiccups = [50_000.0]
+
+    def once(rows: int, drafts: int) -> float:
+        return gpu(rows, drafts) + (hiccups.pop() if drafts and hiccups else 0.0)
+
+    world.seconds = once
+    world.run(300)
+    assert not hiccups
+    tried = world.drafting.tried
+    world.run(2500)
+    assert world.drafting.tried > tried
