@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Generic, TypeVar
 
 import torch
 
-__all__ = ("Capturing",)
+__all__ = ("CapturedShapes", "Capturing")
 
 T = TypeVar("T")
+Shape = TypeVar("Shape")
+Kept = TypeVar("Kept")
 
 
 class Capturing:
@@ -48,3 +51,41 @@ class Capturing:
     def forget(self) -> None:
         """Nothing that was captured will be launched again."""
         self._pool = None
+
+
+class CapturedShapes(ABC, Generic[Shape, Kept]):
+    """What was captured, by shape: ahead of need, the likeliest first, while nothing runs."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[Hashable, Kept] = {}
+        self._coming = self._shapes_to_come()
+
+    def capture_ahead(self) -> bool:
+        """Capture one more shape; False when all that are likely are there."""
+        for shape in self._coming:
+            if self._key(shape) not in self._graphs:
+                self._graph(shape)
+                return True
+        return False
+
+    @property
+    def num_shapes(self) -> int:
+        """Graphs that are likely to be captured."""
+        return len({self._key(shape) for shape in self._shapes_to_come()})
+
+    def forget(self) -> None:
+        """Drop every graph: the caches they were captured with are gone."""
+        self._graphs.clear()
+        self._coming = self._shapes_to_come()
+
+    @abstractmethod
+    def _shapes_to_come(self) -> Iterator[Shape]:
+        """Those that are likely, the commonest first."""
+
+    @abstractmethod
+    def _key(self, shape: Shape) -> Hashable:
+        """Equal for shapes that one graph serves."""
+
+    @abstractmethod
+    def _graph(self, shape: Shape) -> Kept:
+        """Capture a shape, and keep it."""

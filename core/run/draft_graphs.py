@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
-from .capture import Capturing
-from .graphs import graph_rows, graph_sizes, holding_sizes
+from .capture import CapturedShapes, Capturing
+from .graphs import NOBODY, graph_rows, graph_sizes, holding_sizes
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import place_drafts
@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
         return self.graph.counts[: len(self.slots)]
 
 
-class DraftGraphs:
+class DraftGraphs(CapturedShapes[_Shape, _Graph]):
     """Drafts for rows whose requests the sampler's kernels can draw for.
 
     Rows and drafts are rounded up to few numbers, so that few graphs, captured while nothing runs,
@@ -77,6 +77,7 @@ class DraftGraphs:
         max_rows: int,
         max_drafts: int,
     ) -> None:
+        super().__init__()
         self._speculator = speculator
         self._table = table
         self._sampler = sampler
@@ -86,8 +87,6 @@ class DraftGraphs:
         self._lengths = sorted({*doublings, max_drafts})
         self._inputs = torch.empty(2 * self._sizes[-1], dtype=torch.int64, device=table.device)
         self._capturing = Capturing(table.device)
-        self._graphs: dict[Hashable, _Graph] = {}
-        self._coming = self._shapes_to_come()
 
     def load(self, host: HostRows) -> Loaded | None:
         """Put rows in place; None if what their requests ask for needs the host."""
@@ -102,28 +101,13 @@ class DraftGraphs:
         self._fill(shape.rows, host.slots, host.wanted)
         return Loaded(self._inputs[:count], self._inputs[shape.rows : shape.rows + count], graph)
 
-    @property
-    def num_shapes(self) -> int:
-        """Graphs that are likely to be captured."""
-        return len({self._key(shape) for shape in self._shapes_to_come()})
-
-    def capture_ahead(self) -> bool:
-        """Capture one more shape; False when all that are likely are there."""
-        for shape in self._coming:
-            if self._key(shape) not in self._graphs:
-                self._graph(shape)
-                return True
-        return False
-
     def capture_largest(self) -> None:
         """Capture the call that takes most memory."""
         longest = self._table.tokens.shape[1]
         self._graph(_Shape(self._sizes[-1], self._lengths[-1], longest, filters=True))
 
     def forget(self) -> None:
-        """Drop every graph: the caches they were captured with are gone."""
-        self._graphs.clear()
-        self._coming = self._shapes_to_come()
+        super().forget()
         self._capturing.forget()
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
@@ -154,8 +138,7 @@ class DraftGraphs:
 
     def _graph(self, shape: _Shape) -> _Graph:
         """Capture a call, on padding."""
-        nobody = np.empty(0, dtype=np.int64)
-        self._fill(shape.rows, nobody, nobody)
+        self._fill(shape.rows, NOBODY, NOBODY)
         graph = _Graph(*self._capturing(lambda: self._work(shape)))
         self._graphs[self._key(shape)] = graph
         return graph

@@ -23,13 +23,14 @@ from ..contracts.model import Architecture
 from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, Verified
-from .capture import Capturing
+from .capture import CapturedShapes, Capturing
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import verify
 from .watch import Watch
 
 __all__ = (
+    "NOBODY",
     "PATIENCE",
     "DecodeGraphs",
     "Decoded",
@@ -46,7 +47,8 @@ _PRODUCT_ROWS = (1, 16, 32, 64)
 _FEW_ROWS = 64
 # Steps of one shape that run without a graph before it is captured while somebody waits.
 PATIENCE = 16
-_NOBODY = np.empty(0, dtype=np.int64)
+# Slots of a step that is nothing but padding.
+NOBODY = np.empty(0, dtype=np.int64)
 Ending = Literal["drawn", "filtered", "hidden"]
 
 
@@ -113,7 +115,7 @@ def holding_sizes(sizes: list[int], rows: int) -> list[int]:
     return [size for size in sizes if rows <= size <= max(_FEW_ROWS, rows * 5 // 4)]
 
 
-class DecodeGraphs:
+class DecodeGraphs(CapturedShapes[_Shape, Graph]):
     """Runs steps in which every row computes a token, with drafts behind it, and draws after each.
 
     A graph ends with the drawn tokens in the slot table, or, where a request asks for more than the
@@ -140,6 +142,7 @@ class DecodeGraphs:
         max_rows: int,
         verifies: bool = False,
     ) -> None:
+        super().__init__()
         self._model = model
         self._watch = watch
         self._table = table
@@ -153,9 +156,7 @@ class DecodeGraphs:
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
         # Of padding, and where kernels are only compiled, nothing is drawn: zeros are tokens.
         self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
-        self._graphs: dict[Hashable, Graph] = {}
         self._missed: Counter[Hashable] = Counter()
-        self._coming = self._shapes_to_come()
         self._capturing = Capturing(device)
 
     def takes(self, plan: Plan) -> bool:
@@ -194,9 +195,8 @@ class DecodeGraphs:
         longest = int(starts.max()) + 1
         shape = _Shape(graph_rows(count), longest, ending, shares=True, verifies=True)
         size, end = self._launch(shape, slots, starts, codes)
-        draws = Draws(
-            rows.tolist(), slots.tolist(), self._inputs[:count], self._lengths[:count], True
-        )
+        on_device = self._inputs[:count], self._lengths[:count]
+        draws = Draws(rows.tolist(), slots.tolist(), *on_device, verifies=True)
         if end is not None:
             after, last, _ = self._codes(size)
             draws.verified = Verified(after[:count], last[:count])
@@ -256,19 +256,6 @@ class DecodeGraphs:
         codes = self._inputs[2 * size : 3 * size]
         return codes >> 2, (codes & 2).bool(), (codes & 1).bool()
 
-    def capture_ahead(self) -> bool:
-        """Capture one more shape; False when all that are likely are there."""
-        for shape in self._coming:
-            if self._key(shape) not in self._graphs:
-                self._graph(shape)
-                return True
-        return False
-
-    @property
-    def num_shapes(self) -> int:
-        """Graphs that are likely to be captured."""
-        return len({self._key(shape) for shape in self._shapes_to_come()})
-
     def run_sizes(self) -> None:
         """Run, without a graph, steps in which every kernel of such steps occurs."""
         sizes = [size for size in _PRODUCT_ROWS if size < self._max_rows]
@@ -285,10 +272,8 @@ class DecodeGraphs:
         self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._verifies))
 
     def forget(self) -> None:
-        """Drop every graph: the cache they were captured with is gone."""
-        self._graphs.clear()
+        super().forget()
         self._missed.clear()
-        self._coming = self._shapes_to_come()
         self._capturing.forget()
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
@@ -325,7 +310,7 @@ class DecodeGraphs:
 
     def _pad(self, size: int) -> None:
         """Inputs of a step of nothing but padding."""
-        self._fill(_NOBODY, _NOBODY, size, _NOBODY)
+        self._fill(NOBODY, NOBODY, size, NOBODY)
 
     def _step(self, shape: _Shape) -> End | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from functools import cache
 
 import torch
 
@@ -59,8 +61,7 @@ class CPU(Platform):
 
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         self._held += weight.nbytes
-        # With AMX the first rows are not known to differ.
-        from_memory = self._held > cache_bytes() and "amx_bf16" not in cpu_flags()
+        from_memory = self._held > _most_alike()
         return make_product(weight, bias, fast_bfloat16=_fast_bfloat16(), from_memory=from_memory)
 
     def for_drafts(self) -> Platform:
@@ -84,6 +85,13 @@ class _DraftCPU(CPU):
         return make_draft_product(weight, bias)
 
 
+@cache
 def _fast_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 natively."""
     return bool(cpu_flags() & _FAST_BFLOAT16)
+
+
+@cache
+def _most_alike() -> float:
+    """Bytes of weights up to which a few rows read them no faster than one, as far as is known."""
+    return math.inf if "amx_bf16" in cpu_flags() else cache_bytes()

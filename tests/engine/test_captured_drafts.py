@@ -202,7 +202,7 @@ def test_shapes_captured_ahead_serve_every_length(case, captured, method: str) -
     assert [len(graphs) for graphs in held] == [graphs.num_shapes for graphs in runner.captured()]
     assert driver.generate(prompts, GREEDY) == wanted
     assert [graphs._graphs for graphs in runner.captured()] == held
-    assert [capturing.launches > 0 for capturing in captured[:-1]] == [True] * (len(captured) - 1)
+    assert all(capturing.launches for capturing in captured)
 
 
 def test_a_chain_without_a_graph_runs_in_a_longer_one(case, captured) -> None:
@@ -251,7 +251,7 @@ def test_a_head_sees_captured_steps(case, captured, monkeypatch, version: int, t
     # Draws that kernels do not make are shown behind the captured step.
     asked = SamplingParams(temperature=0, max_tokens=8, logprobs=1)
     assert driver.generate(prompts, asked) == [tokens[:8] for tokens in wanted]
-    assert all(capturing.launches > 4 for capturing in captured)
+    assert all(capturing.launches > 10 for capturing in captured)
     oracle = Oracle(version, tensors, model.double())
     for tokens, drafts in proposals[5 :: len(proposals) // 9]:
         assert drafts == oracle.drafts(tokens, len(drafts))
