@@ -17,7 +17,6 @@ def quire_manifest() -> Manifest:
         provides=(
             Provision("attention", "reference", "quire.backends.attention.reference:Reference"),
             Provision("attention", "cpu", "quire.backends.attention.cpu:CPUAttention"),
-            Provision("attention", "sdpa", "quire.backends.attention.sdpa:SDPA"),
             Provision(
                 "attention", "triton_paged", "quire.backends.attention.triton_paged:TritonPaged"
             ),

@@ -1,61 +1,51 @@
-"""Attention on a CPU, with torch alone.
+"""Attention on a CPU, by a kernel of its own: one call a layer.
 
-The cache is head-major, so that a decode step gathers whole blocks straight into the batched
-layout that products want, or reads a row in place when its blocks stand in a line.
-
-A query's result does not depend on the queries beside it, on how its prompt was cut, or on what
-was cached: everything is float32; keys come in whole blocks, queries in multiples of a tile for
-which the products add in one order whatever their number; values are summed in segments at fixed
-positions. Keys beyond a query's own add exact zeros.
+A query's result does not depend on the queries beside it, on how its prompt was cut, or on what was
+cached, since the kernel adds every query up in the order of positions.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+import math
+from dataclasses import dataclass
 
-from ...core.contracts.attention import (
-    AttentionBackend,
-    AttentionBatch,
-    AttentionSpec,
-    Rotation,
-)
+import numpy as np
+import torch
+
+from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from ...core.contracts.capabilities import Capabilities
-from ...core.layers.scripted import scripted
-from .cpu_geometry import DecodeGroup, Geometry, Layout, PromptRow, Step, plan_step
-from .cpu_tiles import MOST, SEGMENT, attend, tile_for
-from .side_by_side import rotate, side_by_side
+from ..cpu.compiled import Call, compiled
+from ..cpu.rows import BITS, float_bits
 
 __all__ = ("CPUAttention",)
-_Reading = tuple[
-    torch.Tensor | None, int, int, torch.Tensor | None, torch.Tensor | None, torch.Tensor
-]
-"""How ``_read_rows`` finds keys and values."""
-_Scoring = tuple[torch.Tensor | None, float, float | None, int]
-"""Mask, scale, cap and tile of ``attend``."""
+
+_LANES = 16
+_LINES = 4
+"""Whose scores a thread keeps at once."""
+_PIECE = 32
+"""Lines, queries times heads that share keys, that a thread takes at a time."""
 
 
-class _Cache:
-    """One layer's, [2, kv heads, blocks, block size, head_dim], and the same memory otherwise cut.
+@dataclass(slots=True)
+class Step:
+    """What ``prepare`` hands to ``attend``.
 
     Attributes:
-        blocks: [2, kv heads, blocks, block size * head_dim].
-        slots: [2, kv heads, slots, head_dim].
-        rows: [2 * kv heads * blocks, block size * head_dim].
+        batch: of the step; its tensors stay where they are while the step runs.
+        arguments: of the kernel, for each number of heads that share keys: num_tokens, write_slots,
+            query_start, lengths, block_tables and their width, items and their number.
+        kept: what the arguments are addresses of.
+        threads: that run it.
     """
 
-    def __init__(self, whole: torch.Tensor) -> None:
-        self.blocks = whole.flatten(3, 4)
-        self.slots = whole.flatten(2, 3)
-        self.rows = self.blocks.flatten(0, 2)
+    batch: AttentionBatch
+    arguments: dict[int, tuple[int, ...]]
+    kept: list[object]
+    threads: int
 
 
 class CPUAttention(AttentionBackend):
-    """See AttentionBackend.
-
-    A block's unwritten slots are zero: a sequence must not meet what another left there, even
-    masked, since a NaN survives a mask.
-    """
+    """See AttentionBackend."""
 
     capabilities = Capabilities(
         devices=frozenset({"cpu"}),
@@ -75,15 +65,15 @@ class CPUAttention(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
-        layouts = [_layout(spec) for spec in layers]
-        self._layouts = list(dict.fromkeys(layouts))
-        self._layout_of = [self._layouts.index(layout) for layout in layouts]
-        self._caches: list[_Cache] = []
+        self._caches: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._calls: dict[tuple[int, torch.dtype], Call] = {}
+        self._shared = {spec.num_heads // spec.num_kv_heads for spec in layers}
+        self._widest = max(spec.num_heads * spec.head_dim for spec in layers)
+        # Where scores of one position begin to share a vector with those of the next.
+        self._align = math.lcm(_LANES, block_size)
+        self._queries = torch.empty(0)
+        self._scratch = torch.empty(0)
         self._num_blocks = 0
-        # What blocks are gathered into, and what they are as float32: memory that is already there
-        # costs no page faults.
-        self._gathered = torch.empty(0, dtype=kv_dtype)
-        self._floats = torch.empty(0)
 
     def bytes_per_block(self) -> int:
         widths = sum(spec.num_kv_heads * spec.head_dim for spec in self.layers)
@@ -91,19 +81,38 @@ class CPUAttention(AttentionBackend):
 
     def allocate(self, num_blocks: int) -> None:
         self._caches.clear()
-        self._num_blocks = num_blocks
+        self._calls.clear()
         for spec in self.layers:
-            shape = (2, spec.num_kv_heads, num_blocks, self.block_size, spec.head_dim)
-            self._caches.append(_Cache(torch.zeros(shape, dtype=self.kv_dtype)))
+            # A vector of positions may reach beyond the last block.
+            size = spec.num_kv_heads * num_blocks * self.block_size * spec.head_dim
+            keys = torch.zeros(size + _LANES, dtype=self.kv_dtype)
+            self._caches.append((keys, torch.zeros(size, dtype=self.kv_dtype)))
+        self._num_blocks = num_blocks
 
     def prepare(self, batch: AttentionBatch) -> Step:
-        return plan_step(
-            batch,
-            self._layouts,
-            block_size=self.block_size,
-            num_blocks=self._num_blocks,
-            kv_bytes=self.kv_dtype.itemsize,
-        )
+        num_tokens = len(batch.write_slots)
+        if self._queries.numel() < num_tokens * self._widest:
+            self._queries = torch.empty(num_tokens * self._widest)
+        threads = torch.get_num_threads()
+        room = _LINES * max(self._widest, max(batch.host_lengths, default=0) + 2 * self._align)
+        if self._scratch.numel() < threads * room:
+            self._scratch = torch.empty(threads * 2 * room)
+        room = self._scratch.numel() // threads // _LANES * _LANES
+        tables = batch.block_tables
+        if tables.stride(-1) != 1:
+            tables = tables.contiguous()
+        arguments: dict[int, tuple[int, ...]] = {}
+        kept: list[object] = [tables, self._queries, self._scratch]
+        for shared in self._shared:
+            items = _items(batch, shared)
+            kept.append(items)
+            arguments[shared] = (
+                num_tokens, batch.write_slots.data_ptr(),
+                batch.query_start.data_ptr(), batch.lengths.data_ptr(),
+                tables.data_ptr(), tables.stride(0), items.ctypes.data, len(items),
+                self._queries.data_ptr(), self._scratch.data_ptr(), 4 * room,
+            )  # fmt: skip
+        return Step(batch, arguments, kept, threads)
 
     def attend(
         self,
@@ -114,178 +123,46 @@ class CPUAttention(AttentionBackend):
         prepared: Step,
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        cache, spec = self._caches[layer], self.layers[layer]
-        if prepared.fresh is not None:
-            cache.blocks.index_fill_(2, prepared.fresh, 0)
-        cos, sin = (None, None) if rotation is None else rotation.angles()
-        qkv = side_by_side(q, k, v, spec)
-        geometry = prepared.geometries[self._layout_of[layer]]
-        if geometry.alone:
-            (group,) = geometry.groups
-            written = qkv, cos, sin, cache.slots, prepared.write_slots
-            return _layer(*written, self._reading(cache, group), _scoring(group.mask, spec))
-        _write(qkv, cos, sin, cache.slots, prepared.write_slots)
-        return self._mixed(qkv[:, : spec.num_heads], cache, geometry, spec)
-
-    def _mixed(
-        self, q: torch.Tensor, cache: _Cache, geometry: Geometry, spec: AttentionSpec
-    ) -> torch.Tensor:
-        """Several groups, prompts, or both: [T, heads, head_dim] -> [T, heads * head_dim]."""
-        out = q.new_empty(len(q), spec.num_heads * spec.head_dim)
-        for group in geometry.groups:
-            read, scoring = self._reading(cache, group), _scoring(group.mask, spec)
-            out[group.rows] = _decode(q[group.rows], cache.slots, read, scoring)
-        if geometry.prompts:
-            found = q.new_empty(q.shape, dtype=torch.float32)
-            for prompt in geometry.prompts:
-                self._prompt(q, cache, prompt, spec, found)
-                rows = slice(prompt.begin, prompt.end)
-                out[rows] = found[rows].flatten(1)
+        spec = self.layers[layer]
+        call = self._calls.get((layer, q.dtype)) or self._call(layer, q.dtype)
+        width, heads = spec.head_dim, spec.num_heads
+        q, k, v = _heads_together(q), _heads_together(k), _heads_together(v)
+        out = torch.empty(len(q), heads * width, dtype=q.dtype)
+        table = positions = 0
+        if rotation is not None:
+            table, positions = rotation.table.data_ptr(), rotation.positions.data_ptr()
+        call(
+            prepared.threads,
+            q.data_ptr(), k.data_ptr(), v.data_ptr(), q.stride(0), k.stride(0), v.stride(0),
+            out.data_ptr(), table, positions,
+            *prepared.arguments[heads // spec.num_kv_heads],
+        )  # fmt: skip
         return out
 
-    def _reading(self, cache: _Cache, row: DecodeGroup | PromptRow) -> _Reading:
-        if row.span is not None:
-            first, count = row.span
-            self._reserve(cache.slots.shape[:2].numel() * count * cache.slots.shape[3])
-            return None, first, count, None, None, self._floats
-        if row.index is None:
-            raise RuntimeError("a row with nothing to read")
-        size = row.index.numel() * cache.rows.shape[1]
-        self._reserve(size)
-        if self._gathered.numel() < size:
-            self._gathered = torch.empty(size, dtype=self.kv_dtype)
-        return row.index, 0, 0, cache.rows, self._gathered, self._floats
-
-    def _reserve(self, size: int) -> None:
-        if self.kv_dtype is not torch.float32 and self._floats.numel() < size:
-            self._floats = torch.empty(size)
-
-    def _prompt(
-        self,
-        q: torch.Tensor,
-        cache: _Cache,
-        prompt: PromptRow,
-        spec: AttentionSpec,
-        out: torch.Tensor,
-    ) -> None:
-        """Several queries of one row, into their place in out [T, heads, head_dim]."""
-        read = _read(cache.slots, self._reading(cache, prompt))
-        # A product of so many queries wants a whole segment of keys.
-        keys, values = F.pad(read, (0, 0, 0, -read.shape[2] % SEGMENT)).unbind(0)
-        # [T, heads, d] -> [kv heads, heads of each, T, d]
-        grouped = (len(q), spec.num_kv_heads, -1, spec.head_dim)
-        q, out = q.view(grouped).permute(1, 2, 0, 3), out.view(grouped).permute(1, 2, 0, 3)
-        shared, tile = q.shape[1], tile_for(spec.head_dim).queries
-        step = max(1, MOST // shared)
-        for begin in range(prompt.begin, prompt.end, step):
-            end = min(begin + step, prompt.end)
-            first = prompt.first + begin - prompt.begin
-            start, stop = self._seen(first, first + end - begin, prompt.base, spec)
-            seen = slice(start - prompt.base, stop - prompt.base)
-            piece = q[:, :, begin:end]
-            mask = _mask(first, end - begin, start, stop, spec.window)
-            found = attend(
-                piece.float().flatten(1, 2),
-                keys[:, seen],
-                values[:, seen],
-                mask.repeat(1, shared, 1),
-                start,
-                spec.scale,
-                spec.soft_cap,
-                tile,
-            )
-            out[:, :, begin:end] = found.view(piece.shape)
-
-    def _seen(self, first: int, end: int, base: int, spec: AttentionSpec) -> tuple[int, int]:
-        """Positions [start, stop) with those that queries first..end - 1 see: a segment or more."""
-        low = 0 if spec.window is None else max(0, first + 1 - spec.window)
-        start = max(base, low // SEGMENT * SEGMENT)
-        return start, max(start + SEGMENT, -(-end // self.block_size) * self.block_size)
+    def _call(self, layer: int, dtype: torch.dtype) -> Call:
+        spec, (keys, values) = self.layers[layer], self._caches[layer]
+        kernel = compiled("attention", BITS[dtype], BITS[self.kv_dtype])
+        fixed = (
+            keys.data_ptr(), values.data_ptr(), self._num_blocks, self.block_size,
+            spec.num_heads, spec.num_kv_heads, spec.head_dim,
+            float_bits(spec.scale, spec.soft_cap or 0.0),
+            spec.window or 0, self._align,
+        )  # fmt: skip
+        call = self._calls[layer, dtype] = Call(kernel, 20, fixed)
+        return call
 
 
-def _layout(spec: AttentionSpec) -> Layout:
-    tile = tile_for(spec.head_dim)
-    queries = -(-(spec.num_heads // spec.num_kv_heads) // tile.queries) * tile.queries
-    return Layout(spec.window, spec.num_kv_heads, spec.head_dim, max(tile.keys, 2 * queries))
+def _heads_together(x: torch.Tensor) -> torch.Tensor:
+    """[T, heads, head_dim] with the heads of a token back to back."""
+    width = x.shape[2]
+    return x if x.stride()[1:] == (width, 1) else x.contiguous()
 
 
-def _scoring(mask: torch.Tensor | None, spec: AttentionSpec) -> _Scoring:
-    return mask, spec.scale, spec.soft_cap, tile_for(spec.head_dim).queries
-
-
-def _mask(first: int, count: int, start: int, stop: int, window: int | None) -> torch.Tensor:
-    """[1, count, keys] of 0 and -inf: queries from first on over keys start..stop - 1."""
-    at = torch.arange(first, first + count)[:, None]
-    seen = torch.arange(start, stop)
-    hidden = seen > at
-    if window is not None:
-        hidden |= seen <= at - window
-    return torch.zeros(1, *hidden.shape).masked_fill_(hidden, float("-inf"))
-
-
-def _write_rotated(
-    qkv: torch.Tensor,
-    cos: torch.Tensor | None,
-    sin: torch.Tensor | None,
-    slots: torch.Tensor,
-    write_slots: torch.Tensor,
-) -> None:
-    """Rotate queries and keys of [T, heads + 2 * kv heads, d] in place; keep keys and values."""
-    kv_heads, width = slots.shape[1], slots.shape[3]
-    rotate(qkv, kv_heads, cos, sin)
-    kept = qkv[:, qkv.shape[1] - 2 * kv_heads :].view(-1, 2, kv_heads, width).permute(1, 2, 0, 3)
-    slots.index_copy_(2, write_slots, kept.to(slots.dtype))
-
-
-def _read_rows(
-    slots: torch.Tensor,
-    reading: _Reading,
-) -> torch.Tensor:
-    """Keys and values, float32 [2, rows * kv heads, positions, d], till the next call."""
-    index, first, count, rows, gathered, floats = reading
-    if index is None or rows is None or gathered is None:
-        found = slots.narrow(2, first, count)
-    else:
-        pieces, width = index.numel(), rows.shape[1]
-        out = gathered[: pieces * width].view(pieces, width)
-        torch.index_select(rows, 0, index.flatten(), out=out)
-        found = out.view(2, index.shape[1], -1, slots.shape[3])
-    if found.dtype == torch.float32:
-        return found
-    return floats[: found.numel()].view(found.shape).copy_(found)
-
-
-def _attend_singly(
-    q: torch.Tensor,
-    slots: torch.Tensor,
-    reading: _Reading,
-    scoring: _Scoring,
-) -> torch.Tensor:
-    """One query a row, [B, heads, d] -> [B, heads * d]."""
-    keys, values = _read(slots, reading).unbind(0)
-    mask, scale, soft_cap, tile = scoring
-    batch, kv_heads = q.shape[0], slots.shape[1]
-    grouped = q.float().reshape(batch * kv_heads, -1, q.shape[2])
-    found = attend(grouped, keys, values, mask, 0, scale, soft_cap, tile)
-    return found.to(q.dtype).reshape(batch, -1)
-
-
-def _layer_singly(
-    qkv: torch.Tensor,
-    cos: torch.Tensor | None,
-    sin: torch.Tensor | None,
-    slots: torch.Tensor,
-    write_slots: torch.Tensor,
-    reading: _Reading,
-    scoring: _Scoring,
-) -> torch.Tensor:
-    """A layer in which every row has one query, in one group: [B, heads * d]."""
-    _write(qkv, cos, sin, slots, write_slots)
-    q = qkv[:, : qkv.shape[1] - 2 * slots.shape[1]]
-    return _decode(q, slots, reading, scoring)
-
-
-_write = scripted(_write_rotated)
-_read = scripted(_read_rows)
-_decode = scripted(_attend_singly)
-_layer = scripted(_layer_singly)
+def _items(batch: AttentionBatch, shared: int) -> np.ndarray:
+    """int32 [items, 3]: row, first line and one past the last; long rows in pieces."""
+    items = [
+        (row, begin, min(begin + _PIECE, shared * count))
+        for row, count in enumerate(batch.query_lengths)
+        for begin in range(0, shared * count, _PIECE)
+    ]
+    return np.array(items, np.int32).reshape(-1, 3)

@@ -127,10 +127,6 @@ def _side_by_side(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
 class AttentionBackend(ABC):
     """Computes softmax(q k^T * scale) v over a paged cache.
 
-    With the feature ``recorded``, ``prepare`` gives nothing but tensors, constants and tuples of
-    them, named or not, and ``attend`` reads and writes no other tensors, the cache among them, so
-    that it may be recorded (``core.layers.scripted.Recorded``).
-
     Args:
         layers: one spec a layer.
         block_size: tokens a block.

@@ -54,8 +54,6 @@ class PlatformDefaults(msgspec.Struct, frozen=True, kw_only=True):
         max_num_seqs: sequences at once.
         max_num_batched_tokens: tokens a step.
         dtypes_on_request: that run as well, but that "auto" does not choose.
-        draft_attention: the backend for models that only draft, whose results need not be the same
-            from batch to batch; None for the one that the model has.
     """
 
     dtypes: tuple[str, ...]
@@ -64,7 +62,6 @@ class PlatformDefaults(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: int
     max_num_batched_tokens: int
     dtypes_on_request: tuple[str, ...] = ()
-    draft_attention: str | None = None
 
 
 class Norm(Protocol):

@@ -192,7 +192,7 @@ class Speculator(ABC):
     that it can be captured, and so does ``observe``. In a captured call ``host`` holds bounds
     only. ``parallel``, if a chain's drafts are made at once, so that more of them take no longer:
     captured calls then make as many as there may be. ``hidden_states``, if ``observe`` is to be
-    called. ``rehearsed``, if its first calls of ``propose`` are slow without a graph, and it may be
+    called. ``rehearsed``, if its first call of ``propose`` is slow without a graph, and it may be
     called for one row of nobody's, as where it is captured, before there are sequences.
 
     Args:

@@ -212,8 +212,7 @@ def _opener(
             deterministic=engine.model.deterministic,
         )
         module = _load(filled, registry, files, platform.for_drafts(), device, build)
-        own = platform.defaults().draft_attention
-        backend = engine.attention.backend if own is None else own
+        backend = engine.attention.backend
         capabilities = registry.get("attention", backend).capabilities
         for spec in module.attention_layers():
             missing = capabilities.missing(head_size=spec.head_dim)

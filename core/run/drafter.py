@@ -21,9 +21,6 @@ __all__ = ("Drafter", "Proposals")
 
 logger = logging.getLogger(__name__)
 
-# ``core.layers.scripted.Recorded`` records at the eighth call.
-_REHEARSALS = 9
-
 
 class Proposals(NamedTuple):
     """Drafts that stand ready: rows of the plan, and int64 [N], how many for each."""
@@ -63,8 +60,8 @@ class Drafter:
         self._prepares = type(speculator).prepare is not Speculator.prepare
 
     def rehearse(self, most: int) -> None:
-        """Draft for one row of nobody's, so often that modules that are recorded where they are
-        called again and again have been, if the speculator asks for it."""
+        """Draft for one row of nobody's, if the speculator asks for it, so that kernels that are
+        compiled when they are first called have been."""
         if "rehearsed" not in self.speculator.capabilities.features:
             return
         # On the host, slots are somebody's always, as in a captured call.
@@ -73,8 +70,7 @@ class Drafter:
         slots, wanted = self._table.staging.send((padding, host.wanted))
         drafting = replace(self._drafting(host, slots, wanted), draw=_likeliest)
         try:
-            for _ in range(_REHEARSALS):
-                self.speculator.propose(drafting)
+            self.speculator.propose(drafting)
         except Exception:
             self._drop()
 

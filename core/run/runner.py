@@ -242,7 +242,7 @@ class Runner:
 
     @torch.inference_mode()
     def rehearse(self) -> None:
-        """Draft for nobody until that is as quick as it will be."""
+        """Draft for nobody, so that whatever is compiled for it is."""
         if self.drafter is not None:
             self.drafter.rehearse(self.limits.max_drafts)
 

@@ -21,20 +21,23 @@ def warm_up(runner: Runner, platform: Platform) -> None:
         platform: of the runner's device.
     """
     if platform.device_type == "cpu":
+        # One kernel serves every number of tokens.
+        runner.allocate(1 + -(-_PROMPTS[0] // runner.attention.block_size))
+        _small_steps(runner, 0, _PROMPTS[:1])
         return
     runner.allocate(2)
     with platform.compiling():
-        _small_steps(runner, 0)
-    _small_steps(runner, runner.limits.max_drafts)
+        _small_steps(runner, 0, _PROMPTS)
+    _small_steps(runner, runner.limits.max_drafts, _PROMPTS)
     platform.synchronize()
 
 
-def _small_steps(runner: Runner, drafts: int) -> None:
+def _small_steps(runner: Runner, drafts: int, prompts: tuple[int, ...]) -> None:
     """Prompts, each with drafts behind it where results mean something."""
     longest = runner.limits.max_model_len - 1 - 2 * drafts
     plain = SamplingParams(top_p=0.9, top_k=50)
     penalised = SamplingParams(top_p=0.9, top_k=50, frequency_penalty=0.1)
-    for index, count in enumerate(_PROMPTS):
+    for index, count in enumerate(prompts):
         params = plain if index else penalised
         count = max(1, min(count, longest))
         newcomer = Newcomer(0, [0] * count, count, 0, params)

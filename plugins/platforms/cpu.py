@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from functools import cache
 
 import torch
 
+from ...backends.cpu.rows import CPUGate, CPUNorm
 from ...core.contracts.platform import Memory, Platform, PlatformDefaults, Product
 from .cpu_product import make_draft_product, make_product
-from .cpu_rowwise import OneOperationNorm, RowwiseGate
-from .host import cache_bytes, cpu_flags, memory_bytes, physical_cores
+from .host import cpu_flags, memory_bytes, physical_cores
 
 __all__ = ("CPU",)
 
@@ -25,8 +24,6 @@ class CPU(Platform):
 
     device_type = "cpu"
     rank = 0
-    # Bytes of weights that products were made of so far.
-    _held = 0
 
     def available(self) -> bool:
         return True
@@ -43,7 +40,6 @@ class CPU(Platform):
             dtypes=("bfloat16", "float32") if fast else ("float32",),
             dtypes_on_request=() if fast else ("bfloat16",),
             attention=("cpu", "reference"),
-            draft_attention="sdpa",
             overlap=False,
             max_num_seqs=64,
             max_num_batched_tokens=2048,
@@ -53,16 +49,14 @@ class CPU(Platform):
         total, free = memory_bytes()
         return Memory(total=total, free=free)
 
-    def norm(self, weight: torch.Tensor, eps: float) -> OneOperationNorm:
-        return OneOperationNorm(weight, eps)
+    def norm(self, weight: torch.Tensor, eps: float) -> CPUNorm:
+        return CPUNorm(weight, eps)
 
-    def gate(self, act: str) -> RowwiseGate:
-        return RowwiseGate(act)
+    def gate(self, act: str) -> CPUGate:
+        return CPUGate(act)
 
     def product(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-        self._held += weight.nbytes
-        from_memory = self._held > _most_alike()
-        return make_product(weight, bias, fast_bfloat16=_fast_bfloat16(), from_memory=from_memory)
+        return make_product(weight, bias, fast_bfloat16=_fast_bfloat16())
 
     def for_drafts(self) -> Platform:
         return _DraftCPU()
@@ -89,9 +83,3 @@ class _DraftCPU(CPU):
 def _fast_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 natively."""
     return bool(cpu_flags() & _FAST_BFLOAT16)
-
-
-@cache
-def _most_alike() -> float:
-    """Bytes of weights up to which a few rows read them no faster than one, as far as is known."""
-    return math.inf if "amx_bf16" in cpu_flags() else cache_bytes()

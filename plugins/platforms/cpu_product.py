@@ -12,29 +12,25 @@ row, 1.2 to 1.8 times as fast for 16, and about the same from 64 rows on.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
 
+from ...backends.cpu.product import FewRows
 from ...core.contracts.platform import Gate, Norm, Product
 from ...core.layers.linear import ComposedProduct
-from ...core.layers.scripted import scripted
 from ...quant.cpu.rows import alike_sizes, next_sizes, steady_sizes
-from .cpu_rowwise import OneOperationNorm, RowwiseGate
 
 __all__ = ("make_draft_product", "make_product")
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 
-_READING_ROWS = 4
-"""For which weights from memory are read faster than for fewer, by an eighth on a Zen 4 (2,816 x
-512 takes 122 us for 138); those in its caches take a fifth longer instead."""
-_FEW_ROWS = 16
-"""Rows up to which float32 is the fastest for weights that stay in the caches."""
-_MANY_WEIGHTS = 1 << 18
-"""From which on native bfloat16 is as fast for one row (Zen 4: 1,024 x 256 takes 30 us)."""
+_FEW_ROWS = {torch.bfloat16: 2, torch.float32: 4}
+"""Rows up to which reading weights as they are beats an operator on packed ones (Zen 4: for one row
+of 1,024 x 256 bfloat16 8 us against 16, for four 16 against 14)."""
 _DISTINCT = 64
 """Outputs that are tried with weights of their own."""
 _BLOCK = 120
@@ -46,7 +42,6 @@ def make_product(
     bias: torch.Tensor | None,
     *,
     fast_bfloat16: bool,
-    from_memory: bool = False,
 ) -> Product:
     """The fastest product by weight.T, plus bias.
 
@@ -54,26 +49,16 @@ def make_product(
         weight: [out, in], float32 or bfloat16 for a packed product.
         bias: [out] or None.
         fast_bfloat16: whether the processor multiplies bfloat16 natively.
-        from_memory: whether the weights are no longer in the caches when they are used again, and
-            the processor reads them faster for a few rows than for one.
     """
     multiply: Multiply
     if weight.dtype is torch.bfloat16 and fast_bfloat16 and _packing_works(torch.bfloat16):
-        sizes = _packed_sizes(*weight.shape)
-        if from_memory:
-            few = sizes[_READING_ROWS]
-            sizes = [0, *[max(size, few) for size in sizes[1:]]]
-        kernel = scripted(_Packed(weight, bias, len(sizes))).forward
-        return _ScriptedProduct(kernel, len(weight), _missing(sizes))
+        return ComposedProduct(_packed_alike(weight, bias, _packed_sizes(*weight.shape)))
     if weight.dtype not in (torch.float32, torch.bfloat16):
         return ComposedProduct(_plain(weight, bias))
     whole = weight.float()
     if not fast_bfloat16 and _half_works() and _fits_half(whole):
         # By FBGEMM, multiplied as float32: half the bytes to read.
-        half = _ScriptedProduct(_half_kernel(whole, bias), len(weight), _missing(_half_sizes()))
-        if weight.dtype is torch.float32:
-            return half
-        multiply = half
+        multiply = _half_alike(whole, bias)
     elif _packing_works(torch.float32):
         multiply = _packed(whole, bias if bias is None else bias.float())
     else:
@@ -86,25 +71,26 @@ def make_product(
 def make_draft_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """A product for few rows by few weights, whose bits may depend on the number of rows.
 
-    Few rows are multiplied as float32: an operator for bfloat16 prepares longer than it multiplies,
-    unless there are weights enough for half the bytes to count.
-
     Args:
-        weight: [out, in]; bfloat16 only where the processor multiplies it natively.
+        weight: [out, in], of a dtype that the processor multiplies natively.
         bias: [out] or None.
     """
-    whole, offset = weight.float(), None if bias is None else bias.float()
-    most = _FEW_ROWS
-    if weight.dtype is torch.bfloat16 and 2 * weight.numel() >= _MANY_WEIGHTS:
-        # Two rows take float32 twice as long as one.
-        most = int(weight.numel() < _MANY_WEIGHTS)
+    most = _FEW_ROWS[weight.dtype]
+    few = FewRows(weight, bias)
+    packed = _packing_works(weight.dtype)
+    many = ComposedProduct((_packed if packed else _plain)(weight, bias))
 
-    def multiply(x: torch.Tensor) -> torch.Tensor:
-        if len(x) > most:
-            return F.linear(x, weight, bias)
-        return F.linear(x.float(), whole, offset).to(x.dtype)
+    def multiply(
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        product = few if x.shape[0] <= most else many
+        return product(x, norm=norm, gate=gate, add=add)
 
-    return ComposedProduct(multiply)
+    return multiply
 
 
 def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
@@ -127,53 +113,16 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     return multiply
 
 
-class _Around(torch.nn.Module):
-    """A product with what stands around it, in one script."""
-
-    def multiply(self, x: torch.Tensor, missing: int) -> torch.Tensor:
-        """The bare product."""
-        raise NotImplementedError
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        missing: int,
-        norm: torch.Tensor | None = None,
-        signs: torch.Tensor | None = None,
-        eps: float = 0.0,
-        gated: bool = False,
-        add: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """``platform.Product`` with so many rows more, which are dropped again.
-
-        Args:
-            x: [T, in].
-            missing: rows.
-            norm: [2, in], the weight of a ``OneOperationNorm``.
-            signs: of it.
-            eps: of it.
-            gated: by silu.
-            add: as for a product.
-        """
-        if norm is not None and signs is not None:
-            both = x.unsqueeze(-2) * signs
-            x = torch.layer_norm(both, norm.shape, norm, None, eps).select(-2, 0)
-        product = self.multiply(x, missing)
-        if gated:
-            gate, up = torch.chunk(product, 2, -1)
-            product = torch.nn.functional.silu(gate).mul_(up)
-        return product if add is None else add.add_(product)
-
-
-class _Half(_Around):
-    """On weights held as float16."""
+class _Half(torch.nn.Module):
+    """By FBGEMM, on weights held as float16."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         bias = None if bias is None else bias.float()
         self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
-    def multiply(self, x: torch.Tensor, missing: int) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, missing: int) -> torch.Tensor:
+        """[T, in] -> [T, out], by that many rows more."""
         rows = x.shape[0]
         if rows == 1:
             x = x.expand(1 + missing, -1)
@@ -183,42 +132,16 @@ class _Half(_Around):
         return product[:rows] if missing else product
 
 
-class _Packed(_Around):
-    """By oneDNN, on bfloat16 weights in its own order.
-
-    Args:
-        weight: [out, in].
-        bias: [out] or None.
-        most: rows at a time.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, most: int) -> None:
-        super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        self.bias = bias
-        self.most = most
-
-    def multiply(self, x: torch.Tensor, missing: int) -> torch.Tensor:
-        rows = x.shape[0]
-        if missing:
-            x = torch.nn.functional.pad(x, (0, 0, 0, missing))
-        if rows <= self.most:
-            product = self.once(x)
-        else:
-            product = torch.cat([self.once(part) for part in torch.split(x, self.most)])
-        return product[:rows] if missing else product
-
-    def once(self, x: torch.Tensor) -> torch.Tensor:
-        """As many rows as the kernel takes."""
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.packed, self.bias, "none", [], ""
-        )
-        return product
-
-
 def _half_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[..., torch.Tensor]:
     """Called from Python, the operator takes 20 us longer, most to find a type out."""
-    kernel: Callable[..., torch.Tensor] = scripted(_Half(weight, bias)).forward
+    module = _Half(weight, bias)
+    with warnings.catch_warnings():
+        # TorchScript is deprecated; without it the operator is as right.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            kernel: Callable[..., torch.Tensor] = torch.jit.script(module).forward
+        except (RuntimeError, AttributeError, TypeError, NotImplementedError, OSError):
+            kernel = module.forward
     return kernel
 
 
@@ -227,49 +150,30 @@ def _half_exactly(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
     return partial(_half_kernel(weight, bias), missing=0)
 
 
-class _ScriptedProduct:
-    """A product whose norm, gate and sum are in its script.
-
-    An operator takes longer to be called from Python than to run on a row.
+def _packed_alike(weight: torch.Tensor, bias: torch.Tensor | None, sizes: list[int]) -> Multiply:
+    """By oneDNN, with numbers of rows that are steady; a row more than they go to is cut off.
 
     Args:
-        kernel: of ``_Around``.
-        width: outputs.
-        missing: for each number of rows modulo the length of this, how many more the kernel takes.
+        weight: [out, in].
+        bias: [out] or None.
+        sizes: for each number of rows modulo the length of this, how many it takes.
     """
+    product, missing, most = _packed(weight, bias), _missing(sizes), len(sizes)
 
-    def __init__(self, kernel: Callable[..., torch.Tensor], width: int, missing: list[int]) -> None:
-        self._kernel = kernel
-        self._width = width // 2
-        self._missing = missing
-        # A product meets one norm at most.
-        self._norm: Norm | None = None
-        self._one: OneOperationNorm
-        self._composed = ComposedProduct(lambda x: self._kernel(x, missing[len(x) % len(missing)]))
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        rows = x.shape[0]
+        if rows > most:
+            return torch.cat([multiply(part) for part in torch.split(x, most)])
+        more = missing[rows % most]
+        return product(F.pad(x, (0, 0, 0, more)))[:rows] if more else product(x)
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        *,
-        norm: Norm | None = None,
-        gate: Gate | None = None,
-        add: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        rows = len(x)
-        if gate is not None and not self._gates(gate, rows):
-            return self._composed(x, norm=norm, gate=gate, add=add)
-        missing, gated = self._missing[rows % len(self._missing)], gate is not None
-        if norm is None:
-            return self._kernel(x, missing, None, None, 0.0, gated, add)
-        if norm is not self._norm:
-            self._norm, self._one = norm, OneOperationNorm(norm.weight, norm.eps)
-        one = self._one
-        return self._kernel(x, missing, one.twice, one.signs, one.eps, gated, add)
+    return multiply
 
-    def _gates(self, gate: Gate, rows: int) -> bool:
-        return (
-            isinstance(gate, RowwiseGate) and gate.act == "silu" and gate.at_once(rows, self._width)
-        )
+
+def _half_alike(weight: torch.Tensor, bias: torch.Tensor | None) -> Multiply:
+    """By FBGEMM, with numbers of rows that are steady."""
+    kernel, missing = _half_kernel(weight, bias), _missing(_half_sizes())
+    return lambda x: kernel(x, missing[x.shape[0] % _BLOCK])
 
 
 def _missing(sizes: list[int]) -> list[int]:

@@ -7,12 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ("cache_bytes", "cpu_flags", "memory_bytes", "physical_cores")
+__all__ = ("cpu_flags", "memory_bytes", "physical_cores")
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUPS = Path("/sys/fs/cgroup")
-_UNKNOWN_CACHE = 32 * 2**20
-_UNITS = {"K": 2**10, "M": 2**20}
 
 
 def physical_cores() -> int:
@@ -34,16 +32,6 @@ def cpu_flags() -> frozenset[str]:
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
-
-
-def cache_bytes() -> int:
-    """Of the largest cache that a core has, or shares with others; 32 MiB if it is not known."""
-    found = []
-    for path in _CPUS.glob("cpu0/cache/index*/size"):
-        text = _text(path) or ""
-        if text[:-1].isdigit() and text[-1] in _UNITS:
-            found.append(int(text[:-1]) * _UNITS[text[-1]])
-    return max(found, default=_UNKNOWN_CACHE)
 
 
 def memory_bytes() -> tuple[int, int]:

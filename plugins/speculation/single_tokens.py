@@ -11,7 +11,6 @@ import torch
 
 from ...core.contracts.attention import AttentionBackend, AttentionBatch
 from ...core.contracts.speculator import Drafting, SpeculatorContext
-from ...core.layers.scripted import Recorded
 from ...core.run.forward import attending
 
 __all__ = ("Pass", "SingleTokens", "Stepper", "send")
@@ -37,8 +36,6 @@ class SingleTokens:
 class Pass:
     """What a module computes of a step.
 
-    On a CPU its operators take less time than Python takes to call them, and it is recorded.
-
     Args:
         attention: of the module.
         compute: from token ids and positions, int64 [T], the step's attention, and more tensors.
@@ -47,8 +44,6 @@ class Pass:
     def __init__(self, attention: AttentionBackend, compute: Callable[..., Any]) -> None:
         self._attention = attention
         self._compute = compute
-        records = "recorded" in attention.capabilities.features
-        self._recorded = Recorded(self._prepared) if records else None
 
     def __call__(
         self,
@@ -58,15 +53,7 @@ class Pass:
         *more: torch.Tensor,
     ) -> Any:
         """What ``compute`` gives for the batch's T tokens."""
-        args = self._attention.prepare(batch), token_ids, positions, *more
-        if self._recorded is None:
-            return self._prepared(*args)
-        return self._recorded(len(token_ids), *args)
-
-    def _prepared(
-        self, prepared: Any, token_ids: torch.Tensor, positions: torch.Tensor, *more: torch.Tensor
-    ) -> Any:
-        attend = attending(self._attention, prepared)
+        attend = attending(self._attention, self._attention.prepare(batch))
         return self._compute(token_ids, positions, attend, *more)
 
 

@@ -11,7 +11,7 @@ __all__ = ("alike_sizes", "in_proven_pieces", "next_sizes", "proven_sizes", "ste
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows tried; more rows are taken in pieces."""
 _BATCH = 16
 """Rows that a good kernel takes at once."""

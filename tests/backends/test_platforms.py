@@ -84,12 +84,10 @@ def test_a_row_of_a_product_does_not_depend_on_the_others(
     bias = torch.randn(shape[0]).to(dtype)
     for weight in (torch.randn(shape).to(dtype), torch.randn(shape).bfloat16().to(dtype)):
         multiply = cpu_product.make_product(weight, bias, fast_bfloat16=fast)
-        streamed = cpu_product.make_product(weight, bias, fast_bfloat16=fast, from_memory=True)
         x = torch.randn(ROWS[-1], shape[1]).to(dtype)
         alone = torch.cat([multiply(row[None]) for row in x])
         for rows in ROWS:
             assert torch.equal(multiply(x[:rows]), alone[:rows])
-            assert torch.equal(streamed(x[:rows]), alone[:rows])
 
 
 @torch.inference_mode()
@@ -103,23 +101,6 @@ def test_a_kernel_that_varies_is_run_with_steady_numbers_of_rows() -> None:
     x = torch.randn(700, 8)
     for rows in ROWS:
         assert torch.equal(multiply(x[:rows]), x[:rows])
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3, 4])
-@torch.inference_mode()
-def test_norms_and_gates_of_a_row_do_not_depend_on_the_others(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for width in (72, 704):
-            norm, gate = CPU().norm(torch.randn(2 * width), 1e-6), CPU().gate("silu")
-            for operation in (norm, gate):
-                x = torch.randn(ROWS[-1], 2 * width)
-                alone = torch.cat([operation(row[None]) for row in x])
-                for rows in ROWS:
-                    assert torch.equal(operation(x[:rows]), alone[:rows])
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("broken", [RuntimeError("gone"), torch.zeros(5, 48)])

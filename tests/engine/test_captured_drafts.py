@@ -113,7 +113,6 @@ def captured(monkeypatch) -> list[Again]:
     monkeypatch.setattr(resolve, "_choose_graphs", choose)
     monkeypatch.setattr(CPU, "draw", lambda *_: Greedy())
     monkeypatch.setattr("quire.backends.attention.cpu.CPUAttention", Lengths)
-    monkeypatch.setattr("quire.backends.attention.sdpa.SDPA", Lengths)
     return made
 
 

@@ -12,7 +12,6 @@ from quire import LLM, SamplingParams
 from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.model import BuildContext
 from quire.core.errors import CheckpointError, ConfigError
-from quire.core.layers.scripted import Recorded
 from quire.core.registry import Registry
 from quire.core.resolve import resolve
 from quire.core.schedule.drafting import Drafting
@@ -178,27 +177,6 @@ def test_a_model_that_shows_nothing_is_refused(target, tmp_path, monkeypatch) ->
     monkeypatch.setattr(Llama, "capabilities", Capabilities())
     with pytest.raises(ConfigError, match="does not show them"):
         Driver(configure(folder, speculation={"model": str(tmp_path)}))
-
-
-@pytest.mark.parametrize(("model", "passes"), [("demo-draft", 2), ("demo-eagle", 2)])
-def test_passes_of_the_embedded_pair_are_recorded(
-    model: str, passes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where one is not, drafts are as good and take twice as long."""
-    recorded = []
-    record = Recorded._record
-
-    def note(self: Recorded, *args: Any) -> Any:
-        recorded.append(record(self, *args))
-        return recorded[-1]
-
-    monkeypatch.setattr(Recorded, "_record", note)
-    llm = LLM("demo", speculative_config={"model": model, "adaptive": False})
-    params = SamplingParams(temperature=0, max_tokens=96, ignore_eos=True)
-    llm.generate("def add(a, b):\n", params, use_tqdm=False)
-    llm.shutdown()
-    assert len(recorded) >= passes
-    assert all(isinstance(script, torch.jit.ScriptFunction) for script in recorded)
 
 
 def test_the_embedded_head_is_often_right() -> None:

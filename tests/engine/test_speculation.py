@@ -7,6 +7,7 @@ from scipy import stats
 
 import quire.core.run.runner as runner_module
 from quire import LLM, SamplingParams
+from quire.backends.cpu.compiled import compiled
 from quire.core.config import Config, SpeculationConfig
 from quire.core.errors import CheckpointError, ConfigError
 from quire.core.registry import Registry
@@ -256,11 +257,16 @@ def test_names_of_vllm_choose_the_method() -> None:
         assert (found.method, found.model, found.num_speculative_tokens) == (method, model, tokens)
 
 
-@pytest.mark.parametrize("model", ["demo-draft", "demo-eagle"])
-def test_what_drafting_computes_is_recorded_before_the_engine_is_ready(model: str) -> None:
-    llm = LLM("demo", dtype="float32", config=Config(speculation=SpeculationConfig(model=model)))
-    speculator = llm.engine.executor._runner.drafter.speculator
-    assert speculator._next._recorded._scripts
+@pytest.mark.parametrize("model", ["none", "demo-draft", "demo-eagle"])
+def test_what_a_step_needs_is_compiled_before_the_engine_is_ready(model: str) -> None:
+    compiled.cache_clear()
+    speculation = SpeculationConfig(model=None if model == "none" else model)
+    llm = LLM("demo", dtype="float32", config=Config(speculation=speculation))
+    before = compiled.cache_info()
+    assert before.misses
+    llm.generate("def add(a, b):", SamplingParams(max_tokens=16), use_tqdm=False)
+    assert compiled.cache_info().misses == before.misses
+    llm.shutdown()
 
 
 def test_speculators_that_do_not_ask_for_it_are_not_called_early(cases, monkeypatch) -> None:

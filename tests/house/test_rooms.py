@@ -26,6 +26,8 @@ HOMES = {
     "rich": ("cli/",),
     "matplotlib": ("cli/bench/", "plugins/demo/plot.py"),
     "triton": ("backends/", "quant/"),
+    "numba": ("backends/cpu/",),
+    "llvmlite": ("backends/cpu/",),
     "pluggy": ("core/hooks.py", "core/registry.py"),
     # evaluate.py and prepare.py belong to the making of the embedded model, not to serving.
     "transformers": ("core/text/", "plugins/models/", "plugins/demo/evaluate.py"),

@@ -1,0 +1,1 @@
+"""What numba compiles. Imported only when something is to be compiled."""
