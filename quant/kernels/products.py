@@ -24,8 +24,8 @@ _FEW = 64
 elsewhere only one does."""
 _DEPTH = 128
 """Columns of a tile of 8-bit values."""
-_UNITS = (8, 9)
-"""Compute capability from which matrix units take 8-bit floats."""
+_UNITS, _HOPPER = (8, 9), (9, 0)
+"""Compute capability from which matrix units take 8-bit floats, and torch's product scales of rows."""
 
 
 class GroupedProduct:
@@ -138,12 +138,13 @@ class _ByteProduct:
         n, k = values.shape
         float8 = values.dtype is torch.float8_e4m3fn
         # The others read 8-bit floats as bits, and write them out for many tokens.
-        self._native = not float8 or torch.cuda.get_device_capability(values.device) >= _UNITS
+        capability = torch.cuda.get_device_capability(values.device)
+        self._native = not float8 or capability >= _UNITS
         self._scratch = None if self._native else Scratch.of(n, k, dtype, values.device)
         self._kind = "scaled_int8"
         if float8:
             # torch's own takes a scale an output, and whole vectors.
-            torch_too = dtype is torch.bfloat16 and not (n % 16 or k % 16)
+            torch_too = capability >= _HOPPER and dtype is torch.bfloat16 and not (n % 16 or k % 16)
             self._kind = "scaled_float8" if torch_too else "scaled"
             if block is not None:
                 self._kind = "scaled_block"

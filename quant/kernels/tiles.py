@@ -16,8 +16,8 @@ class Config(NamedTuple):
 
     Attributes:
         form: "after", "folded", "apart" for one token, whose depth a program's warps share (see
-            ``apart``), "vector" for one token (see ``eight_bit``), or "dense" for weights written
-            out and torch's own product.
+            ``apart``), "vector" for one token (see ``eight_bit``), "dense" for weights written out
+            and torch's own product, or "library" for its product of 8-bit floats.
         rows: of the weights, a tile; of either half behind a gate.
         tokens: of a tile.
         warps: a program.

@@ -16,7 +16,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
-from numba.extending import intrinsic, overload
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin
 
 __all__ = (
     "LANES",
@@ -47,8 +48,9 @@ __all__ = (
 LANES = 16
 
 # As numpy has errors: none is raised, and no kernel needs the interpreter.
-called = njit(error_model="numpy")
-inlined = njit(error_model="numpy", forceinline=True)
+_FAST = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+called = njit(**_FAST)
+inlined = njit(**_FAST, forceinline=True)
 
 _BIT = ir.IntType(1)
 _SHORT = ir.IntType(16)
@@ -294,22 +296,16 @@ def maximum(context, a, b):
     return _defined(Floats, (Floats, Floats), make)
 
 
-def _operation(name):
-    @intrinsic
-    def operation(context, a, b):
-        return _defined(Floats, (Floats, Floats), lambda builder, *ab: getattr(builder, name)(*ab))
-
-    return operation
-
-
 def _operator(function, name):
-    operation = _operation(name)
+    """Give vectors an operator."""
 
-    @overload(function)
-    def operate(a, b):
-        if a is Floats and b is Floats:
-            return lambda a, b: operation(a, b)
-        return None
+    @infer_global(function)
+    class Operator(ConcreteTemplate):  # type: ignore[misc]
+        cases = [signature(Floats, Floats, Floats)]
+
+    @lower_builtin(function, Floats, Floats)
+    def operate(context, builder, kinds, args):
+        return getattr(builder, name)(*args)
 
 
 _operator(operator.add, "fadd")
