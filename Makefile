@@ -66,6 +66,8 @@ clean:  ## Remove what the other targets made.
 	fi; \
 	echo "  quire and its other libraries" >&3; \
 	$(PIP) install -c constraints.txt --no-build-isolation -e .; \
+	echo "  a first run, which compiles kernels for this machine" >&3; \
+	$(BIN)/python -m quire generate Hello --max-tokens 1 </dev/null || true; \
 	touch $@
 
 .venv/.developer: .venv/.installed

@@ -52,7 +52,14 @@ class CPUAttention(AttentionBackend):
         dtypes=frozenset({"float32", "bfloat16"}),
         kv_dtypes=frozenset({"float32", "bfloat16"}),
         features=frozenset(
-            {"sliding_window", "soft_cap", "overlap", "speculation", "deterministic"}
+            {
+                "sliding_window",
+                "soft_cap",
+                "overlap",
+                "speculation",
+                "deterministic",
+                "recorded",
+            }
         ),
     )
 
@@ -110,7 +117,7 @@ class CPUAttention(AttentionBackend):
                 num_tokens, batch.write_slots.data_ptr(),
                 batch.query_start.data_ptr(), batch.lengths.data_ptr(),
                 tables.data_ptr(), tables.stride(0), items.ctypes.data, len(items),
-                self._queries.data_ptr(), self._scratch.data_ptr(), 4 * room,
+                self._queries.data_ptr(), self._scratch.data_ptr(), 4 * room, threads,
             )  # fmt: skip
         return Step(batch, arguments, kept, threads)
 
@@ -148,7 +155,7 @@ class CPUAttention(AttentionBackend):
             float_bits(spec.scale, spec.soft_cap or 0.0),
             spec.window or 0, self._align,
         )  # fmt: skip
-        call = self._calls[layer, dtype] = Call(kernel, 20, fixed)
+        call = self._calls[layer, dtype] = Call(kernel, 21, fixed)
         return call
 
 

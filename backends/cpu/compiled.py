@@ -13,20 +13,21 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ...core.errors import ConfigError
 
-__all__ = ("COUNTERS", "Call", "compiled")
+__all__ = ("COUNTERS", "Call", "Noted", "compiled", "watching")
 
 logger = logging.getLogger(__name__)
 
-COUNTERS = 4
+COUNTERS = 8
 """Leading arguments of every kernel: zero when it begins, for its threads to count with."""
 
 _KERNELS = Path(__file__).parent / "kernels"
@@ -78,11 +79,38 @@ class Call:
             varying: the arguments before the fixed ones.
         """
         self._values[: self._begin] = [*_NO_COUNTS, *varying]
+        if _watchers:
+            _watchers[-1](Noted(self._kernel.address, self._values[COUNTERS:]))
         together = _together() if threads > 1 else None
         if together is None:
             self._kernel.run(self._at)
         else:
             together(self._kernel.address, self._at, threads, 0)
+
+
+class Noted(NamedTuple):
+    """A kernel that ran.
+
+    Attributes:
+        address: of the kernel.
+        arguments: behind the counters.
+    """
+
+    address: int
+    arguments: list[int]
+
+
+_watchers: list[Callable[[Noted], None]] = []
+
+
+@contextmanager
+def watching(note: Callable[[Noted], None]) -> Iterator[None]:
+    """Tell of every kernel that runs inside."""
+    _watchers.append(note)
+    try:
+        yield
+    finally:
+        _watchers.remove(note)
 
 
 @cache

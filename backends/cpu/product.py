@@ -28,7 +28,6 @@ class FewRows:
         self._weight, self._bias = weight.contiguous(), bias
         self._calls: dict[str | None, Call] = {}
         self._most = 1 + weight.numel() // _GRAIN
-        self._room = torch.empty(0)
 
     def __call__(
         self,
@@ -47,15 +46,14 @@ class FewRows:
         out = torch.empty(rows, width, dtype=x.dtype)
         threads = min(torch.get_num_threads(), self._most)
         piece = max(_LANES, width // (8 * threads) // _LANES * _LANES)
-        needed = threads * (rows * x.shape[1] + 2 * piece)
-        if self._room.numel() < needed:
-            self._room = torch.empty(needed)
+        share = rows * x.shape[1] + 2 * piece
+        room = torch.empty(threads * share)
         call(
             threads, x.data_ptr(), out.data_ptr(), rows, x.stride(0), piece,
             0 if norm is None else norm.weight.data_ptr(),
             0 if norm is None else float_bits(norm.eps),
             0 if add is None else add.data_ptr(),
-            self._room.data_ptr(), self._room.numel() // threads * 4,
+            room.data_ptr(), 4 * share, threads,
         )  # fmt: skip
         return out
 
@@ -64,5 +62,5 @@ class FewRows:
         bias = 0 if self._bias is None else self._bias.data_ptr()
         fixed = self._weight.data_ptr(), bias, *self._weight.shape
         kernel = compiled("product", BITS[self._weight.dtype], which)
-        call = self._calls[act] = Call(kernel, 10, fixed)
+        call = self._calls[act] = Call(kernel, 11, fixed)
         return call

@@ -127,6 +127,10 @@ def _side_by_side(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
 class AttentionBackend(ABC):
     """Computes softmax(q k^T * scale) v over a paged cache.
 
+    With the feature ``recorded``, on a CPU, what ``prepare`` gave serves later steps with the same
+    query lengths as well, whose lengths, slots and blocks were written where those of its batch
+    stand; its ``host_lengths`` are bounds. ``attend`` then does the same whatever they are.
+
     Args:
         layers: one spec a layer.
         block_size: tokens a block.

@@ -18,8 +18,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         kv_dtypes: names of KV cache dtypes.
         head_sizes: widths of a head; None for any.
         features: of ``sliding_window``, ``soft_cap``, ``graphs``, ``overlap``,
-            ``tensor_parallel``, ``speculation``, ``adapters``, ``deterministic``, ``quantizes``
-            (plain checkpoints, while they are loaded).
+            ``tensor_parallel``, ``speculation``, ``adapters``, ``deterministic``, ``recorded``,
+            ``quantizes`` (plain checkpoints, while they are loaded).
     """
 
     devices: frozenset[str] = ANY

@@ -20,7 +20,8 @@ from ...core.registry import Registry
 from ...core.run.forward import forward
 from ...core.run.graphs import graph_rows
 from ...core.source import Source, locate
-from .single_tokens import Pass, Stepper, send
+from .passes import Pass
+from .single_tokens import Stepper, send
 
 __all__ = ("DraftModel",)
 
@@ -58,8 +59,8 @@ class DraftModel(Speculator):
         self._block_size = context.block_size
         self._max_tokens = context.max_tokens
         self._stepper = Stepper(context, self._attention, _BEHIND * graph_rows(context.max_slots))
-        self._first = Pass(self._attention, self._logits_of_seconds)
-        self._next = Pass(self._attention, self._logits)
+        self._first = Pass(context, self._attention, self._logits_of_seconds)
+        self._next = Pass(context, self._attention, self._logits)
         self._on_host = context.device.type == "cpu"
         # Leading tokens of each slot whose keys and values are in the cache, at least; and with
         # them the drafts of the last call, if they were right.

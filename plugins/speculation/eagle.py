@@ -21,7 +21,8 @@ from ...core.run.forward import attending
 from ...core.run.graphs import graph_rows
 from ...core.source import Source, locate
 from .eagle_heads import Eagle1Head, Eagle3Head, Head, head_config, version_of
-from .single_tokens import Pass, SingleTokens, Stepper
+from .passes import Pass
+from .single_tokens import SingleTokens, Stepper
 
 __all__ = ("Eagle", "Eagle3")
 
@@ -90,8 +91,8 @@ class Eagle(Speculator):
         )
         self._layers = self._head.hidden_layers(len(context.model.attention_layers()))
         self._stepper = Stepper(context, self._attention, graph_rows(context.max_slots))
-        self._begin = Pass(self._attention, self._from_model)
-        self._next = Pass(self._attention, self._from_itself)
+        self._begin = Pass(context, self._attention, self._from_model)
+        self._next = Pass(context, self._attention, self._from_itself)
         self._padding = context.max_slots
         self._on_host = context.device.type == "cpu"
         # What the head makes of each slot's last token; the last row is nobody's.

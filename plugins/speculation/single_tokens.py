@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...core.contracts.attention import AttentionBackend, AttentionBatch
 from ...core.contracts.speculator import Drafting, SpeculatorContext
-from ...core.run.forward import attending
 
-__all__ = ("Pass", "SingleTokens", "Stepper", "send")
+__all__ = ("SingleTokens", "Stepper", "send")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +29,6 @@ class SingleTokens:
     token_ids: torch.Tensor
     positions: torch.Tensor
     batch: AttentionBatch
-
-
-class Pass:
-    """What a module computes of a step.
-
-    Args:
-        attention: of the module.
-        compute: from token ids and positions, int64 [T], the step's attention, and more tensors.
-    """
-
-    def __init__(self, attention: AttentionBackend, compute: Callable[..., Any]) -> None:
-        self._attention = attention
-        self._compute = compute
-
-    def __call__(
-        self,
-        batch: AttentionBatch,
-        token_ids: torch.Tensor,
-        positions: torch.Tensor,
-        *more: torch.Tensor,
-    ) -> Any:
-        """What ``compute`` gives for the batch's T tokens."""
-        attend = attending(self._attention, self._attention.prepare(batch))
-        return self._compute(token_ids, positions, attend, *more)
 
 
 class Stepper:

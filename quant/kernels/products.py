@@ -25,7 +25,7 @@ elsewhere only one does."""
 _DEPTH = 128
 """Columns of a tile of 8-bit values."""
 _UNITS, _HOPPER = (8, 9), (9, 0)
-"""Compute capability from which matrix units take 8-bit floats, and torch's product scales of rows."""
+"""Compute capability from which matrix units take 8-bit floats, and torch rows with own scales."""
 
 
 class GroupedProduct:

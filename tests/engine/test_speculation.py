@@ -269,6 +269,19 @@ def test_what_a_step_needs_is_compiled_before_the_engine_is_ready(model: str) ->
     llm.shutdown()
 
 
+@pytest.mark.parametrize("model", ["demo-draft", "demo-eagle"])
+def test_what_drafting_computes_is_recorded_before_the_engine_is_ready(model: str) -> None:
+    """Drafts that are computed as they are would be as good, and take twice as long."""
+    llm = LLM("demo", config=Config(speculation=SpeculationConfig(model=model)))
+    speculator = llm.engine.executor._runner.drafter.speculator
+    assert [kind is not None for kind in speculator._next._recorded.values()] == [True]
+    params = SamplingParams(temperature=0, max_tokens=48, ignore_eos=True)
+    llm.generate("def add(a, b):", params, use_tqdm=False)
+    for made in (speculator._next, getattr(speculator, "_first", speculator._next)):
+        assert all(kind is not None for kind in made._recorded.values())
+    llm.shutdown()
+
+
 def test_speculators_that_do_not_ask_for_it_are_not_called_early(cases, monkeypatch) -> None:
     """Nothing but sequences' rows is what the contract promises them."""
     asked: list[list[int]] = []

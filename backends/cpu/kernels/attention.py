@@ -23,15 +23,14 @@ from .simd import (
     load_some,
     long,
     maximum,
-    peek,
     put,
     splat,
     store,
     store_some,
-    take,
     total,
     within,
 )
+from .threads import given, given_float, room_of_thread, take, wait_for
 
 __all__ = ("make",)
 
@@ -86,18 +85,18 @@ def _rotated(bits, x, at, half, count, table, cos):
 @called
 def _write(bits, kv_bits, args, token, mine):
     """Keep a token's keys and values, and its rotated queries in float32."""
-    q, k, v = long(args, 4), long(args, 5), long(args, 6)
-    q_stride, k_stride, v_stride = long(args, 7), long(args, 8), long(args, 9)
+    q, k, v = given(args, 0), given(args, 1), given(args, 2)
+    q_stride, k_stride, v_stride = given(args, 3), given(args, 4), given(args, 5)
     table, positions, slots, queries = (
-        long(args, 11),
-        long(args, 12),
-        long(args, 14),
-        long(args, 21),
+        given(args, 7),
+        given(args, 8),
+        given(args, 10),
+        given(args, 17),
     )
     keys, values, num_blocks, block_size = (
-        long(args, 24), long(args, 25), long(args, 26), long(args, 27),
+        given(args, 21), given(args, 22), given(args, 23), given(args, 24),
     )  # fmt: skip
-    heads, kv_heads, dim = long(args, 28), long(args, 29), long(args, 30)
+    heads, kv_heads, dim = given(args, 25), given(args, 26), given(args, 27)
     slot = long(slots, token)
     block, offset = slot // block_size, slot % block_size
     half = dim // 2
@@ -283,18 +282,23 @@ def _placed(line, row, heads):
 @called
 def _attend(bits, kv_bits, args, item, head, mine):
     """The lines of an item: some of a row's, of the heads that share a key head."""
-    out, starts, lengths, tables = long(args, 10), long(args, 15), long(args, 16), long(args, 17)
-    queries, each = long(args, 21), long(args, 23) // _LINES
-    keys, values, num_blocks, size = long(args, 24), long(args, 25), long(args, 26), long(args, 27)
-    heads, kv_heads, dim = long(args, 28), long(args, 29), long(args, 30)
-    scale, cap = get(32, args, 62), get(32, args, 63)
-    window, align = long(args, 32), long(args, 33)
-    items, item = long(args, 19), 3 * item
+    out, starts, lengths, tables = given(args, 6), given(args, 11), given(args, 12), given(args, 13)
+    queries, each = given(args, 17), given(args, 19) // _LINES
+    keys, values, num_blocks, size = (
+        given(args, 21),
+        given(args, 22),
+        given(args, 23),
+        given(args, 24),
+    )
+    heads, kv_heads, dim = given(args, 25), given(args, 26), given(args, 27)
+    scale, cap = given_float(args, 28, 0), given_float(args, 28, 1)
+    window, align = given(args, 29), given(args, 30)
+    items, item = given(args, 15), 3 * item
     row, line, end = integer(items, item), integer(items, item + 1), integer(items, item + 2)
     start = integer(starts, row)
     row_of = start, integer(lengths, row) - (integer(starts, row + 1) - start), window
     heads_of = head, heads // kv_heads, heads, dim
-    table = tables + row * long(args, 18) * 4
+    table = tables + row * given(args, 14) * 4
     held, worth = (keys, num_blocks, size, dim, head), (values, num_blocks, size, dim, head)
     while line < end:
         at0, low0, high0 = _placed(line, row_of, heads_of)
@@ -332,28 +336,30 @@ def make(bits: int, kv_bits: int):
     Its arguments, behind the counters: q, k, v and from one token to the next in each; out; the
     table of rotations, 0 for none, and positions; tokens and their slots; query_start, lengths,
     block_tables and the width of these; items, int32 [items, 3], a row and its lines from one to
-    before another, and how many; rotated queries; a thread's room and its bytes. Then, of the
-    layer: keys, values, blocks and their size; heads, key heads and their width; float32 scale and
-    soft cap, 0 for none; window, 0 for none; and what a first score's position is a multiple of.
+    before another, and how many; rotated queries; room, its bytes a thread, and for how many. Then,
+    of the layer: keys, values, blocks and their size; heads, key heads and their width; float32
+    scale and soft cap, 0 for none; window, 0 for none; and what a first score's position is a
+    multiple of.
     """
 
     def attention(args):
-        mine = long(args, 22) + take(args, 0) * long(args, 23)
-        num_tokens = long(args, 13)
-        while True:
+        mine = room_of_thread(args, 18)
+        num_tokens = given(args, 9)
+        while mine:
             token = take(args, 1)
             if token >= num_tokens:
                 break
             _write(bits, kv_bits, args, token, mine)
             take(args, 2)
-        while peek(args, 2) < num_tokens:
-            pass
-        kv_heads = long(args, 29)
-        end = long(args, 20) * kv_heads
-        while True:
+        wait_for(args, 2, num_tokens)
+        kv_heads = given(args, 26)
+        end = given(args, 16) * kv_heads
+        while mine:
             item = take(args, 3)
             if item >= end:
                 break
             _attend(bits, kv_bits, args, item // kv_heads, item % kv_heads, mine)
+            take(args, 4)
+        wait_for(args, 4, end)
 
     return attention

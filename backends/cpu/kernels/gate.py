@@ -12,13 +12,12 @@ from .simd import (
     inlined,
     load,
     load_some,
-    long,
     splat,
     store,
     store_some,
-    take,
     with_sign,
 )
+from .threads import given, take, wait_for
 
 __all__ = ("make",)
 
@@ -68,7 +67,7 @@ def make(bits: int, which: int):
 
     def gate(args):
         x, out, rows, piece, size = (
-            long(args, 4), long(args, 5), long(args, 6), long(args, 7), long(args, 8),
+            given(args, 0), given(args, 1), given(args, 2), given(args, 3), given(args, 4),
         )  # fmt: skip
         whole, rest = size // LANES * LANES, size % LANES
         while True:
@@ -84,5 +83,7 @@ def make(bits: int, which: int):
                     found = activation(load_some(bits, x, at + whole, rest))
                     found = found * load_some(bits, x, at + size + whole, rest)
                     store_some(bits, out, to + whole, rest, found)
+                take(args, 1)
+        wait_for(args, 1, rows)
 
     return gate

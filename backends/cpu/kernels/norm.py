@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .simd import (
-    LANES,
-    called,
-    fma,
-    get,
-    load,
-    load_some,
-    long,
-    splat,
-    store,
-    store_some,
-    take,
-    total,
-)
+from .simd import LANES, called, fma, load, load_some, splat, store, store_some, total
+from .threads import given, given_float, take, wait_for
 
 __all__ = ("make", "scale_of")
 
@@ -50,9 +38,9 @@ def make(bits: int):
     """
 
     def norm(args):
-        x, out, rows, piece = long(args, 4), long(args, 5), long(args, 6), long(args, 7)
-        together, stride = long(args, 8), long(args, 9)
-        weight, size, eps = long(args, 10), long(args, 11), get(32, args, 24)
+        x, out, rows, piece = given(args, 0), given(args, 1), given(args, 2), given(args, 3)
+        together, stride = given(args, 4), given(args, 5)
+        weight, size, eps = given(args, 6), given(args, 7), given_float(args, 8, 0)
         whole, rest = size // LANES * LANES, size % LANES
         while True:
             first = take(args, 0) * piece
@@ -68,5 +56,7 @@ def make(bits: int):
                     found = load_some(bits, x, at + whole, rest) * scale
                     found = found * load_some(bits, weight, whole, rest)
                     store_some(bits, out, to + whole, rest, found)
+                take(args, 1)
+        wait_for(args, 1, rows)
 
     return norm

@@ -6,20 +6,8 @@ import numpy as np
 
 from .gate import ACTIVATIONS
 from .norm import scale_of
-from .simd import (
-    LANES,
-    called,
-    fma,
-    get,
-    load,
-    load_some,
-    long,
-    put,
-    splat,
-    store_some,
-    take,
-    total,
-)
+from .simd import LANES, called, fma, load, load_some, put, splat, store_some, total
+from .threads import given, given_float, room_of_thread, take, wait_for
 
 __all__ = ("make",)
 
@@ -81,8 +69,8 @@ def make(bits: int, gated: int):
 
     Its arguments: x and out, addresses; rows; elements from a row of x to the next; results that a
     thread takes at a time; addresses of a norm's weight, its float32 eps, and of what is added, 0
-    for none; of a thread's room, and its bytes; then the weight's address, the bias's, 0 for none,
-    outputs and inputs. With a gate there are half as many results as outputs.
+    for none; of room, its bytes a thread, and for how many; then addresses of the weight and of the
+    bias, 0 for none, outputs and inputs. With a gate there are half as many results as outputs.
     """
     activation = ACTIVATIONS[max(gated - 1, 0)]
 
@@ -105,17 +93,22 @@ def make(bits: int, gated: int):
 
     def product(args):
         x, out, rows, stride, piece = (
-            long(args, 4), long(args, 5), long(args, 6), long(args, 7), long(args, 8),
+            given(args, 0), given(args, 1), given(args, 2), given(args, 3), given(args, 4),
         )  # fmt: skip
-        norm, eps, add = long(args, 9), get(32, args, 20), long(args, 11)
-        room = long(args, 12) + take(args, 1) * long(args, 13)
-        weight, bias, outputs, size = long(args, 14), long(args, 15), long(args, 16), long(args, 17)
+        norm, eps, add = given(args, 5), given_float(args, 6, 0), given(args, 7)
+        room = room_of_thread(args, 8)
+        weight, bias, outputs, size = (
+            given(args, 11),
+            given(args, 12),
+            given(args, 13),
+            given(args, 14),
+        )
         results = outputs // 2 if gated else outputs
         sums = room + rows * size * 4
-        for row in range(rows):
+        for row in range(rows if room else 0):
             _widen(bits, x, row * stride, size, norm, eps, room + row * size * 4)
-        while True:
-            first = take(args, 0) * piece
+        while room:
+            first = take(args, 1) * piece
             if first >= results:
                 break
             count = min(piece, results - first)
@@ -126,5 +119,7 @@ def make(bits: int, gated: int):
                     other = (results + first) * size
                     _sums(bits, at, weight, other, size, count, sums + count * 4)
                 finished(sums, count, (bias, first), results, out, add, row * results + first)
+            take(args, 2)
+        wait_for(args, 2, (results + piece - 1) // piece)
 
     return product

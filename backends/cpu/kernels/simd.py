@@ -23,6 +23,7 @@ __all__ = (
     "LANES",
     "absolute",
     "called",
+    "defined",
     "exp",
     "fma",
     "get",
@@ -34,12 +35,11 @@ __all__ = (
     "long",
     "maximum",
     "minimum",
-    "peek",
+    "pointer",
     "put",
     "splat",
     "store",
     "store_some",
-    "take",
     "total",
     "with_sign",
     "within",
@@ -83,7 +83,7 @@ class _FloatsModel(models.PrimitiveModel):  # type: ignore[misc]
 Floats = _FloatsType()
 
 
-def _defined(result, parameters, make):
+def defined(result, parameters, make):
     """An intrinsic of such types; ``make(builder, *values)`` gives its result."""
 
     def generate(context, builder, signature, args):
@@ -104,7 +104,7 @@ def _same(builder, scalar, kind):
     return builder.shuffle_vector(first, nothing, _constant(0))
 
 
-def _place(builder, address, index, element):
+def pointer(builder, address, index, element):
     return builder.gep(builder.inttoptr(address, element.as_pointer()), [index])
 
 
@@ -155,11 +155,11 @@ def load(context, bits, address, index):
 
     def make(builder, _, address, index):
         element, vector = (_FLOAT, _FLOATS) if wide else (_SHORT, _SHORTS)
-        place = _place(builder, address, index, element)
+        place = pointer(builder, address, index, element)
         found = builder.load(builder.bitcast(place, vector.as_pointer()), align=4 if wide else 2)
         return found if wide else _widened(builder, found)
 
-    return _defined(Floats, (bits, types.int64, types.int64), make)
+    return defined(Floats, (bits, types.int64, types.int64), make)
 
 
 @intrinsic(prefer_literal=True)
@@ -169,7 +169,7 @@ def load_some(context, bits, address, index, count):
 
     def make(builder, _, address, index, count):
         element, vector, name = (_FLOAT, _FLOATS, "v16f32") if wide else (_SHORT, _SHORTS, "v16i16")
-        place = builder.bitcast(_place(builder, address, index, element), vector.as_pointer())
+        place = builder.bitcast(pointer(builder, address, index, element), vector.as_pointer())
         zeros = ir.Constant(vector, None)
         found = _call(
             builder,
@@ -182,7 +182,7 @@ def load_some(context, bits, address, index, count):
         )
         return found if wide else _widened(builder, found)
 
-    return _defined(Floats, (bits, types.int64, types.int64, types.int64), make)
+    return defined(Floats, (bits, types.int64, types.int64, types.int64), make)
 
 
 @intrinsic(prefer_literal=True)
@@ -192,10 +192,10 @@ def store(context, bits, address, index, value):
 
     def make(builder, _, address, index, value):
         element, vector = (_FLOAT, _FLOATS) if wide else (_SHORT, _SHORTS)
-        place = builder.bitcast(_place(builder, address, index, element), vector.as_pointer())
+        place = builder.bitcast(pointer(builder, address, index, element), vector.as_pointer())
         builder.store(value if wide else _narrowed(builder, value), place, align=4 if wide else 2)
 
-    return _defined(types.void, (bits, types.int64, types.int64, Floats), make)
+    return defined(types.void, (bits, types.int64, types.int64, Floats), make)
 
 
 @intrinsic(prefer_literal=True)
@@ -212,7 +212,7 @@ def store_some(context, bits, address, index, count, value):
         value,
     ):
         element, vector, name = (_FLOAT, _FLOATS, "v16f32") if wide else (_SHORT, _SHORTS, "v16i16")
-        place = builder.bitcast(_place(builder, address, index, element), vector.as_pointer())
+        place = builder.bitcast(pointer(builder, address, index, element), vector.as_pointer())
         _call(
             builder,
             f"llvm.masked.store.{name}.p0",
@@ -223,7 +223,7 @@ def store_some(context, bits, address, index, count, value):
             _mask(builder, count),
         )
 
-    return _defined(types.void, (bits, types.int64, types.int64, types.int64, Floats), make)
+    return defined(types.void, (bits, types.int64, types.int64, types.int64, Floats), make)
 
 
 @intrinsic(prefer_literal=True)
@@ -232,10 +232,10 @@ def get(context, bits, address, index):
     wide = _is_wide(bits)
 
     def make(builder, _, address, index):
-        found = builder.load(_place(builder, address, index, _FLOAT if wide else _SHORT))
+        found = builder.load(pointer(builder, address, index, _FLOAT if wide else _SHORT))
         return found if wide else _widened(builder, found)
 
-    return _defined(types.float32, (bits, types.int64, types.int64), make)
+    return defined(types.float32, (bits, types.int64, types.int64), make)
 
 
 @intrinsic(prefer_literal=True)
@@ -244,10 +244,10 @@ def put(context, bits, address, index, value):
     wide = _is_wide(bits)
 
     def make(builder, _, address, index, value):
-        place = _place(builder, address, index, _FLOAT if wide else _SHORT)
+        place = pointer(builder, address, index, _FLOAT if wide else _SHORT)
         builder.store(value if wide else _narrowed(builder, value), place)
 
-    return _defined(types.void, (bits, types.int64, types.int64, types.float32), make)
+    return defined(types.void, (bits, types.int64, types.int64, types.float32), make)
 
 
 @intrinsic
@@ -255,9 +255,9 @@ def integer(context, address, index):
     """One int32 as int64."""
 
     def make(builder, address, index):
-        return builder.sext(builder.load(_place(builder, address, index, _INT)), _LONG)
+        return builder.sext(builder.load(pointer(builder, address, index, _INT)), _LONG)
 
-    return _defined(types.int64, (types.int64, types.int64), make)
+    return defined(types.int64, (types.int64, types.int64), make)
 
 
 @intrinsic
@@ -265,15 +265,15 @@ def long(context, address, index):
     """One int64."""
 
     def make(builder, address, index):
-        return builder.load(_place(builder, address, index, _LONG))
+        return builder.load(pointer(builder, address, index, _LONG))
 
-    return _defined(types.int64, (types.int64, types.int64), make)
+    return defined(types.int64, (types.int64, types.int64), make)
 
 
 @intrinsic
 def splat(context, value):
     """A vector of one float32."""
-    return _defined(Floats, (types.float32,), lambda builder, x: _same(builder, x, _FLOATS))
+    return defined(Floats, (types.float32,), lambda builder, x: _same(builder, x, _FLOATS))
 
 
 @intrinsic
@@ -283,7 +283,7 @@ def fma(context, a, b, c):
     def make(builder, *args):
         return _call(builder, "llvm.fma.v16f32", _FLOATS, *args)
 
-    return _defined(Floats, (Floats, Floats, Floats), make)
+    return defined(Floats, (Floats, Floats, Floats), make)
 
 
 @intrinsic
@@ -293,7 +293,7 @@ def maximum(context, a, b):
     def make(builder, *args):
         return _call(builder, "llvm.maxnum.v16f32", _FLOATS, *args)
 
-    return _defined(Floats, (Floats, Floats), make)
+    return defined(Floats, (Floats, Floats), make)
 
 
 def _operator(function, name):
@@ -330,7 +330,7 @@ def within(context, value, first, low, high):
         )
         return builder.select(inside, value, ir.Constant(_FLOATS, [float("-inf")] * LANES))
 
-    return _defined(Floats, (Floats, types.int64, types.int64, types.int64), make)
+    return defined(Floats, (Floats, types.int64, types.int64, types.int64), make)
 
 
 def _folded(builder, value, fold):
@@ -351,7 +351,7 @@ def total(context, value):
     def make(builder, value):
         return _folded(builder, value, lambda low, high, half: builder.fadd(low, high))
 
-    return _defined(types.float32, (Floats,), make)
+    return defined(types.float32, (Floats,), make)
 
 
 @intrinsic
@@ -364,7 +364,7 @@ def greatest(context, value):
 
         return _folded(builder, value, fold)
 
-    return _defined(types.float32, (Floats,), make)
+    return defined(types.float32, (Floats,), make)
 
 
 @intrinsic
@@ -375,7 +375,7 @@ def scaled(context, value, shifted):
         exponent = builder.shl(builder.bitcast(shifted, _INTS), _constant(23))
         return builder.bitcast(builder.add(builder.bitcast(value, _INTS), exponent), _FLOATS)
 
-    return _defined(Floats, (Floats, Floats), make)
+    return defined(Floats, (Floats, Floats), make)
 
 
 _LEAST, _MOST = np.float32(-87.0), np.float32(88.0)
@@ -421,7 +421,7 @@ def minimum(context, a, b):
     def make(builder, *args):
         return _call(builder, "llvm.minnum.v16f32", _FLOATS, *args)
 
-    return _defined(Floats, (Floats, Floats), make)
+    return defined(Floats, (Floats, Floats), make)
 
 
 @intrinsic
@@ -435,7 +435,7 @@ def where_finite(context, x, value):
         )
         return builder.select(builder.fcmp_unordered("uno", x, x), x, value)
 
-    return _defined(Floats, (Floats, Floats), make)
+    return defined(Floats, (Floats, Floats), make)
 
 
 @intrinsic
@@ -445,7 +445,7 @@ def absolute(context, x):
     def make(builder, x):
         return _call(builder, "llvm.fabs.v16f32", _FLOATS, x)
 
-    return _defined(Floats, (Floats,), make)
+    return defined(Floats, (Floats,), make)
 
 
 @intrinsic
@@ -455,29 +455,4 @@ def with_sign(context, x, sign):
     def make(builder, *args):
         return _call(builder, "llvm.copysign.v16f32", _FLOATS, *args)
 
-    return _defined(Floats, (Floats, Floats), make)
-
-
-@intrinsic
-def take(context, address, index):
-    """An int64 that threads count with: its value, before it becomes one more.
-
-    What a thread wrote before is seen by those that count later.
-    """
-
-    def make(builder, address, index):
-        place = _place(builder, address, index, _LONG)
-        return builder.atomic_rmw("add", place, ir.Constant(_LONG, 1), "acq_rel")
-
-    return _defined(types.int64, (types.int64, types.int64), make)
-
-
-@intrinsic
-def peek(context, address, index):
-    """Such a counter's value."""
-
-    def make(builder, address, index):
-        place = _place(builder, address, index, _LONG)
-        return builder.load_atomic(place, "acquire", 8)
-
-    return _defined(types.int64, (types.int64, types.int64), make)
+    return defined(Floats, (Floats, Floats), make)
