@@ -43,8 +43,11 @@ _MOST_LOST = 8.0
 _WINDOW = 24
 _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
-# Steps with drafts after which a plain one is measured again.
+# Steps with drafts after which a plain one is measured again, and at first only to see whether
+# an engine was slow in the beginning.
 _PLAIN_AGAIN = 1000
+_DOUBTED = 32
+_MORE_SURE = 8
 # Times plain steps' speed that drafts must have kept there, and must promise to a sequence
 # alone; and what they must promise to many, whose batch ends with whoever has the least luck.
 _MARGIN = 1.02
@@ -210,8 +213,7 @@ class Drafting:
         # A step that looked for drafts and found none is no plain one, but part of the price.
         drafted = not plan.plain and any(row.drafts or row.propose for row in rows)
         if not (drafted or begins):
-            payoff.costs.slower(self._plain.add(count, seconds))
-            payoff.rested()
+            payoff.rested(self._plain.add(count, seconds, doubted=payoff.doubts))
             return
         plain = self._plain.seconds(count)
         if plain is None:
@@ -273,6 +275,7 @@ class _Payoff:
         # Plain steps' time that may go into finding out what lengths take, and into tries.
         self._allowed = _MOST_TRYING
         self._since_plain = 0
+        self._plain_again = _DOUBTED
         # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
         # some of that may be preparation.
         self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_WINDOW)
@@ -296,7 +299,7 @@ class _Payoff:
         self.passed = passed
         self.costs.begin(passed)
         self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
-        self.plain = self._pause > 0 or unmeasured or self._since_plain >= _PLAIN_AGAIN
+        self.plain = self._pause > 0 or unmeasured or self._since_plain >= self._plain_again
         self._pause = max(0, self._pause - passed)
         if looks or promise != self._promise:
             self._lengths.clear()
@@ -309,6 +312,11 @@ class _Payoff:
         elif self.length or looks:
             self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
 
+    @property
+    def doubts(self) -> bool:
+        """Whether the step that is measured was planned to see if plain ones are far shorter."""
+        return self._since_plain >= self._plain_again < _PLAIN_AGAIN
+
     def tries(self) -> bool:
         """Whether one more sequence for which drafts lose may try one, while ``may_try``."""
         if self._tried_at != self._steps:
@@ -316,8 +324,11 @@ class _Payoff:
         self._tries += 1
         return self._tries <= _TRIES
 
-    def rested(self) -> None:
-        """A plain step was measured."""
+    def rested(self, times: float) -> None:
+        """A plain step was measured; they take so many times as long as believed."""
+        self.costs.slower(times)
+        if self._since_plain >= self._plain_again:
+            self._plain_again = min(_MORE_SURE * self._plain_again, _PLAIN_AGAIN)
         self._since_plain = 0
 
     def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:

@@ -19,8 +19,10 @@ _BINS_PER_OCTAVE = 4
 _NEAR = 2
 # Steps at a number of rows that are planned by what others took before it is measured itself.
 _UNMEASURED = 16
-# Share by which a machine's speed may move.
+# Share by which a machine's speed may move unnoticed; and times by which a step must be shorter
+# than believed to show that something else was measured before: no chance makes a step so short.
 _SAME = 0.1
+_SHORTER = 2.5
 # Steps for which a cost counts while it is not measured again: what was slow once would never be
 # tried again.
 _STALE = 300
@@ -46,11 +48,23 @@ class PlainTimes:
         # What was believed until it was forgotten.
         self._before: dict[int, float] = {}
 
-    def add(self, rows: int, seconds: float) -> float:
-        """Take in a step: how many times as long as believed such steps have turned out to be."""
+    def add(self, rows: int, seconds: float, *, doubted: bool = False) -> float:
+        """Take in a step: how many times as long as believed such steps have turned out to be.
+
+        Args:
+            rows: of the step.
+            seconds: that it took.
+            doubted: whether it was planned to see if they are far shorter, and else says nothing.
+        """
         at = _bin(rows)
+        scaled = seconds / math.sqrt(rows)
+        believed = self._medians.get(at)
+        if believed is not None and _SHORTER * scaled < believed:
+            self.forget(rows)
+        elif believed is not None and doubted:
+            return 1.0
         kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
-        kept.append(seconds / math.sqrt(rows))
+        kept.append(scaled)
         if len(kept) < _BELIEVED:
             return 1.0
         self._medians[at] = median(kept)
@@ -165,9 +179,10 @@ class DraftCosts:
         """Plain steps take so many times as long as when these were measured.
 
         So do all steps of a machine that has become slower, and those that were measured since
-        looked too dear. What looks too cheap will be seen at once.
+        looked too dear. They take a part of it where plain ones were measured at a bad time, and
+        then all that was measured looked too cheap.
         """
-        if times > 1 + _SAME:
+        if times > 1 + _SAME or times < 1 / _SHORTER:
             self._kept.clear()
             for drafts, cost in self._medians.items():
                 self._medians[drafts] = max(1.0, cost / times)

@@ -138,8 +138,9 @@ class _ByteProduct:
         n, k = values.shape
         float8 = values.dtype is torch.float8_e4m3fn
         # The others read 8-bit floats as bits, and write them out for many tokens.
-        capability = torch.cuda.get_device_capability(values.device)
-        self._native = not float8 or capability >= _UNITS
+        # Integers are everywhere.
+        capability = torch.cuda.get_device_capability(values.device) if float8 else _UNITS
+        self._native = capability >= _UNITS
         self._scratch = None if self._native else Scratch.of(n, k, dtype, values.device)
         self._kind = "scaled_int8"
         if float8:
