@@ -15,6 +15,9 @@ _LEAST = 0.1
 # Draws before drafts that lose are tried again, at first and at most.
 _FIRST_PAUSE = 8
 _LAST_PAUSE = 512
+# Searches without a draft after which one more draw goes by before the next, and draws at most.
+_PATIENCE = 3
+_MOST_SKIPPED = 3
 
 
 class Acceptance:
@@ -25,7 +28,7 @@ class Acceptance:
         memory: drafts tried that count.
     """
 
-    __slots__ = ("_accepted", "_memory", "_next_pause", "_pause", "_tried")
+    __slots__ = ("_accepted", "_empty", "_memory", "_next_pause", "_pause", "_skipped", "_tried")
 
     def __init__(self, memory: float = _MEMORY) -> None:
         self._memory = memory
@@ -33,6 +36,8 @@ class Acceptance:
         self._accepted = 0.0
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
+        self._empty = 0
+        self._skipped = 0
 
     def learn(self, drafts: int, accepted: int) -> None:
         """Take in a row with this many drafts; one that was right ends long pauses."""
@@ -68,6 +73,18 @@ class Acceptance:
         rate = self.rate(prior)
         room = doubt * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
         return min(max(prior, rate - room), rate + room)
+
+    def seeks(self) -> bool:
+        """Whether to look for drafts; who often found none does so more rarely."""
+        if self._skipped:
+            self._skipped -= 1
+            return False
+        return True
+
+    def sought(self, *, found: bool) -> None:
+        """Drafts were looked for."""
+        self._empty = 0 if found else self._empty + 1
+        self._skipped = min(self._empty // _PATIENCE, _MOST_SKIPPED)
 
     def rest(self, draws: int = 1) -> None:
         """Draws go without drafts: what was known fades, so that it may be seen otherwise."""

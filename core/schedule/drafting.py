@@ -43,11 +43,13 @@ _MOST_LOST = 8.0
 _WINDOW = 24
 _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
-# Steps with drafts after which a plain one is measured again, and at first only to see whether
-# an engine was slow in the beginning.
-_PLAIN_AGAIN = 1000
+# Steps with drafts after which plain ones are measured anew, at first, since an engine may have
+# been slow in the beginning, and at most.
 _DOUBTED = 32
 _MORE_SURE = 8
+# Of the time that plain steps were believed to take.
+_FASTER = 0.9
+_PLAIN_AGAIN = 1000
 # Times plain steps' speed that drafts must have kept there, and must promise to a sequence
 # alone; and what they must promise to many, whose batch ends with whoever has the least luck.
 _MARGIN = 1.02
@@ -145,6 +147,8 @@ class Drafting:
         many = min(math.log2(max(running, 1)) / _MANY, 1.0)
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
         promise = _MARGIN + many * (_PROMISE - _MARGIN)
+        if payoff.doubts():
+            self._plain.forget(needed)
         unmeasured = self._plain.wanted(needed)
         payoff.begin(self._prior, self.most, promise, self._passed, unmeasured=unmeasured)
         # Plain steps are measured one after the other until they are known.
@@ -213,7 +217,7 @@ class Drafting:
         # A step that looked for drafts and found none is no plain one, but part of the price.
         drafted = not plan.plain and any(row.drafts or row.propose for row in rows)
         if not (drafted or begins):
-            payoff.rested(self._plain.add(count, seconds, doubted=payoff.doubts))
+            payoff.rested(self._plain.add(count, seconds))
             return
         plain = self._plain.seconds(count)
         if plain is None:
@@ -233,7 +237,7 @@ class Drafting:
         if not self._settings.adaptive:
             return self.most
         acceptance, now = seq.drafting, self._now
-        if not now.plain:
+        if not now.plain and acceptance.seeks():
             length = now.best(acceptance.likely(self._prior, self._doubt))
             if length:
                 return length
@@ -299,7 +303,7 @@ class _Payoff:
         self.passed = passed
         self.costs.begin(passed)
         self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
-        self.plain = self._pause > 0 or unmeasured or self._since_plain >= self._plain_again
+        self.plain = self._pause > 0 or unmeasured
         self._pause = max(0, self._pause - passed)
         if looks or promise != self._promise:
             self._lengths.clear()
@@ -312,10 +316,13 @@ class _Payoff:
         elif self.length or looks:
             self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
 
-    @property
     def doubts(self) -> bool:
-        """Whether the step that is measured was planned to see if plain ones are far shorter."""
-        return self._since_plain >= self._plain_again < _PLAIN_AGAIN
+        """Whether it is time to measure plain steps anew."""
+        if self._since_plain < self._plain_again:
+            return False
+        self._since_plain = 0
+        self._plain_again = min(_MORE_SURE * self._plain_again, _PLAIN_AGAIN)
+        return True
 
     def tries(self) -> bool:
         """Whether one more sequence for which drafts lose may try one, while ``may_try``."""
@@ -327,8 +334,9 @@ class _Payoff:
     def rested(self, times: float) -> None:
         """A plain step was measured; they take so many times as long as believed."""
         self.costs.slower(times)
-        if self._since_plain >= self._plain_again:
-            self._plain_again = min(_MORE_SURE * self._plain_again, _PLAIN_AGAIN)
+        if times < _FASTER:
+            # What drafts were thought to gain, they did not.
+            self._gains.clear()
         self._since_plain = 0
 
     def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:

@@ -78,6 +78,8 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
         delta.num_drafts = min(row.drafts, seq.num_valid)
         delta.num_accepted = min(kept, _accepted(row, outcome, index), delta.num_drafts)
     seq.num_valid = outcome.proposed.get(index, 0)
+    if row.propose:
+        seq.drafting.sought(found=seq.num_valid > 0)
     if not seq.num_pending:
         seq.num_ready = min(seq.num_ready, seq.num_valid)
     if index in outcome.logprobs:

@@ -48,21 +48,12 @@ class PlainTimes:
         # What was believed until it was forgotten.
         self._before: dict[int, float] = {}
 
-    def add(self, rows: int, seconds: float, *, doubted: bool = False) -> float:
-        """Take in a step: how many times as long as believed such steps have turned out to be.
-
-        Args:
-            rows: of the step.
-            seconds: that it took.
-            doubted: whether it was planned to see if they are far shorter, and else says nothing.
-        """
+    def add(self, rows: int, seconds: float) -> float:
+        """Take in a step: how many times as long as believed such steps have turned out to be."""
         at = _bin(rows)
         scaled = seconds / math.sqrt(rows)
-        believed = self._medians.get(at)
-        if believed is not None and _SHORTER * scaled < believed:
+        if _SHORTER * scaled < self._medians.get(at, 0.0):
             self.forget(rows)
-        elif believed is not None and doubted:
-            return 1.0
         kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
         kept.append(scaled)
         if len(kept) < _BELIEVED:

@@ -37,6 +37,7 @@ __all__ = (
     "minimum",
     "pointer",
     "put",
+    "put_long",
     "splat",
     "store",
     "store_some",
@@ -268,6 +269,16 @@ def long(context, address, index):
         return builder.load(pointer(builder, address, index, _LONG))
 
     return defined(types.int64, (types.int64, types.int64), make)
+
+
+@intrinsic
+def put_long(context, address, index, value):
+    """Write one int64."""
+
+    def make(builder, address, index, value):
+        builder.store(value, pointer(builder, address, index, _LONG))
+
+    return defined(types.void, (types.int64, types.int64, types.int64), make)
 
 
 @intrinsic
