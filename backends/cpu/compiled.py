@@ -79,8 +79,8 @@ class Call:
             varying: the arguments before the fixed ones.
         """
         self._values[: self._begin] = [*_NO_COUNTS, *varying]
-        if _watchers:
-            _watchers[-1](Noted(self._kernel.address, self._values[COUNTERS:]))
+        if _watcher.note is not None:
+            _watcher.note(Noted(self._kernel.address, self._values[COUNTERS:]))
         together = _together() if threads > 1 else None
         if together is None:
             self._kernel.run(self._at)
@@ -100,17 +100,23 @@ class Noted(NamedTuple):
     arguments: list[int]
 
 
-_watchers: list[Callable[[Noted], None]] = []
+class _Watcher(threading.local):
+    """Who is told of the kernels that a thread of Python runs."""
+
+    note: Callable[[Noted], None] | None = None
+
+
+_watcher = _Watcher()
 
 
 @contextmanager
 def watching(note: Callable[[Noted], None]) -> Iterator[None]:
-    """Tell of every kernel that runs inside."""
-    _watchers.append(note)
+    """Tell of every kernel that this thread runs inside."""
+    _watcher.note = note
     try:
         yield
     finally:
-        _watchers.remove(note)
+        _watcher.note = None
 
 
 @cache

@@ -1,8 +1,10 @@
 """Speculative decoding gives plain decoding's tokens, whatever is drafted and however steps run."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from scipy import stats
 
 import quire.core.run.runner as runner_module
@@ -298,3 +300,26 @@ def test_speculators_that_do_not_ask_for_it_are_not_called_early(cases, monkeypa
     assert asked == []
     assert driver.generate(prompts, GREEDY) == wanted
     assert asked
+
+
+@pytest.mark.parametrize("method", ["ngram", "suffix"])
+def test_lookup_finds_the_same_by_operators(method: str) -> None:
+    """As on devices that are no CPU."""
+    config = Config(speculation=SpeculationConfig(method=method))
+    llm = LLM("demo", config=config)
+    speculator = llm.engine.executor._runner.drafter.speculator
+    torch.manual_seed(0)
+    for most in (1, 5):
+        tokens = torch.randint(0, 3, (40, 100), dtype=torch.int32)
+        slots, lengths = torch.randperm(40)[:30], torch.randint(1, 60, (30,))
+        host = SimpleNamespace(longest=lengths.numpy())
+        drafting = SimpleNamespace(
+            tokens=tokens, slots=slots, lengths=lengths, most=most, host=host
+        )
+        by_kernel = speculator.propose(drafting)
+        kernel, speculator._on_host = speculator._on_host, None
+        assert torch.equal(speculator.propose(drafting), by_kernel)
+        speculator._on_host = kernel
+        assert (by_kernel >= 0).any()
+        assert (by_kernel < 0).any()
+    llm.shutdown()
