@@ -310,7 +310,7 @@ def test_lookup_finds_the_same_by_operators(method: str) -> None:
     speculator = llm.engine.executor._runner.drafter.speculator
     torch.manual_seed(0)
     for most in (1, 5):
-        tokens = torch.randint(0, 3, (40, 100), dtype=torch.int32)
+        tokens = torch.randint(0, 3, (40, 2048), dtype=torch.int32)
         slots, lengths = torch.randperm(40)[:30], torch.randint(1, 60, (30,))
         host = SimpleNamespace(longest=lengths.numpy())
         drafting = SimpleNamespace(

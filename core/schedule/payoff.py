@@ -1,0 +1,199 @@
+"""Whether drafts pay in steps of one size: by what they were expected to give, and what they do."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+from .step_times import DraftCosts
+
+__all__ = ("LOOK_AGAIN", "MARGIN", "PROMISE", "SHOWN", "Payoff")
+
+# A step counts as at most this many medians long, unless drafting began in it: the machine did
+# something else meanwhile.
+_HICCUP = 2.0
+# Plain steps' time that drafts may lose before it is plain that they do not pay.
+_MOST_LOST = 8.0
+# Steps with drafts after which they must have paid; and without, before they may again, at first,
+# which is enough to see whether the machine has become slower, and at most.
+_WINDOW = 24
+_FIRST_PAUSE = 4
+_LONGEST_PAUSE = 600
+# Steps with drafts after which plain ones are measured anew, at first, since an engine may have
+# been slow in the beginning, and at most.
+_DOUBTED = 32
+_MORE_SURE = 8
+_PLAIN_AGAIN = 1000
+# Of the time that plain steps were believed to take: what drafts seemed to gain, they did not.
+_FASTER = 0.9
+# Times plain steps' speed that drafts must have kept there, and must promise to a sequence
+# alone; and what they must promise to many, whose batch ends with whoever has the least luck.
+MARGIN = 1.02
+PROMISE = 1.1
+# Steps after which costs are looked at again, and whether drafting pays; and, where nobody drafts,
+# after which it is asked again who would: asking takes longer than planning.
+LOOK_AGAIN = 4
+# Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
+# that would take a greater share of the time. That goes into lengths that nobody knows as well,
+# and is saved up to so many plain steps' time, with which an engine begins.
+_TRIES = 4
+_TRY_AGAIN = 8
+_TRYING = 0.01
+_MOST_TRYING = 1.0
+# Rates between 0 and 1 that are told apart.
+_RATES = 128
+# Steps until the durations of a try are known.
+SHOWN = 3
+
+
+class Payoff:
+    """One size of steps.
+
+    Attributes:
+        costs: of drafts.
+        plain: whether nobody drafts in the step that is planned.
+        length: of drafts to try in it, for their cost; 0 for none.
+        may_try: whether sequences for which drafts lose may try one in it.
+        passed: steps since one was planned that asked who drafts.
+    """
+
+    def __init__(self) -> None:
+        self.costs = DraftCosts()
+        self.length = 0
+        self._rate = 0.0
+        self.plain = False
+        self.may_try = False
+        self.passed = 1
+        self._most = 0
+        self._promise = PROMISE
+        # The best numbers of drafts by rate, as far as asked for since costs were last looked at,
+        # and those costs by number.
+        self._lengths: dict[int, int] = {}
+        self._costs: list[float] = []
+        self._steps = 0
+        self._tried_at = -_TRY_AGAIN
+        self._tries = 0
+        # Plain steps' time that may go into finding out what lengths take, and into tries.
+        self._allowed = _MOST_TRYING
+        self._since_plain = 0
+        self._plain_again = _DOUBTED
+        # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
+        # some of that may be preparation.
+        self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_WINDOW)
+        self._pause = 0
+        self._next_pause = _FIRST_PAUSE
+
+    def begin(
+        self, rate: float, most: int, promise: float, passed: int, *, unmeasured: bool
+    ) -> None:
+        """A step is planned.
+
+        Args:
+            rate: of drafts accepted, of all sequences.
+            most: drafts of a row.
+            promise: times a plain row's speed that drafts must be expected to make.
+            passed: steps since the last that was planned like this.
+            unmeasured: whether nobody knows what a plain step takes.
+        """
+        looks = (self._steps + passed) // LOOK_AGAIN > self._steps // LOOK_AGAIN
+        self._steps += passed
+        self.passed = passed
+        self.costs.begin(passed)
+        self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
+        self.plain = self._pause > 0 or unmeasured
+        self._pause = max(0, self._pause - passed)
+        if looks or promise != self._promise:
+            self._lengths.clear()
+            self._costs.clear()
+        self._rate, self._most, self._promise = rate, most, promise
+        waited = self._steps - self._tried_at
+        self.may_try = waited >= _TRY_AGAIN and self._allowed >= 0
+        if self.plain or self._allowed < 0:
+            self.length = 0
+        elif self.length or looks:
+            self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
+
+    def doubts(self) -> bool:
+        """Whether it is time to measure plain steps anew."""
+        if self._since_plain < self._plain_again:
+            return False
+        self._since_plain = 0
+        self._plain_again = min(_MORE_SURE * self._plain_again, _PLAIN_AGAIN)
+        return True
+
+    def tries(self) -> bool:
+        """Whether one more sequence for which drafts lose may try one, while ``may_try``."""
+        if self._tried_at != self._steps:
+            self._tried_at, self._tries = self._steps, 0
+        self._tries += 1
+        return self._tries <= _TRIES
+
+    def rested(self, times: float) -> None:
+        """A plain step was measured; they take so many times as long as believed."""
+        self.costs.slower(times)
+        if times < _FASTER:
+            self._gains.clear()
+        self._since_plain = 0
+
+    def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:
+        """Take in a step.
+
+        Args:
+            tokens: of a row.
+            cost: its time in plain steps.
+            begins: whether a speculator may have prepared sequences in it.
+
+        Returns:
+            Whether drafting has not paid, and pauses.
+        """
+        self._since_plain += 1
+        if self._steps - self._tried_at <= SHOWN:
+            self._spend(cost - 1)
+            return False
+        self._gains.append((tokens, cost, begins))
+        if not self.length and self._since_plain % LOOK_AGAIN:
+            return False
+        longest = _HICCUP * median(gain[1] for gain in self._gains)
+        if self.length and not begins and cost <= longest:
+            self._spend(cost - tokens)
+        taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
+        lost = MARGIN * taken - sum(gain[0] for gain in self._gains)
+        whole = len(self._gains) == _WINDOW
+        if lost <= 0 or (not whole and lost < _MOST_LOST):
+            if whole:
+                self._next_pause = _FIRST_PAUSE
+            return False
+        self._gains.clear()
+        self._pause = self._next_pause
+        self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
+        return True
+
+    def _spend(self, lost: float) -> None:
+        """Of what is allowed; a long step, which may be the machine's fault, is paid in part."""
+        self._allowed = max(self._allowed - max(0.0, lost), -_MOST_LOST)
+
+    def best(self, rate: float) -> int:
+        """The number of drafts that makes tokens come fastest."""
+        if self.length and rate >= self._rate:
+            return self.length
+        at = round(rate * _RATES)
+        found = self._lengths.get(at)
+        if found is None:
+            found = self._lengths[at] = self._best(at / _RATES)
+        return found
+
+    def _best(self, rate: float) -> int:
+        if not self._costs:
+            reach = self.costs.reach(self._most)
+            self._costs = [self.costs.cost(drafts) for drafts in range(1, reach + 1)]
+        chosen, fastest = 0, self._promise
+        for drafts, cost in enumerate(self._costs, 1):
+            speed = _tokens(rate, drafts) / cost
+            if speed > fastest:
+                chosen, fastest = drafts, speed
+        return chosen
+
+
+def _tokens(rate: float, drafts: int) -> float:
+    """Of a row on average."""
+    return drafts + 1.0 if rate == 1 else (1 - rate ** (drafts + 1)) / (1 - rate)
