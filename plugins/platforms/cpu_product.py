@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from ...backends.cpu.product import FewRows
 from ...core.contracts.platform import Gate, Norm, Product
 from ...core.layers.linear import ComposedProduct
-from ...quant.cpu.rows import alike_sizes, next_sizes, steady_sizes
+from ...quant.cpu.rows import SIZES, alike_sizes, next_sizes, steady_sizes
 
 __all__ = ("make_draft_product", "make_product")
 
@@ -77,8 +77,11 @@ def make_draft_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Produ
     """
     most = _FEW_ROWS[weight.dtype]
     few = FewRows(weight, bias)
-    packed = _packing_works(weight.dtype)
-    many = ComposedProduct((_packed if packed else _plain)(weight, bias))
+    many = ComposedProduct(_plain(weight, bias))
+    if _packing_works(weight.dtype):
+        # oneDNN keeps code for every number of rows that it meets.
+        sizes = [0, *next_sizes([*SIZES], SIZES[-1])[1:-1]]
+        many = ComposedProduct(_packed_alike(weight, bias, sizes))
 
     def multiply(
         x: torch.Tensor,

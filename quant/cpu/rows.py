@@ -7,11 +7,19 @@ from functools import cache
 
 import torch
 
-__all__ = ("alike_sizes", "in_proven_pieces", "next_sizes", "proven_sizes", "steady_sizes", "zeros")
+__all__ = (
+    "SIZES",
+    "alike_sizes",
+    "in_proven_pieces",
+    "next_sizes",
+    "proven_sizes",
+    "steady_sizes",
+    "zeros",
+)
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
-_SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows tried; more rows are taken in pieces."""
 _BATCH = 16
 """Rows that a good kernel takes at once."""
@@ -32,7 +40,7 @@ def in_proven_pieces(
         steady = proven_sizes(kernel, columns, dtype)
     if not steady:
         return kernel
-    table = next_sizes(steady, _SIZES[-1])
+    table = next_sizes(steady, SIZES[-1])
 
     def piece(x: torch.Tensor) -> torch.Tensor:
         rows = len(x)
@@ -42,22 +50,22 @@ def in_proven_pieces(
         return kernel(torch.cat((x, zeros(columns, dtype)[:missing])))[:rows]
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        if len(x) <= _SIZES[-1]:
+        if len(x) <= SIZES[-1]:
             return piece(x)
-        return torch.cat([piece(part) for part in torch.split(x, _SIZES[-1])])
+        return torch.cat([piece(part) for part in torch.split(x, SIZES[-1])])
 
     return multiply
 
 
 def proven_sizes(kernel: Product, columns: int, dtype: torch.dtype) -> list[int]:
     """Numbers of rows for which a kernel is steady, of those that batches are cut into."""
-    return steady_sizes(kernel, columns, dtype, _SIZES)
+    return steady_sizes(kernel, columns, dtype, SIZES)
 
 
 @cache
 def zeros(columns: int, dtype: torch.dtype) -> torch.Tensor:
     """Rows to fill a batch up with, [256, columns]."""
-    return torch.zeros(_SIZES[-1], columns, dtype=dtype)
+    return torch.zeros(SIZES[-1], columns, dtype=dtype)
 
 
 def steady_sizes(
@@ -83,7 +91,7 @@ def alike_sizes(kernel: Product, row: torch.Tensor) -> list[int]:
     run: list[int] = []
     with torch.inference_mode():
         expected = row
-        for size in _SIZES:
+        for size in SIZES:
             found = kernel(row.expand(size, -1).contiguous())
             if run and bool((found == expected).all()):
                 run.append(size)
