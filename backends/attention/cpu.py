@@ -14,6 +14,7 @@ import torch
 
 from ...core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
 from ...core.contracts.capabilities import Capabilities
+from ...core.errors import ConfigError
 from ..cpu.compiled import Call, compiled
 from ..cpu.rows import BITS, float_bits
 
@@ -32,8 +33,8 @@ class Step:
 
     Attributes:
         batch: of the step; its tensors stay where they are while the step runs.
-        arguments: of the kernel, for each number of heads that share keys: num_tokens, write_slots,
-            query_start, lengths, block_tables and their width, items and their number.
+        arguments: of the kernel, for each number of heads that share keys, those that
+            kernels/attention.py has between the positions and a layer's keys.
         kept: what the arguments are addresses of.
         threads: that run it.
     """
@@ -45,7 +46,11 @@ class Step:
 
 
 class CPUAttention(AttentionBackend):
-    """See AttentionBackend."""
+    """See AttentionBackend.
+
+    Raises:
+        ConfigError: for heads of an odd width.
+    """
 
     capabilities = Capabilities(
         devices=frozenset({"cpu"}),
@@ -72,6 +77,12 @@ class CPUAttention(AttentionBackend):
         device: torch.device,
     ) -> None:
         super().__init__(layers, block_size=block_size, kv_dtype=kv_dtype, device=device)
+        odd = next((spec.head_dim for spec in layers if spec.head_dim % 2), None)
+        if odd is not None:
+            raise ConfigError(
+                f"the attention backend cpu takes heads of an even width, not {odd}; "
+                "set attention.backend to reference"
+            )
         self._caches: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._calls: dict[tuple[int, torch.dtype], Call] = {}
         self._shared = {spec.num_heads // spec.num_kv_heads for spec in layers}

@@ -188,7 +188,11 @@ def _folder(llvm: Any) -> Path:
     digest = hashlib.sha256()
     for path in sorted(_KERNELS.glob("*.py")):
         digest.update(path.read_bytes())
-    features = llvm.get_host_cpu_features().flatten()
+    try:
+        features = llvm.get_host_cpu_features().flatten()
+    except RuntimeError:
+        # LLVM does not know this system; it compiles for the processor's name alone then.
+        features = ""
     for part in (llvm.get_host_cpu_name(), features, version("numba"), version("llvmlite")):
         digest.update(part.encode())
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

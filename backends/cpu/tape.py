@@ -21,8 +21,6 @@ _LOOKS = (
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.nonzero.default,
 )
-
-
 _ALLOCATES = (
     torch.ops.aten.empty.memory_format,
     torch.ops.aten.empty_strided.default,

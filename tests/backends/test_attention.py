@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from quire.backends.attention.cpu import CPUAttention
 from quire.backends.attention.reference import Reference
 from quire.core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
+from quire.core.errors import ConfigError
 from quire.testing import Scenario, check_attention, check_cache
 
 BACKENDS = [Reference, CPUAttention]
@@ -101,6 +102,12 @@ def test_bits_do_not_depend_on_the_step(dtype: torch.dtype, heads: int, window: 
             spec, dtype, sequences, lambda left, most=most: min(left, rng.choice((1, most)))
         )
         assert torch.equal(found[0], single[0])
+
+
+def test_heads_of_an_odd_width_are_refused() -> None:
+    spec = AttentionSpec(num_heads=2, num_kv_heads=1, head_dim=7, scale=1.0)
+    with pytest.raises(ConfigError, match=r"attention\.backend"):
+        CPUAttention([spec], block_size=16, kv_dtype=torch.float32, device=torch.device("cpu"))
 
 
 @torch.inference_mode()
