@@ -142,6 +142,8 @@ class CPUAttention(AttentionBackend):
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
         spec = self.layers[layer]
+        if len(q) != len(prepared.batch.write_slots):
+            raise ValueError(f"{len(q)} queries in a step of {len(prepared.batch.write_slots)}")
         call = self._calls.get((layer, q.dtype)) or self._call(layer, q.dtype)
         width, heads = spec.head_dim, spec.num_heads
         q, k, v = _heads_together(q), _heads_together(k), _heads_together(v)

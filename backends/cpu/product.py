@@ -6,13 +6,12 @@ import torch
 
 from ...core.contracts.platform import Gate, Norm
 from .compiled import Call, compiled
-from .rows import ACTIVATIONS, BITS, float_bits
+from .rows import ACTIVATIONS, BITS, float_bits, misfit
 
 __all__ = ("FewRows",)
 
 _GRAIN = 2**15
 """Weights that are worth another thread."""
-_OUTPUTS = 4
 _LANES = 16
 
 
@@ -38,10 +37,14 @@ class FewRows:
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """[T, in] in the weight's dtype -> [T, out], or half as wide behind a gate."""
+        if x.shape[1] != self._weight.shape[1] or x.dtype is not self._weight.dtype:
+            raise misfit(x, self._weight)
         act = None if gate is None else gate.act
         call = self._calls.get(act) or self._call(act)
         if x.stride(1) != 1:
             x = x.contiguous()
+        if add is not None:
+            add = add.contiguous()
         rows, width = x.shape[0], self._weight.shape[0] // (1 if gate is None else 2)
         out = torch.empty(rows, width, dtype=x.dtype)
         threads = min(torch.get_num_threads(), self._most)

@@ -11,7 +11,7 @@ from ...core.layers.mlp import TorchGate
 from ...core.layers.norm import TorchNorm
 from .compiled import Call, compiled
 
-__all__ = ("ACTIVATIONS", "BITS", "CPUGate", "CPUNorm", "float_bits")
+__all__ = ("ACTIVATIONS", "BITS", "CPUGate", "CPUNorm", "float_bits", "misfit")
 
 BITS = {torch.float32: 32, torch.bfloat16: 16}
 """Of the elements that kernels read; nothing else is read."""
@@ -29,17 +29,26 @@ def float_bits(value: float, second: float = 0.0) -> int:
     return int(bits)
 
 
+def misfit(x: torch.Tensor, weight: torch.Tensor) -> ValueError:
+    """Of what a kernel, which only sees addresses, would read as something else."""
+    return ValueError(
+        f"{x.dtype} {list(x.shape)} does not fit a weight of {weight.dtype} {list(weight.shape)}"
+    )
+
+
 class CPUNorm(TorchNorm):
     """See ``platform.Norm``."""
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
-        super().__init__(weight, eps)
-        self._weight = weight.contiguous()
-        fixed = self._weight.data_ptr(), weight.numel(), float_bits(eps)
+        super().__init__(weight.contiguous(), eps)
+        fixed = self.weight.data_ptr(), weight.numel(), float_bits(eps)
         self._call = Call(compiled("norm", BITS[weight.dtype]), 6, fixed)
+        self._size = weight.numel()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         size = x.shape[-1]
+        if size != self._size or x.dtype is not self.weight.dtype:
+            raise misfit(x, self.weight)
         if x.dim() == 3 and x.stride()[1:] == (size, 1):
             together, stride = x.shape[1], x.stride(0)
         else:

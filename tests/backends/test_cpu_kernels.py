@@ -86,6 +86,13 @@ def test_gates_far_out(act: str) -> None:
     torch.testing.assert_close(found, EXACT[act](ends), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("x", [torch.ones(2, 16), torch.ones(2, 8, dtype=torch.bfloat16)])
+def test_what_a_kernel_would_read_as_something_else_is_refused(x: torch.Tensor) -> None:
+    for operation in (CPUNorm(torch.ones(8), EPS), FewRows(torch.ones(4, 8), None)):
+        with pytest.raises(ValueError, match="does not fit"):
+            operation(x)
+
+
 def test_a_nan_stays_in_its_row() -> None:
     x = torch.randn(9, 48)
     x[4, 7] = torch.nan
