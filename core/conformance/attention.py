@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from ..contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
+from .recorded import check_recorded
 from .report import Unchecked, require
 
 __all__ = ("Scenario", "check_attention", "check_backend", "check_cache")
@@ -147,6 +148,8 @@ def check_backend(backend: type[AttentionBackend]) -> None:
     if "soft_cap" in offered.features:
         kinds.append((msgspec.structs.replace(plain, soft_cap=3.0),))
     size = backend.default_block_size
+    if "recorded" in offered.features:
+        check_recorded(backend)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
         if offered.missing(dtype=name, kv_dtype=name) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Callable
@@ -14,9 +13,10 @@ from hypothesis import strategies as st
 
 from quire.backends.attention.cpu import CPUAttention
 from quire.backends.attention.reference import Reference
+from quire.core.conformance.recorded import check_recorded
 from quire.core.contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec
 from quire.core.errors import ConfigError
-from quire.testing import Scenario, check_attention, check_cache
+from quire.testing import ConformanceError, Scenario, check_attention, check_cache
 
 BACKENDS = [Reference, CPUAttention]
 
@@ -110,42 +110,13 @@ def test_heads_of_an_odd_width_are_refused() -> None:
         CPUAttention([spec], block_size=16, kv_dtype=torch.float32, device=torch.device("cpu"))
 
 
-@torch.inference_mode()
 def test_what_was_prepared_serves_later_steps() -> None:
-    """Of the feature ``recorded``: lengths, slots and blocks are read where they lie."""
-    spec = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, scale=0.2, window=40)
-    backends = []
-    for _ in range(2):
-        backend = CPUAttention(
-            [spec], block_size=16, kv_dtype=torch.float32, device=torch.device("cpu")
-        )
-        backend.allocate(20)
-        backends.append(backend)
-    fixed = AttentionBatch(
-        query_start=torch.tensor([0, 1, 3], dtype=torch.int32),
-        lengths=torch.ones(2, dtype=torch.int32),
-        block_tables=torch.zeros(2, 8, dtype=torch.int32),
-        write_slots=torch.zeros(3, dtype=torch.int64),
-        num_decodes=1,
-        query_lengths=[1, 2],
-        host_lengths=[128, 128],
-    )
-    prepared = backends[0].prepare(fixed)
-    tables = torch.randperm(19, dtype=torch.int32)[:16].view(2, 8) + 1
-    for first, second in zip(range(1, 60), range(2, 120, 2), strict=True):
-        lengths = torch.tensor([first, second], dtype=torch.int32)
-        places = [(0, first - 1), (1, second - 2), (1, second - 1)]
-        slots = torch.tensor([int(tables[row, at // 16]) * 16 + at % 16 for row, at in places])
-        again = dataclasses.replace(
-            fixed, lengths=lengths, block_tables=tables, write_slots=slots,
-            host_lengths=lengths.tolist(),
-        )  # fmt: skip
-        fixed.lengths.copy_(lengths)
-        fixed.write_slots.copy_(slots)
-        fixed.block_tables.copy_(tables)
-        q, k, v = torch.randn(3, 4, 32), torch.randn(3, 2, 32), torch.randn(3, 2, 32)
-        found = backends[0].attend(0, q, k, v, prepared)
-        assert torch.equal(found, backends[1].attend(0, q, k, v, backends[1].prepare(again)))
+    check_recorded(CPUAttention)
+
+
+def test_a_backend_that_looks_at_lengths_on_the_host_is_noticed() -> None:
+    with pytest.raises(ConformanceError, match="recorded"):
+        check_recorded(Reference)
 
 
 def _run(
