@@ -29,7 +29,7 @@ __all__ = ("make_draft_product", "make_product")
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 
 _FEW_ROWS = {torch.bfloat16: 2, torch.float32: 4}
-"""Rows up to which reading weights as they are beats an operator on packed ones (Zen 4: for one row
+"""Rows up to which reading weights as they are beats an operator on packed ones (Zen 5: for one row
 of 1,024 x 256 bfloat16 8 us against 16, for four 16 against 14)."""
 _DISTINCT = 64
 """Outputs that are tried with weights of their own."""

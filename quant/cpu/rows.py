@@ -21,6 +21,8 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows tried; more rows are taken in pieces."""
+_ODD = (5, 7)
+"""That few kernels are made for."""
 _BATCH = 16
 """Rows that a good kernel takes at once."""
 
@@ -86,7 +88,8 @@ def steady_sizes(
 def alike_sizes(kernel: Product, row: torch.Tensor) -> list[int]:
     """Neighbouring numbers of rows, of those tried, that give a row [columns] the same bits.
 
-    They begin with the least that has such neighbours up to a good batch.
+    They begin with the least that has such neighbours up to a good batch. Odd ones among them that
+    differ are left out.
     """
     run: list[int] = []
     with torch.inference_mode():
@@ -95,8 +98,10 @@ def alike_sizes(kernel: Product, row: torch.Tensor) -> list[int]:
             found = kernel(row.expand(size, -1).contiguous())
             if run and bool((found == expected).all()):
                 run.append(size)
+            elif size in _ODD:
+                continue
             elif run and run[-1] >= _BATCH:
-                return run
+                break
             else:
                 run, expected = [size], found[-1]
     return run

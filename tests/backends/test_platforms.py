@@ -11,7 +11,7 @@ import torch
 from quire.plugins.platforms import cpu, cpu_product, host
 from quire.plugins.platforms.cpu import CPU
 from quire.plugins.platforms.cuda import CUDA
-from quire.quant.cpu.rows import in_proven_pieces
+from quire.quant.cpu.rows import SIZES, alike_sizes, in_proven_pieces
 from quire.testing import check_platform
 
 
@@ -101,6 +101,24 @@ def test_a_kernel_that_varies_is_run_with_steady_numbers_of_rows() -> None:
     x = torch.randn(700, 8)
     for rows in ROWS:
         assert torch.equal(multiply(x[:rows]), x[:rows])
+
+
+@pytest.mark.parametrize(
+    ("differs", "wanted"),
+    [
+        (set(), [*SIZES]),
+        ({5, 7}, [size for size in SIZES if size not in (5, 7)]),
+        ({1, 2}, [*SIZES][2:]),
+        ({*SIZES} - {*range(1, 48)}, [size for size in SIZES if size < 48]),
+    ],
+)
+def test_numbers_of_rows_that_agree(differs: set[int], wanted: list[int]) -> None:
+    """A stand-in whose results are others for some numbers of rows, each its own."""
+
+    def kernel(x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + 2.0**-20 * len(x) * (len(x) in differs))
+
+    assert alike_sizes(kernel, torch.randn(8).abs() + 1) == wanted
 
 
 @pytest.mark.parametrize("broken", [RuntimeError("gone"), torch.zeros(5, 48)])
