@@ -67,7 +67,8 @@ clean:  ## Remove what the other targets made.
 	echo "  quire and its other libraries" >&3; \
 	$(PIP) install -c constraints.txt --no-build-isolation -e .; \
 	echo "  a first run, which compiles kernels for this machine" >&3; \
-	$(BIN)/python -m quire generate Hello --max-tokens 1 </dev/null || true; \
+	$(BIN)/python -m quire generate Hello --max-tokens 1 </dev/null || \
+	  echo "  which failed; the log says why" >&3; \
 	touch $@
 
 .venv/.developer: .venv/.installed

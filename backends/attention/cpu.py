@@ -17,12 +17,10 @@ from ...core.contracts.capabilities import Capabilities
 from ...core.errors import ConfigError
 from ..cpu.compiled import Call, compiled
 from ..cpu.rows import BITS, float_bits
+from ..cpu.shapes import LANES, LINES
 
 __all__ = ("CPUAttention",)
 
-_LANES = 16
-_LINES = 4
-"""Whose scores a thread keeps at once."""
 _PIECE = 32
 """Lines, queries times heads that share keys, that a thread takes at a time."""
 
@@ -88,7 +86,7 @@ class CPUAttention(AttentionBackend):
         self._shared = {spec.num_heads // spec.num_kv_heads for spec in layers}
         self._widest = max(spec.num_heads * spec.head_dim for spec in layers)
         # Where scores of one position begin to share a vector with those of the next.
-        self._align = math.lcm(_LANES, block_size)
+        self._align = math.lcm(LANES, block_size)
         self._queries = torch.empty(0)
         self._scratch = torch.empty(0)
         self._num_blocks = 0
@@ -103,7 +101,7 @@ class CPUAttention(AttentionBackend):
         for spec in self.layers:
             # A vector of positions may reach beyond the last block.
             size = spec.num_kv_heads * num_blocks * self.block_size * spec.head_dim
-            keys = torch.zeros(size + _LANES, dtype=self.kv_dtype)
+            keys = torch.zeros(size + LANES, dtype=self.kv_dtype)
             self._caches.append((keys, torch.zeros(size, dtype=self.kv_dtype)))
         self._num_blocks = num_blocks
 
@@ -112,10 +110,10 @@ class CPUAttention(AttentionBackend):
         if self._queries.numel() < num_tokens * self._widest:
             self._queries = torch.empty(num_tokens * self._widest)
         threads = torch.get_num_threads()
-        room = _LINES * max(self._widest, max(batch.host_lengths, default=0) + 2 * self._align)
+        room = LINES * max(self._widest, max(batch.host_lengths, default=0) + 2 * self._align)
         if self._scratch.numel() < threads * room:
             self._scratch = torch.empty(threads * 2 * room)
-        room = self._scratch.numel() // threads // _LANES * _LANES
+        room = self._scratch.numel() // threads // LANES * LANES
         tables = batch.block_tables
         if tables.stride(-1) != 1:
             tables = tables.contiguous()

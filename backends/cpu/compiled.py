@@ -10,10 +10,9 @@ import hashlib
 import importlib
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +21,13 @@ from typing import Any, NamedTuple
 import torch
 
 from ...core.errors import ConfigError
+from .shapes import COUNTERS
 
-__all__ = ("COUNTERS", "Call", "Noted", "compiled", "watching")
+__all__ = ("Call", "Noted", "compiled", "watching")
 
 logger = logging.getLogger(__name__)
 
-COUNTERS = 8
-"""Leading arguments of every kernel: zero when it begins, for its threads to count with."""
-
-_KERNELS = Path(__file__).parent / "kernels"
+_HERE = Path(__file__).parent
 _NO_COUNTS = (0,) * COUNTERS
 # What numba's functions call when they fail, which no kernel does: it must only be found.
 _WAYS_OUT = (
@@ -185,8 +182,15 @@ def _loaded(llvm: Any, symbol: str, code: bytes) -> Kernel:
 
 def _folder(llvm: Any) -> Path:
     """Where object files for this CPU and these sources are kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "quire" / "cpu-kernels" / _digest(llvm)
+
+
+@cache
+def _digest(llvm: Any) -> str:
+    """Of all that machine code is made of."""
     digest = hashlib.sha256()
-    for path in sorted(_KERNELS.glob("*.py")):
+    for path in (_HERE / "shapes.py", *sorted((_HERE / "kernels").glob("*.py"))):
         digest.update(path.read_bytes())
     try:
         features = llvm.get_host_cpu_features().flatten()
@@ -195,8 +199,7 @@ def _folder(llvm: Any) -> Path:
         features = ""
     for part in (llvm.get_host_cpu_name(), features, version("numba"), version("llvmlite")):
         digest.update(part.encode())
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "quire" / "cpu-kernels" / digest.hexdigest()[:16]
+    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> tuple[str, bytes]:
@@ -210,13 +213,15 @@ def _read(path: Path) -> tuple[str, bytes]:
 def _write(path: Path, symbol: str, code: bytes) -> None:
     """Keep it, if that can be done; another process may be writing the same."""
     digest = hashlib.sha256(code).hexdigest()
+    unfinished = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(f"{digest}\n{symbol}\n".encode() + code)
-        os.replace(file.name, path)
+        unfinished.write_bytes(f"{digest}\n{symbol}\n".encode() + code)
+        os.replace(unfinished, path)
     except OSError as error:
-        logger.info("a compiled kernel was not kept: %s", error)
+        logger.warning("a compiled kernel was not kept, and is compiled at every start: %s", error)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 @cache
@@ -235,7 +240,7 @@ def _together() -> Callable[[int, int, int, int], None] | None:
         function.restype = None
         parallel: Callable[[int, int, int, int], None] = function
         return parallel
-    logger.info("torch's OpenMP was not found: kernels run on one core")
+    logger.warning("torch's OpenMP was not found: kernels run on one core")
     return None
 
 

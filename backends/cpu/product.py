@@ -7,12 +7,12 @@ import torch
 from ...core.contracts.platform import Gate, Norm
 from .compiled import Call, compiled
 from .rows import ACTIVATIONS, BITS, float_bits, misfit
+from .shapes import LANES
 
 __all__ = ("FewRows",)
 
 _GRAIN = 2**15
 """Weights that are worth another thread."""
-_LANES = 16
 
 
 class FewRows:
@@ -48,7 +48,7 @@ class FewRows:
         rows, width = x.shape[0], self._weight.shape[0] // (1 if gate is None else 2)
         out = torch.empty(rows, width, dtype=x.dtype)
         threads = min(torch.get_num_threads(), self._most)
-        piece = max(_LANES, width // (8 * threads) // _LANES * _LANES)
+        piece = max(LANES, width // (8 * threads) // LANES * LANES)
         share = rows * x.shape[1] + 2 * piece
         room = torch.empty(threads * share)
         call(

@@ -10,17 +10,14 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .compiled import COUNTERS, Call, Noted, compiled, watching
+from .compiled import Call, Noted, compiled, watching
+from .shapes import COUNTERS
 
 __all__ = ("Tape",)
 
 _Step = Noted | Callable[[], object]
-# Operators that look at values, which another time are others.
-_LOOKS = (
-    torch.ops.aten.item.default,
-    torch.ops.aten._local_scalar_dense.default,
-    torch.ops.aten.nonzero.default,
-)
+# Of operators whose results, or their shapes, depend on values.
+_LOOKS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 _ALLOCATES = (
     torch.ops.aten.empty.memory_format,
     torch.ops.aten.empty_strided.default,
@@ -76,13 +73,20 @@ class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _LOOKS:
+        if _looks(func, args):
             raise ValueError(f"{func} depends on values")
         out = func(*args, **kwargs)
         self._kept.append((args, kwargs, out))
         if not (func.is_view or func in _ALLOCATES):
             self._steps.append(_again(func, args, kwargs, out))
         return out
+
+
+def _looks(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operator looks at values; one that indexes does so where it is given a mask."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(index is not None and index.dtype is torch.bool for index in args[1])
+    return not _LOOKS.isdisjoint(func.tags)
 
 
 def _again(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> _Step:

@@ -78,6 +78,8 @@ def test_what_looks_at_values_is_refused() -> None:
         Tape(lambda: x * x.sum().item())
     with pytest.raises(ValueError, match="depends on values"):
         Tape(lambda: x.nonzero())
+    with pytest.raises(ValueError, match="depends on values"):
+        Tape(lambda: x[x > 0])
     with pytest.raises(ValueError, match="more than a tensor"):
         Tape(lambda: x.max(0))
     # Nobody watches any more.

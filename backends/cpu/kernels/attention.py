@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..shapes import LANES, LINES
 from .simd import (
-    LANES,
     called,
     exp,
     fma,
@@ -27,6 +27,7 @@ from .simd import (
     splat,
     store,
     store_some,
+    tanh,
     total,
     within,
 )
@@ -34,10 +35,8 @@ from .threads import given, given_float, room_of_thread, take, wait_for
 
 __all__ = ("make",)
 
-_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 _NEVER = np.float32(-np.inf)
-# Lines whose keys and values are read together.
-_LINES = 4
 
 
 @inlined
@@ -46,8 +45,7 @@ def _scored(scores, scale, cap):
     scores = scores * splat(scale)
     if cap == _ZERO:
         return scores
-    grown = exp(scores * splat(_TWO / cap))
-    return splat(cap) * (splat(_ONE) - splat(_TWO) / (grown + splat(_ONE)))
+    return splat(cap) * tanh(scores * splat(_ONE / cap))
 
 
 @called
@@ -283,7 +281,7 @@ def _placed(line, row, heads):
 def _attend(bits, kv_bits, args, item, head, mine):
     """The lines of an item: some of a row's, of the heads that share a key head."""
     out, starts, lengths, tables = given(args, 6), given(args, 11), given(args, 12), given(args, 13)
-    queries, each = given(args, 17), given(args, 19) // _LINES
+    queries, each = given(args, 17), given(args, 19) // LINES
     keys, values, num_blocks, size = (
         given(args, 21),
         given(args, 22),
@@ -304,7 +302,7 @@ def _attend(bits, kv_bits, args, item, head, mine):
         at0, low0, high0 = _placed(line, row_of, heads_of)
         first = low0 // align * align
         known = table, first, scale, cap
-        if line + _LINES > end:
+        if line + LINES > end:
             top = _score_one(kv_bits, queries + at0 * 4, (low0, high0), held, known, mine)
             share = splat(_softmax(mine, high0 - first, top))
             _weigh_one(bits, kv_bits, (low0, high0), worth, known, mine, share, (out, at0))
@@ -327,7 +325,7 @@ def _attend(bits, kv_bits, args, item, head, mine):
         )
         outs = out, at0, at1, at2, at3
         _weigh_four(bits, kv_bits, low0, high3, worth, known, mine, each, shares, outs)
-        line += _LINES
+        line += LINES
 
 
 def make(bits: int, kv_bits: int):

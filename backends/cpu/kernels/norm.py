@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .simd import LANES, called, fma, load, load_some, splat, store, store_some, total
+from ..shapes import LANES
+from .simd import called, fma, load, load_some, splat, store, store_some, total
 from .threads import given, given_float, take, wait_for
 
 __all__ = ("make", "scale_of")

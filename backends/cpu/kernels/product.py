@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..shapes import LANES
 from .gate import ACTIVATIONS
 from .norm import scale_of
-from .simd import LANES, called, fma, load, load_some, put, splat, store_some, total
+from .simd import called, fma, load, load_some, put, splat, store_some, total
 from .threads import given, given_float, room_of_thread, take, wait_for
 
 __all__ = ("make",)

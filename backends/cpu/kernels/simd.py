@@ -19,8 +19,9 @@ from numba.core.datamodel import models, register_default
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin
 
+from ..shapes import LANES
+
 __all__ = (
-    "LANES",
     "absolute",
     "called",
     "defined",
@@ -41,19 +42,17 @@ __all__ = (
     "splat",
     "store",
     "store_some",
+    "tanh",
     "total",
     "with_sign",
     "within",
 )
-
-LANES = 16
 
 # As numpy has errors: none is raised, and no kernel needs the interpreter.
 _FAST = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 called = njit(**_FAST)
 inlined = njit(**_FAST, forceinline=True)
 
-_BIT = ir.IntType(1)
 _SHORT = ir.IntType(16)
 _INT = ir.IntType(32)
 _LONG = ir.IntType(64)
@@ -64,7 +63,7 @@ def _vector(element, lanes=LANES):
     return ir.VectorType(element, lanes)
 
 
-_BITS, _SHORTS, _INTS = _vector(_BIT), _vector(_SHORT), _vector(_INT)
+_SHORTS, _INTS = _vector(_SHORT), _vector(_INT)
 _FLOATS = _vector(_FLOAT)
 
 
@@ -94,8 +93,8 @@ def defined(result, parameters, make):
     return result(*parameters), generate
 
 
-def _constant(value, kind=_INTS):
-    return ir.Constant(kind, [value] * LANES)
+def _constant(value):
+    return ir.Constant(_INTS, [value] * LANES)
 
 
 def _same(builder, scalar, kind):
@@ -106,6 +105,7 @@ def _same(builder, scalar, kind):
 
 
 def pointer(builder, address, index, element):
+    """To an element of this type."""
     return builder.gep(builder.inttoptr(address, element.as_pointer()), [index])
 
 
@@ -394,7 +394,7 @@ _SHIFT = np.float32(1.5 * 2**23)
 _LOG2_E = np.float32(1.4426950408889634)
 # ln 2 in two parts, the first with zeros at its end so that n times it is exact.
 _LN_2, _LN_2_REST = np.float32(0.693359375), np.float32(-2.12194440e-4)
-_ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+_ONE, _TWO = np.float32(1), np.float32(2)
 # Cephes' polynomial of degree 5 for (e**r - 1 - r) / r**2, |r| <= ln(2) / 2.
 _C0, _C1, _C2 = (
     np.float32(1.9875691500e-4),
@@ -423,6 +423,12 @@ def exp(x):
     p = fma(p, r, splat(_C5))
     p = fma(p, r * r, r) + splat(_ONE)
     return where_finite(x, scaled(p, shifted))
+
+
+@inlined
+def tanh(x):
+    """Within 2e-7, and no closer to a zero than that."""
+    return splat(_ONE) - splat(_TWO) / (exp(x + x) + splat(_ONE))
 
 
 @intrinsic

@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ..shapes import COUNTERS
 from .simd import defined, get, inlined, long, pointer
 
 __all__ = (
@@ -24,7 +25,6 @@ __all__ = (
 )
 
 _LONG = ir.IntType(64)
-_COUNTERS = 8
 
 
 @intrinsic
@@ -55,13 +55,13 @@ def peek(context, address, index):
 @inlined
 def given(args, index):
     """An argument of a kernel."""
-    return long(args, _COUNTERS + index)
+    return long(args, COUNTERS + index)
 
 
 @inlined
 def given_float(args, index, half):
     """The first or second float32 of an argument."""
-    return get(32, args, 2 * (_COUNTERS + index) + half)
+    return get(32, args, 2 * (COUNTERS + index) + half)
 
 
 @inlined
