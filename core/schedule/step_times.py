@@ -19,8 +19,8 @@ _BINS_PER_OCTAVE = 4
 _NEAR = 2
 # Steps at a number of rows that are planned by what others took before it is measured itself.
 _UNMEASURED = 16
-# Share by which a machine's speed may move unnoticed; and times by which a step must be shorter
-# than believed to show that something else was measured before: no chance makes a step so short.
+# Share by which a machine's speed may move unnoticed; and times by which plain steps must turn out
+# shorter than believed to show that something else was measured before.
 _SAME = 0.1
 _SHORTER = 2.5
 # Steps for which a cost counts while it is not measured again: what was slow once would never be
@@ -51,11 +51,8 @@ class PlainTimes:
     def add(self, rows: int, seconds: float) -> float:
         """Take in a step: how many times as long as believed such steps have turned out to be."""
         at = _bin(rows)
-        scaled = seconds / math.sqrt(rows)
-        if _SHORTER * scaled < self._medians.get(at, 0.0):
-            self.forget(rows)
         kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
-        kept.append(scaled)
+        kept.append(seconds / math.sqrt(rows))
         if len(kept) < _BELIEVED:
             return 1.0
         self._medians[at] = median(kept)
