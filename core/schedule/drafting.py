@@ -32,6 +32,9 @@ _MOST_DOUBT = 2.0
 _MANY = 3
 # Drafts of any sequence that count.
 _OVERALL_MEMORY = 30.0
+# Steps after which it is asked again who would draft, at most, where nobody does: asking takes
+# longer than planning.
+_LONGEST_REST = 32
 
 
 class Drafting:
@@ -74,10 +77,13 @@ class Drafting:
         # Drafts of the step that is taken in, of those that counted, and right ones among them.
         self._judged = 0
         self._right = 0
-        # Sequences asked in the last step that asked, and those that wanted drafts; steps since it.
+        # Sequences asked in the last step that asked, and those that wanted drafts; steps since it,
+        # and those that go by before the next; doublings of the sequences it was for.
         self._asked = 0
         self._wanting = 0
         self._passed = 0
+        self._rest = 0
+        self._size = 0
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
         self._spare = 0
         self._kept_blocks = 0
@@ -92,19 +98,24 @@ class Drafting:
         """
         if not self.most:
             return
-        self._passed += 1
-        rests = self._asked > 0 and not self._wanting and self._settings.adaptive
-        self.asks = not rests or self._passed >= LOOK_AGAIN
-        if self.asks:
-            self._ask(running, waiting, budget)
-
-    def _ask(self, running: int, waiting: int, budget: int) -> None:
         needed = running + min(waiting, self._settings.max_num_seqs - running)
+        if self.asks:
+            idle = self._asked > 0 and not self._wanting and self._settings.adaptive
+            self._rest = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST) if idle else 0
+        elif needed.bit_length() != self._size:
+            self._rest = min(self._rest, LOOK_AGAIN)
+        self._passed += 1
+        self.asks = self._passed >= self._rest
+        if self.asks:
+            self._ask(running, needed, budget)
+
+    def _ask(self, running: int, needed: int, budget: int) -> None:
+        self._size = needed.bit_length()
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        payoff = self._payoffs.get(needed.bit_length())
+        payoff = self._payoffs.get(self._size)
         if payoff is None:
-            payoff = self._payoffs[needed.bit_length()] = Payoff()
+            payoff = self._payoffs[self._size] = Payoff()
         self._now = payoff
         self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
         # Among many, who has had luck would draft more and make the steps of the others longer.
@@ -166,10 +177,13 @@ class Drafting:
         if self._judged:
             self._overall.add(self._judged, self._right)
             self._judged = self._right = 0
+        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
+        if not (self.asks or begins):
+            self._updated = None
+            return
         now = self._clock()
         before, self._updated = self._updated, None if last else now
-        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
-        if before is None or not (self.asks or begins):
+        if before is None:
             return
         rows = plan.rows
         if not plan.plain and any(row.count > 1 + row.drafts for row in rows):

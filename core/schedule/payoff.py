@@ -30,8 +30,8 @@ _FASTER = 0.9
 # alone; and what they must promise to many, whose batch ends with whoever has the least luck.
 MARGIN = 1.02
 PROMISE = 1.1
-# Steps after which costs are looked at again, and whether drafting pays; and, where nobody drafts,
-# after which it is asked again who would: asking takes longer than planning.
+# Steps after which costs are looked at again, and whether drafting pays; and, at first, after which
+# it is asked again who would draft where nobody does.
 LOOK_AGAIN = 4
 # Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
 # that would take a greater share of the time. That goes into lengths that nobody knows as well,

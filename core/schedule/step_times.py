@@ -66,7 +66,7 @@ class PlainTimes:
             return False
         self._planned[at] = self._planned.get(at, 0) + 1
         near = any(abs(known - at) <= _NEAR for known in self._medians)
-        return not near or self._planned[at] > _UNMEASURED
+        return at in self._before or not near or self._planned[at] > _UNMEASURED
 
     def seconds(self, rows: int) -> float | None:
         """What a step of so many rows takes; None before any was measured."""

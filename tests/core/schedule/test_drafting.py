@@ -336,7 +336,7 @@ def test_where_nobody_drafts_few_steps_ask() -> None:
     for _ in range(100):
         world.step()
         asked.append(world.drafting.asks)
-    assert 20 < sum(asked) < 60
+    assert 2 < sum(asked) < 20
 
 
 def test_what_one_draft_takes_may_be_what_all_take() -> None:
