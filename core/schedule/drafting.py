@@ -177,13 +177,10 @@ class Drafting:
         if self._judged:
             self._overall.add(self._judged, self._right)
             self._judged = self._right = 0
-        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
-        if not (self.asks or begins):
-            self._updated = None
-            return
         now = self._clock()
         before, self._updated = self._updated, None if last else now
-        if before is None:
+        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
+        if before is None or not (self.asks or begins):
             return
         rows = plan.rows
         if not plan.plain and any(row.count > 1 + row.drafts for row in rows):

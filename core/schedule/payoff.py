@@ -19,6 +19,13 @@ _MOST_LOST = 8.0
 _WINDOW = 24
 _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
+# Share of the time that may be lost with drafts that do not pay, saved up to so many plain steps'
+# time, with which an engine begins; and owed up to as many, since what takes longer still is a
+# capture or a recording, which is made once.
+_LOSING = 0.02
+_MOST_LOSING = 32.0
+# Times what plain steps were believed to take that explains why drafts did not pay.
+_SLOWER = 1.1
 # Steps with drafts after which plain ones are measured anew, at first, since an engine may have
 # been slow in the beginning, and at most.
 _DOUBTED = 32
@@ -73,8 +80,10 @@ class Payoff:
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
-        # Plain steps' time that may go into finding out what lengths take, and into tries.
+        # Plain steps' time that may go into finding out what lengths take, and into tries; and
+        # that drafts may lose in all.
         self._allowed = _MOST_TRYING
+        self._affordable = _MOST_LOSING
         self._since_plain = 0
         self._plain_again = _DOUBTED
         # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
@@ -100,6 +109,7 @@ class Payoff:
         self.passed = passed
         self.costs.begin(passed)
         self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
+        self._affordable = min(self._affordable + passed * _LOSING, _MOST_LOSING)
         self.plain = self._pause > 0 or unmeasured
         self._pause = max(0, self._pause - passed)
         if looks or promise != self._promise:
@@ -133,6 +143,8 @@ class Payoff:
         self.costs.slower(times)
         if times < _FASTER:
             self._gains.clear()
+        if times > _SLOWER:
+            self._pause = min(self._pause, _FIRST_PAUSE)
         self._since_plain = 0
 
     def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:
@@ -147,6 +159,8 @@ class Payoff:
             Whether drafting has not paid, and pauses.
         """
         self._since_plain += 1
+        gained = min(self._affordable + tokens - cost, _MOST_LOSING)
+        self._affordable = max(gained, -_MOST_LOSING)
         if self._steps - self._tried_at <= SHOWN:
             self._spend(cost - 1)
             return False
@@ -156,17 +170,23 @@ class Payoff:
         longest = _HICCUP * median(gain[1] for gain in self._gains)
         if self.length and not begins and cost <= longest:
             self._spend(cost - tokens)
-        taken = sum(c if begun else min(c, longest) for _, c, begun in self._gains)
-        lost = MARGIN * taken - sum(gain[0] for gain in self._gains)
         whole = len(self._gains) == _WINDOW
-        if lost <= 0 or (not whole and lost < _MOST_LOST):
+        if self._lost(longest, prepared=True) <= 0:
             if whole:
                 self._next_pause = _FIRST_PAUSE
             return False
+        # What preparation takes may come back later.
+        if not whole and self._lost(longest, prepared=False) < _MOST_LOST:
+            return False
         self._gains.clear()
-        self._pause = self._next_pause
+        self._pause = max(self._next_pause, round(-self._affordable / _LOSING))
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True
+
+    def _lost(self, longest: float, *, prepared: bool) -> float:
+        """Plain steps' time that the last steps lost, with or without preparation."""
+        taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
+        return MARGIN * taken - sum(tokens for tokens, _, _ in self._gains)
 
     def _spend(self, lost: float) -> None:
         """Of what is allowed; a long step, which may be the machine's fault, is paid in part."""

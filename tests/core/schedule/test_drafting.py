@@ -339,6 +339,31 @@ def test_where_nobody_drafts_few_steps_ask() -> None:
     assert 2 < sum(asked) < 20
 
 
+def prepared(users: int, rate: float, cost: float, preparation: float) -> World:
+    """Steps with drafts all cost the same, and beginning to draft for a sequence costs as well."""
+    world = World(
+        [rate] * users, lambda rows, drafts: cost + 0.05 * drafts / users if drafts else 1
+    )
+    world.preparation = preparation / users
+    return world
+
+
+def test_preparation_that_pays_later_is_waited_for() -> None:
+    world = prepared(1, rate=0.75, cost=1.5, preparation=15)
+    assert rate_of(world) > 1.5
+
+
+@pytest.mark.parametrize("users", [1, 16])
+@pytest.mark.parametrize(("rate", "cost"), [(0.6, 2.2), (0.75, 3.2), (0.6, 3.2)])
+def test_attempts_that_need_preparation_lose_little(users: int, rate: float, cost: float) -> None:
+    """As with a draft model beside a small one, where the host takes longer than the device."""
+    world = prepared(users, rate, cost, preparation=20)
+    world.run(200)
+    before, since = world.tokens, world.now
+    world.run(3000)
+    assert (world.tokens - before) / users / (world.now - since) > 0.97
+
+
 def test_what_one_draft_takes_may_be_what_all_take() -> None:
     """As on a device that waits for its host: the first draft alone would never pay."""
     world = World([0.9], lambda rows, drafts: 2.2 if drafts else 1.0)
