@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ...core.contracts.capabilities import Capabilities
 from ...core.errors import ConfigError
 from ..cpu.compiled import Call, compiled
 from ..cpu.rows import BITS, float_bits
-from ..cpu.shapes import LANES, LINES
+from ..cpu.shapes import ITEM, LANES, LINES
 
 __all__ = ("CPUAttention",)
 
@@ -31,6 +32,7 @@ class Step:
 
     Attributes:
         batch: of the step; its tensors stay where they are while the step runs.
+        num_tokens: whose queries, keys and values are handed over.
         arguments: of the kernel, for each number of heads that share keys, those that
             kernels/attention.py has between the positions and a layer's keys.
         kept: what the arguments are addresses of.
@@ -38,6 +40,7 @@ class Step:
     """
 
     batch: AttentionBatch
+    num_tokens: int
     arguments: dict[int, tuple[int, ...]]
     kept: list[object]
     threads: int
@@ -62,6 +65,7 @@ class CPUAttention(AttentionBackend):
                 "speculation",
                 "deterministic",
                 "recorded",
+                "chosen_tokens",
             }
         ),
     )
@@ -106,7 +110,8 @@ class CPUAttention(AttentionBackend):
         self._num_blocks = num_blocks
 
     def prepare(self, batch: AttentionBatch) -> Step:
-        num_tokens = len(batch.write_slots)
+        write_slots = batch.write_slots if batch.chosen is None else batch.chosen.write_slots
+        num_tokens = len(write_slots)
         if self._queries.numel() < num_tokens * self._widest:
             self._queries = torch.empty(num_tokens * self._widest)
         threads = torch.get_num_threads()
@@ -118,17 +123,16 @@ class CPUAttention(AttentionBackend):
         if tables.stride(-1) != 1:
             tables = tables.contiguous()
         arguments: dict[int, tuple[int, ...]] = {}
-        kept: list[object] = [tables, self._queries, self._scratch]
+        kept: list[object] = [write_slots, tables, self._queries, self._scratch]
         for shared in self._shared:
             items = _items(batch, shared)
             kept.append(items)
             arguments[shared] = (
-                num_tokens, batch.write_slots.data_ptr(),
-                batch.query_start.data_ptr(), batch.lengths.data_ptr(),
+                num_tokens, write_slots.data_ptr(), batch.lengths.data_ptr(),
                 tables.data_ptr(), tables.stride(0), items.ctypes.data, len(items),
                 self._queries.data_ptr(), self._scratch.data_ptr(), 4 * room, threads,
             )  # fmt: skip
-        return Step(batch, arguments, kept, threads)
+        return Step(batch, num_tokens, arguments, kept, threads)
 
     def attend(
         self,
@@ -140,8 +144,8 @@ class CPUAttention(AttentionBackend):
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
         spec = self.layers[layer]
-        if len(q) != len(prepared.batch.write_slots):
-            raise ValueError(f"{len(q)} queries in a step of {len(prepared.batch.write_slots)}")
+        if len(q) != prepared.num_tokens:
+            raise ValueError(f"{len(q)} queries in a step of {prepared.num_tokens}")
         call = self._calls.get((layer, q.dtype)) or self._call(layer, q.dtype)
         width, heads = spec.head_dim, spec.num_heads
         q, k, v = _heads_together(q), _heads_together(k), _heads_together(v)
@@ -155,7 +159,8 @@ class CPUAttention(AttentionBackend):
             out.data_ptr(), table, positions,
             *prepared.arguments[heads // spec.num_kv_heads],
         )  # fmt: skip
-        return out
+        chosen = prepared.batch.chosen
+        return out if chosen is None else out.index_select(0, chosen.tokens)
 
     def _call(self, layer: int, dtype: torch.dtype) -> Call:
         spec, (keys, values) = self.layers[layer], self._caches[layer]
@@ -166,7 +171,7 @@ class CPUAttention(AttentionBackend):
             float_bits(spec.scale, spec.soft_cap or 0.0),
             spec.window or 0, self._align,
         )  # fmt: skip
-        call = self._calls[layer, dtype] = Call(kernel, 21, fixed)
+        call = self._calls[layer, dtype] = Call(kernel, 20, fixed)
         return call
 
 
@@ -177,10 +182,13 @@ def _heads_together(x: torch.Tensor) -> torch.Tensor:
 
 
 def _items(batch: AttentionBatch, shared: int) -> np.ndarray:
-    """int32 [items, 3]: row, first line and one past the last; long rows in pieces."""
+    """int32 [items, ITEM]: row, first line and one past the last, the row's first token and its
+    number of queries; long rows in pieces."""
+    counts = batch.query_lengths
+    starts = [0, *accumulate(counts)] if batch.chosen is None else batch.chosen.tokens.tolist()
     items = [
-        (row, begin, min(begin + _PIECE, shared * count))
-        for row, count in enumerate(batch.query_lengths)
+        (row, begin, min(begin + _PIECE, shared * count), starts[row], count)
+        for row, count in enumerate(counts)
         for begin in range(0, shared * count, _PIECE)
     ]
-    return np.array(items, np.int32).reshape(-1, 3)
+    return np.array(items, np.int32).reshape(-1, ITEM)

@@ -31,7 +31,7 @@ class _Row:
 
 @dataclass(slots=True)
 class _Prepared:
-    write_slots: torch.Tensor
+    batch: AttentionBatch
     rows: list[_Row]
 
 
@@ -41,7 +41,9 @@ class Reference(AttentionBackend):
     capabilities = Capabilities(
         dtypes=frozenset({"float32", "bfloat16", "float16"}),
         kv_dtypes=frozenset({"float32", "bfloat16", "float16", "fp8"}),
-        features=frozenset({"sliding_window", "soft_cap", "overlap", "speculation"}),
+        features=frozenset(
+            {"sliding_window", "soft_cap", "overlap", "speculation", "chosen_tokens"}
+        ),
     )
 
     def __init__(
@@ -77,7 +79,7 @@ class Reference(AttentionBackend):
             slots = (blocks[:, None] * self.block_size + offsets).flatten()[:length]
             rows.append(_Row(begin, begin + count, length - count, slots))
             begin += count
-        return _Prepared(batch.write_slots, rows)
+        return _Prepared(batch, rows)
 
     def attend(
         self,
@@ -93,8 +95,12 @@ class Reference(AttentionBackend):
         spec = self.layers[layer]
         keys, values = self._caches[layer]
         k_scale, v_scale = self._scales(spec)
-        keys[prepared.write_slots] = self._stored(k, k_scale)
-        values[prepared.write_slots] = self._stored(v, v_scale)
+        batch = prepared.batch
+        slots = batch.write_slots if batch.chosen is None else batch.chosen.write_slots
+        keys[slots] = self._stored(k, k_scale)
+        values[slots] = self._stored(v, v_scale)
+        if batch.chosen is not None:
+            q = q[batch.chosen.tokens]
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         for row in prepared.rows:
             row_keys = keys[row.slots].float() * k_scale

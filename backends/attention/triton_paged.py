@@ -116,7 +116,15 @@ class TritonPaged(AttentionBackend):
         kv_dtypes=frozenset({"float32", "bfloat16", "float16", "fp8"}),
         head_sizes=frozenset({16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256}),
         features=frozenset(
-            {"sliding_window", "soft_cap", "graphs", "chunk_graphs", "overlap", "speculation"}
+            {
+                "sliding_window",
+                "soft_cap",
+                "graphs",
+                "chunk_graphs",
+                "overlap",
+                "speculation",
+                "chosen_tokens",
+            }
         ),
     )
 
@@ -217,12 +225,15 @@ class TritonPaged(AttentionBackend):
         prepared: Step,
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
-        at = self._layers[layer]
-        out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
-        batch = prepared.batch
-        if prepared.prefill is not None or batch.siblings:
-            _write(at, q, k, v, batch, rotation)
+        at, batch = self._layers[layer], prepared.batch
+        if batch.chosen is not None:
+            _write(at, q, k, v, batch.chosen.write_slots, rotation)
+            q, k, v = (x.index_select(0, batch.chosen.tokens) for x in (q, k, v))
             rotation = None
+        elif prepared.prefill is not None or batch.siblings:
+            _write(at, q, k, v, batch.write_slots, rotation)
+            rotation = None
+        out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
         if prepared.decode is not None:
             plan = prepared.decode[at.layout]
             _decode(at, out, q, k, v, batch, plan, rotation)
@@ -236,7 +247,7 @@ def _write(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    batch: AttentionBatch,
+    write_slots: torch.Tensor,
     rotation: Rotation | None,
 ) -> None:
     """Rotate queries and keys in place, and cache keys and values."""
@@ -252,7 +263,7 @@ def _write(
         v,
         layer.keys,
         layer.values,
-        batch.write_slots,
+        write_slots,
         None if rotation is None else rotation.positions,
         None if rotation is None else rotation.table,
         0,

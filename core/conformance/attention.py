@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 import msgspec
 import torch
 
-from ..contracts.attention import AttentionBackend, AttentionBatch, AttentionSpec, Rotation
+from ..contracts.attention import (
+    AttentionBackend,
+    AttentionBatch,
+    AttentionSpec,
+    Chosen,
+    Rotation,
+)
 from .recorded import check_recorded
 from .report import Unchecked, require
 
@@ -36,6 +42,7 @@ class Scenario:
         dtype: of queries and cache.
         rotate: leave the rotation of queries and keys to the backend.
         siblings: hand every query over as a row of its own.
+        chosen: ask for some tokens' results alone.
     """
 
     seed: int
@@ -47,6 +54,7 @@ class Scenario:
     dtype: torch.dtype = torch.float32
     rotate: bool = False
     siblings: bool = False
+    chosen: bool = False
 
 
 @dataclass
@@ -88,7 +96,13 @@ def check_attention(
         order = sorted(range(len(present)), key=lambda index: counts[index] > 1)
         chosen = [(present[index], counts[index]) for index in order]
         batch = _batch(chosen, free, scenario.block_size, at)
-        prepared = attention.prepare(_unfolded(batch) if scenario.siblings else batch)
+        if scenario.siblings or scenario.chosen:
+            batch = _unfolded(batch)
+        kept = list(range(sum(counts)))
+        if scenario.chosen:
+            kept = sorted(rng.sample(kept, rng.randint(1, len(kept))))
+            batch = _some(batch, torch.tensor(kept, device=at))
+        prepared = attention.prepare(batch)
         for layer, spec in enumerate(scenario.layers):
             total = sum(counts)
             q = _draw(total, spec.num_heads, spec.head_dim, scenario, generator)
@@ -103,7 +117,8 @@ def check_attention(
                 rotation = _rotation(chosen, spec, scenario, generator, at)
                 q, k = _rotated(rotation, q, k)
             found = attention.attend(layer, *views, prepared, rotation)
-            _compare(found.cpu(), _oracle(chosen, layer, spec, q, k, v), scenario, layer)
+            expected = _oracle(chosen, layer, spec, q, k, v)[kept]
+            _compare(found.cpu(), expected, scenario, layer)
         for sequence, count in chosen:
             sequence.length += count
 
@@ -124,6 +139,20 @@ def _unfolded(batch: AttentionBatch) -> AttentionBatch:
         query_lengths=[1] * len(rows),
         host_lengths=host.tolist(),
         siblings=True,
+    )
+
+
+def _some(batch: AttentionBatch, tokens: torch.Tensor) -> AttentionBatch:
+    """Of a batch of single queries those of some tokens."""
+    return AttentionBatch(
+        query_start=torch.arange(len(tokens) + 1, dtype=torch.int32, device=tokens.device),
+        lengths=batch.lengths[tokens],
+        block_tables=batch.block_tables[tokens],
+        write_slots=batch.write_slots[tokens],
+        num_decodes=len(tokens),
+        query_lengths=[1] * len(tokens),
+        host_lengths=[batch.host_lengths[token] for token in tokens.tolist()],
+        chosen=Chosen(tokens, batch.write_slots),
     )
 
 
@@ -162,6 +191,8 @@ def check_backend(backend: type[AttentionBackend]) -> None:
             check_attention(backend, rotated, device)
             if "speculation" in offered.features:
                 check_attention(backend, dataclasses.replace(rotated, siblings=True), device)
+            if "chosen_tokens" in offered.features:
+                check_attention(backend, dataclasses.replace(rotated, chosen=True), device)
 
 
 def _device(devices: frozenset[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..contracts.attention import Rotation
-from ..contracts.model import Architecture, BuildContext
+from ..contracts.model import Architecture, BuildContext, LastLayer
 from ..errors import CheckpointError
 from ..registry import Registry
 from .report import Unchecked, require
@@ -90,6 +90,8 @@ def check_architecture(
     _check_rows(model, context, vocab_size)
     if "hidden_states" in model.capabilities.features:
         _check_tap(model, context, vocab_size)
+    if "chosen_tokens" in model.capabilities.features:
+        _check_last(model, context, vocab_size)
 
 
 class _Recorder:
@@ -164,3 +166,29 @@ def _check_tap(model: Architecture, context: BuildContext, vocab_size: int) -> N
     right = shapes == {(tuple(plain.shape), plain.dtype)}
     require(right, f"a tap is shown {shapes}; hidden states are {list(plain.shape)}")
     require(bool((model.embed(ids) == seen[0][1]).all()), "embed is not what the first layer reads")
+
+
+def _check_last(model: Architecture, context: BuildContext, vocab_size: int) -> None:
+    """Chosen tokens get what they get among all."""
+    ids = torch.arange(7, device=context.device) % vocab_size
+    tokens = torch.tensor([1, 4, 6], device=context.device)
+    everything = _Recorder(model, 7)
+
+    def attend(
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        rotation: Rotation | None = None,
+    ) -> torch.Tensor:
+        return everything(layer, q, k, v, rotation)[tokens]
+
+    whole = model.forward(ids, ids, _Recorder(model, 7))
+    found = model.forward(ids, ids, everything, last=LastLayer(tokens, attend))
+    layers = list(range(len(model.attention_layers())))
+    require(everything.seen == layers, f"layers attended in the order {everything.seen}")
+    shape = (len(tokens), whole.shape[1])
+    require(tuple(found.shape) == shape, f"chosen tokens give {list(found.shape)}")
+    tolerance = 1e-4 if context.dtype is torch.float32 else 5e-2
+    error = float((found - whole[tokens]).abs().max())
+    require(error <= tolerance, f"chosen tokens differ from those among all by {error:.2g}")

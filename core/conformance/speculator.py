@@ -11,7 +11,7 @@ import torch
 
 from ..config import SpeculationConfig
 from ..contracts.attention import AttentionBatch, AttentionSpec
-from ..contracts.model import Architecture, Attend, BuildContext, Tap, TensorHolder
+from ..contracts.model import Architecture, Attend, BuildContext, LastLayer, Tap, TensorHolder
 from ..contracts.speculator import Drafting, HostRows, Observed, Speculator, SpeculatorContext
 from .report import Unchecked, require
 
@@ -117,6 +117,7 @@ class _Echo(Architecture):
         positions: torch.Tensor,
         attend: Attend,
         tap: Tap | None = None,
+        last: LastLayer | None = None,
     ) -> torch.Tensor:
         x = self.embed(token_ids)
         for layer in (0, 1):

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ("CONTRACT_VERSION", "AttentionBackend", "AttentionBatch", "AttentionSpec", "Rotation")
+__all__ = (
+    "CONTRACT_VERSION",
+    "AttentionBackend",
+    "AttentionBatch",
+    "AttentionSpec",
+    "Chosen",
+    "Rotation",
+)
 
 CONTRACT_VERSION = 1
 
@@ -50,6 +57,19 @@ class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
+class Chosen:
+    """Rows of single queries among T tokens, of which all keys and values are written.
+
+    Attributes:
+        tokens: int64 [R], the token of each row.
+        write_slots: int64 [T], where each token's key and value go.
+    """
+
+    tokens: torch.Tensor
+    write_slots: torch.Tensor
+
+
+@dataclass(slots=True)
 class AttentionBatch:
     """A step's geometry, the same for every layer. T tokens in R rows; rows are back to back.
 
@@ -73,6 +93,9 @@ class AttentionBatch:
         chunk_plan: int32, what the backend's ``chunk_plan`` gave, if the step is captured with rows
             of any number of queries. num_decodes and the host's lengths are then bounds: rows with
             one query lead, rows with none are padding.
+        chosen: the rows, of one query each, are chosen among more tokens: queries, keys and values
+            of all of those are handed over, and results of the rows come back. Only a backend with
+            the feature ``chosen_tokens`` is given such a batch.
     """
 
     query_start: torch.Tensor
@@ -85,6 +108,7 @@ class AttentionBatch:
     shares_prefixes: bool = False
     siblings: bool = False
     chunk_plan: torch.Tensor | None = None
+    chosen: Chosen | None = None
 
 
 @dataclass(slots=True)
@@ -227,5 +251,5 @@ class AttentionBackend(ABC):
                 in place.
 
         Returns:
-            [T, num_heads * head_dim] in q's dtype.
+            [T, num_heads * head_dim] in q's dtype; [R, num_heads * head_dim] where rows are chosen.
         """

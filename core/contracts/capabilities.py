@@ -19,7 +19,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         head_sizes: widths of a head; None for any.
         features: of ``sliding_window``, ``soft_cap``, ``graphs``, ``overlap``,
             ``tensor_parallel``, ``speculation``, ``adapters``, ``deterministic``, ``recorded``,
-            ``quantizes`` (plain checkpoints, while they are loaded).
+            ``chosen_tokens``, ``quantizes`` (plain checkpoints, while they are loaded).
     """
 
     devices: frozenset[str] = ANY

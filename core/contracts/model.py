@@ -26,6 +26,7 @@ __all__ = (
     "Attend",
     "BuildContext",
     "CheckpointModule",
+    "LastLayer",
     "Tap",
     "TensorHolder",
 )
@@ -68,6 +69,19 @@ class Attend(Protocol):
     ) -> torch.Tensor: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LastLayer:
+    """How the last layer runs where the hidden states of few tokens are wanted.
+
+    Attributes:
+        tokens: int64 [M], those.
+        attend: takes q, k and v of all T tokens, and gives [M, heads * head_dim].
+    """
+
+    tokens: torch.Tensor
+    attend: Attend
+
+
 class Tap(Protocol):
     """Looks at a step's hidden states: (layer, x) before each layer reads x, [T, hidden size].
 
@@ -105,7 +119,9 @@ class Architecture(ABC):
     """A decoder that maps T tokens of many sequences, back to back, to hidden states.
 
     Features that a class may declare: ``graphs``; ``hidden_states``, if ``forward`` takes a tap and
-    ``embed`` is there, for speculators that draft from the model's hidden states.
+    ``embed`` is there, for speculators that draft from the model's hidden states;
+    ``chosen_tokens``, if it takes ``last``, so that what nobody wants of a prompt's last layer is
+    not computed.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
@@ -138,6 +154,7 @@ class Architecture(ABC):
         positions: torch.Tensor,
         attend: Attend,
         tap: Tap | None = None,
+        last: LastLayer | None = None,
     ) -> torch.Tensor:
         """Hidden states after the last norm.
 
@@ -145,10 +162,13 @@ class Architecture(ABC):
             token_ids: int64 [T].
             positions: int64 [T].
             attend: this step's attention.
-            tap: shown the hidden states on their way; only with the feature ``hidden_states``.
+            tap: shown the hidden states on their way; only with the feature ``hidden_states``, and
+                with ``last`` not those behind the last layer.
+            last: the last layer attends so, and only its tokens go on; only with the feature
+                ``chosen_tokens``.
 
         Returns:
-            [T, hidden size] in the model's dtype.
+            [T, hidden size] in the model's dtype; [M, hidden size] with ``last``.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 
 from ..contracts.attention import AttentionSpec, Rotation
 from ..contracts.capabilities import Capabilities
-from ..contracts.model import Architecture, Attend, BuildContext, Tap, TensorHolder
+from ..contracts.model import Architecture, Attend, BuildContext, LastLayer, Tap, TensorHolder
 from ..contracts.quant import LinearWeights
 from .attention import AttentionBlock, AttentionParts
 from .embedding import Embedding
@@ -175,15 +175,25 @@ class DecoderLayer:
             *self.mlp.holders(),
         ]
 
-    def __call__(self, x: torch.Tensor, rotation: Rotation, attend: Attend) -> torch.Tensor:
-        """[T, hidden_size] -> [T, hidden_size]; x may be written into.
+    def __call__(
+        self,
+        x: torch.Tensor,
+        rotation: Rotation,
+        attend: Attend,
+        last: LastLayer | None = None,
+    ) -> torch.Tensor:
+        """[T, hidden_size] -> [T, hidden_size], or [M, hidden_size]; x may be written into.
 
         Args:
             x: the input.
             rotation: of the T positions.
             attend: this step's attention.
+            last: where M tokens go on.
         """
-        x = self.attention(x, rotation, attend, norm=self.attention_norm, add=x)
+        kept = x
+        if last is not None:
+            kept, attend = x.index_select(0, last.tokens), last.attend
+        x = self.attention(x, rotation, attend, norm=self.attention_norm, add=kept)
         return self.mlp(x, norm=self.mlp_norm, add=x)
 
 
@@ -195,7 +205,7 @@ class Decoder(Architecture):
         context: what to build with.
     """
 
-    capabilities = Capabilities(features=frozenset({"graphs", "hidden_states"}))
+    capabilities = Capabilities(features=frozenset({"graphs", "hidden_states", "chosen_tokens"}))
 
     def __init__(self, spec: DecoderSpec, context: BuildContext) -> None:
         self.spec = spec
@@ -251,13 +261,15 @@ class Decoder(Architecture):
         positions: torch.Tensor,
         attend: Attend,
         tap: Tap | None = None,
+        last: LastLayer | None = None,
     ) -> torch.Tensor:
         x = self.embed(token_ids)
         rotation = self._rotary.at(positions)
         for index, layer in enumerate(self._layers):
             if tap is not None:
                 tap(index, x)
-            x = layer(x, rotation, attend)
+            ends = index == len(self._layers) - 1
+            x = layer(x, rotation, attend, last if ends else None)
         if tap is not None:
             tap(len(self._layers), x)
         return self._norm(x)

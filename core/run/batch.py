@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..contracts.attention import AttentionBatch
+from ..contracts.attention import AttentionBatch, Chosen
 from ..step import Plan
 from .slots import SlotTable
 
 __all__ = ("Batch", "Draws", "PlanRows", "Verified", "make_batch")
+
+# Tokens of a step for each one that is wanted, from which on the others are left out.
+_LEFT_OUT = 2
 
 
 @dataclass(slots=True)
@@ -60,7 +63,9 @@ class Batch:
         attention: geometry for the attention backend.
         draws: of the rows that draw.
         last_tokens: int64 [M], index among the T tokens of that before each draw; None when that
-            is the identity.
+            is the identity, or where tokens are chosen.
+        ending: the same geometry with the M tokens chosen, or the step's last one where nobody
+            draws; None where all hidden states are wanted.
     """
 
     token_ids: torch.Tensor
@@ -69,6 +74,7 @@ class Batch:
     attention: AttentionBatch
     draws: Draws
     last_tokens: torch.Tensor | None
+    ending: AttentionBatch | None = None
 
 
 class PlanRows:
@@ -114,7 +120,7 @@ class PlanRows:
         return row_of, np.arange(total) - (self.offsets[:-1] - self.starts)[row_of]
 
 
-def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
+def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True, chooses: bool = False) -> Batch:
     """Gather the plan's rows from the slot table, whose block tables are up to date.
 
     Args:
@@ -122,6 +128,7 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
         table: the slot table.
         exact: whether the attention backend must know true lengths on the host, if need be by
             waiting for the device; otherwise bounds from above will do.
+        chooses: whether nobody wants hidden states but to draw from them.
     """
     rows = PlanRows(plan, table, exact=exact)
     total = int(rows.offsets[-1])
@@ -161,13 +168,40 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True) -> Batch:
     draws = Draws(rows.drawing.tolist(), draw_slots.tolist(), drawing, lengths, rows.verifies)
     if rows.verifies:
         draws.verified = Verified(order, is_last.bool())
+    ending = None
+    if chooses and total >= _LEFT_OUT * max(len(draws.rows), 1):
+        ending = _ending(rows, table, attention, draws, last)
     return Batch(
         token_ids=token_ids,
         slots=token_slots,
         positions=positions_d,
         attention=attention,
         draws=draws,
-        last_tokens=None if len(draws.rows) == total else last,
+        last_tokens=None if ending is not None or len(draws.rows) == total else last,
+        ending=ending,
+    )
+
+
+def _ending(
+    rows: PlanRows, table: SlotTable, batch: AttentionBatch, draws: Draws, last: torch.Tensor
+) -> AttentionBatch:
+    """The batch with the tokens before its draws chosen; see ``Batch.ending``."""
+    slots, lengths = draws.slots, draws.lengths
+    host_lengths = rows.ends[rows.drawing] + rows.behind
+    if not draws.rows:
+        host_lengths = rows.ends[-1:]
+        final = (rows.slots[-1:], host_lengths, rows.offsets[-1:] - 1)
+        slots, lengths, last = table.staging.send(final)
+    count = len(host_lengths)
+    return AttentionBatch(
+        query_start=torch.arange(count + 1, dtype=torch.int32, device=table.device),
+        lengths=lengths.to(torch.int32),
+        block_tables=table.blocks[:, : batch.block_tables.shape[1]].index_select(0, slots),
+        write_slots=batch.write_slots.index_select(0, last),
+        num_decodes=count,
+        query_lengths=[1] * count,
+        host_lengths=host_lengths.tolist(),
+        chosen=Chosen(last, batch.write_slots),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..contracts.attention import AttentionBackend, AttentionBatch, Rotation
-from ..contracts.model import Architecture, Attend, Tap
+from ..contracts.model import Architecture, Attend, LastLayer, Tap
 
 __all__ = ("attending", "forward")
 
@@ -19,12 +19,25 @@ def forward(
     positions: torch.Tensor,
     batch: AttentionBatch,
     tap: Tap | None = None,
+    ending: AttentionBatch | None = None,
 ) -> torch.Tensor:
-    """[T, hidden size] for T tokens in the rows of a batch; their keys and values are cached."""
+    """[T, hidden size] for T tokens in the rows of a batch; their keys and values are cached.
+
+    Args:
+        model: with its weights.
+        attention: of the model.
+        token_ids: int64 [T].
+        positions: int64 [T].
+        batch: the rows.
+        tap: shown the hidden states.
+        ending: with M tokens that are ``chosen``: the result is theirs alone, [M, hidden size].
+    """
+    more: dict[str, Any] = {} if tap is None else {"tap": tap}
+    if ending is not None and ending.chosen is not None:
+        attend = attending(attention, attention.prepare(ending))
+        more["last"] = LastLayer(ending.chosen.tokens, attend)
     attend = attending(attention, attention.prepare(batch))
-    if tap is None:
-        return model.forward(token_ids, positions, attend)
-    return model.forward(token_ids, positions, attend, tap)
+    return model.forward(token_ids, positions, attend, **more)
 
 
 def attending(attention: AttentionBackend, prepared: Any) -> Attend:

@@ -223,9 +223,10 @@ class Runner:
             chunked = self.chunk_graphs.run(plan)
             if chunked is not None:
                 return chunked
-        batch = make_batch(plan, self.slots, exact=self._exact)
+        chooses = self._watch.chooses and not self._scores(plan)
+        batch = make_batch(plan, self.slots, exact=self._exact, chooses=chooses)
         hidden, observed = self._watch.forward(
-            batch.token_ids, batch.slots, batch.positions, batch.attention
+            batch.token_ids, batch.slots, batch.positions, batch.attention, ending=batch.ending
         )
         return Chunked(hidden, batch.draws, batch.last_tokens, observed)
 
@@ -336,6 +337,10 @@ class Runner:
         if observed is not None:
             self.drafter.observe(observed)
         return self.drafter.propose(plan)
+
+    def _scores(self, plan: Plan) -> bool:
+        """Whether log-probabilities of prompts are asked of the step."""
+        return any(row.start < self._scored.get(row.slot, (0, 0))[0] for row in plan.rows)
 
     def _score_prompts(self, plan: Plan, hidden: torch.Tensor) -> dict[int, list[PendingLogprobs]]:
         """Log-probabilities of the prompt tokens after those computed in this step."""

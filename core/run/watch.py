@@ -47,6 +47,12 @@ class Watch:
             self._backends += speculator.caches()
         # A backend that graphs can hold reads lengths on the device alone.
         self.exact = any("graphs" not in b.capabilities.features for b in self._backends)
+        end = len(model.attention_layers())
+        shows_end = self._layers is not None and max(self._layers, default=end) >= end
+        # Whether a step may give the hidden states of chosen tokens alone.
+        self.chooses = not shows_end and all(
+            "chosen_tokens" in part.capabilities.features for part in (model, attention)
+        )
         # A step's geometry has room for the plan of one backend: what is shown has one of its own.
         self.captures_chunks = len(self._backends) <= _PLANS and all(
             "chunk_graphs" in b.capabilities.features for b in self._backends
@@ -83,6 +89,7 @@ class Watch:
         positions: torch.Tensor,
         batch: AttentionBatch,
         shown_plan: torch.Tensor | None = None,
+        ending: AttentionBatch | None = None,
     ) -> tuple[torch.Tensor, Observed | None]:
         """[T, hidden size] for T tokens, and what to show once the step has drawn.
 
@@ -92,9 +99,10 @@ class Watch:
             positions: int64 [T].
             batch: the step's geometry.
             shown_plan: where it has a plan of chunks, the speculator's.
+            ending: see ``forward``; only where ``chooses``.
         """
         taps = _Taps(self._layers) if self._layers else None
-        hidden = forward(self._model, self._attention, token_ids, positions, batch, taps)
+        hidden = forward(self._model, self._attention, token_ids, positions, batch, taps, ending)
         if self._layers is None:
             return hidden, None
         shown = hidden if taps is None else taps.kept()

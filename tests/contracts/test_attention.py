@@ -47,6 +47,18 @@ class Forgetful(Reference):
         super().allocate(num_blocks)
 
 
+class Selfish(Reference):
+    """Keeps keys and values of chosen tokens alone."""
+
+    def attend(self, layer, q, k, v, prepared, rotation=None):
+        chosen = prepared.batch.chosen
+        if chosen is not None:
+            others = torch.ones(len(v), dtype=torch.bool)
+            others[chosen.tokens] = False
+            v[others] = 0
+        return super().attend(layer, q, k, v, prepared, rotation)
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -54,6 +66,7 @@ class Forgetful(Reference):
         (Unturned, "rotate=True"),
         (Widened, "got torch.float64"),
         (Forgetful, "is off by"),
+        (Selfish, "chosen=True"),
     ],
 )
 def test_a_broken_backend_is_caught(broken: type[AttentionBackend], words: str) -> None:

@@ -82,9 +82,22 @@ class Elsewhere(Llama):
         return super().forward(token_ids, positions, attend, later)
 
 
+class Generous(Llama):
+    def forward(self, token_ids, positions, attend, tap=None, last=None):
+        return super().forward(token_ids, positions, attend, tap)
+
+
+class Astray(Llama):
+    def forward(self, token_ids, positions, attend, tap=None, last=None):
+        found = super().forward(token_ids, positions, attend, tap, last)
+        return found if last is None else found.flip(0)
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
+        (Generous, "chosen tokens give"),
+        (Astray, "chosen tokens differ"),
         (Unseen, "is shown the layers"),
         (Elsewhere, "not what the first layer reads"),
         (Twice, "several holders"),

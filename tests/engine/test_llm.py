@@ -341,10 +341,10 @@ def test_a_request_that_breaks_the_step_dies_alone(llm, monkeypatch) -> None:
     runner = llm.engine.executor._runner
     forward = runner.model.forward
 
-    def faulty(token_ids, positions, attend):
+    def faulty(token_ids, positions, attend, **more):
         if bool((token_ids == 4000).any()):
             raise RuntimeError("planted")
-        return forward(token_ids, positions, attend)
+        return forward(token_ids, positions, attend, **more)
 
     good = SamplingParams(temperature=0, max_tokens=12)
     wanted = llm.generate(PROMPTS, good, use_tqdm=False)

@@ -210,10 +210,10 @@ def test_a_request_that_breaks_the_step_dies_alone(monkeypatch) -> None:
     llm = LLM("demo", dtype="float32", config=config)
     forward = llm.engine.executor._runner.model.forward
 
-    def faulty(token_ids, positions, attend):
+    def faulty(token_ids, positions, attend, **more):
         if bool((token_ids == 4000).any()):
             raise RuntimeError("planted")
-        return forward(token_ids, positions, attend)
+        return forward(token_ids, positions, attend, **more)
 
     good = SamplingParams(temperature=0, max_tokens=12)
     wanted = llm.generate([CODE] * 3, good, use_tqdm=False)

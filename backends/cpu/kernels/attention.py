@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..shapes import LANES, LINES
+from ..shapes import ITEM, LANES, LINES
 from .simd import (
     called,
     exp,
@@ -89,12 +89,12 @@ def _write(bits, kv_bits, args, token, mine):
         given(args, 7),
         given(args, 8),
         given(args, 10),
-        given(args, 17),
+        given(args, 16),
     )
     keys, values, num_blocks, block_size = (
-        given(args, 21), given(args, 22), given(args, 23), given(args, 24),
+        given(args, 20), given(args, 21), given(args, 22), given(args, 23),
     )  # fmt: skip
-    heads, kv_heads, dim = given(args, 25), given(args, 26), given(args, 27)
+    heads, kv_heads, dim = given(args, 24), given(args, 25), given(args, 26)
     slot = long(slots, token)
     block, offset = slot // block_size, slot % block_size
     half = dim // 2
@@ -280,23 +280,23 @@ def _placed(line, row, heads):
 @called
 def _attend(bits, kv_bits, args, item, head, mine):
     """The lines of an item: some of a row's, of the heads that share a key head."""
-    out, starts, lengths, tables = given(args, 6), given(args, 11), given(args, 12), given(args, 13)
-    queries, each = given(args, 17), given(args, 19) // LINES
+    out, lengths, tables = given(args, 6), given(args, 11), given(args, 12)
+    queries, each = given(args, 16), given(args, 18) // LINES
     keys, values, num_blocks, size = (
+        given(args, 20),
         given(args, 21),
         given(args, 22),
         given(args, 23),
-        given(args, 24),
     )
-    heads, kv_heads, dim = given(args, 25), given(args, 26), given(args, 27)
-    scale, cap = given_float(args, 28, 0), given_float(args, 28, 1)
-    window, align = given(args, 29), given(args, 30)
-    items, item = given(args, 15), 3 * item
+    heads, kv_heads, dim = given(args, 24), given(args, 25), given(args, 26)
+    scale, cap = given_float(args, 27, 0), given_float(args, 27, 1)
+    window, align = given(args, 28), given(args, 29)
+    items, item = given(args, 14), ITEM * item
     row, line, end = integer(items, item), integer(items, item + 1), integer(items, item + 2)
-    start = integer(starts, row)
-    row_of = start, integer(lengths, row) - (integer(starts, row + 1) - start), window
+    before = integer(lengths, row) - integer(items, item + 4)
+    row_of = integer(items, item + 3), before, window
     heads_of = head, heads // kv_heads, heads, dim
-    table = tables + row * given(args, 14) * 4
+    table = tables + row * given(args, 13) * 4
     held, worth = (keys, num_blocks, size, dim, head), (values, num_blocks, size, dim, head)
     while line < end:
         at0, low0, high0 = _placed(line, row_of, heads_of)
@@ -332,16 +332,17 @@ def make(bits: int, kv_bits: int):
     """The kernel for queries and results of so many bits, and for keys and values.
 
     Its arguments, behind the counters: q, k, v and from one token to the next in each; out; the
-    table of rotations, 0 for none, and positions; tokens and their slots; query_start, lengths,
-    block_tables and the width of these; items, int32 [items, 3], a row and its lines from one to
-    before another, and how many; rotated queries; room, its bytes a thread, and for how many. Then,
+    table of rotations, 0 for none, and positions; tokens and their slots; lengths, block_tables
+    and the width of these; items, int32 [items, ITEM], a row, its lines from one to before another,
+    its first token and its number of queries, and how many items; rotated queries; room, its bytes
+    a thread, and for how many. Then,
     of the layer: keys, values, blocks and their size; heads, key heads and their width; float32
     scale and soft cap, 0 for none; window, 0 for none; and what a first score's position is a
     multiple of.
     """
 
     def attention(args):
-        mine = room_of_thread(args, 18)
+        mine = room_of_thread(args, 17)
         num_tokens = given(args, 9)
         while mine:
             token = take(args, 1)
@@ -350,8 +351,8 @@ def make(bits: int, kv_bits: int):
             _write(bits, kv_bits, args, token, mine)
             take(args, 2)
         wait_for(args, 2, num_tokens)
-        kv_heads = given(args, 26)
-        end = given(args, 16) * kv_heads
+        kv_heads = given(args, 25)
+        end = given(args, 15) * kv_heads
         while mine:
             item = take(args, 3)
             if item >= end:
