@@ -225,7 +225,7 @@ class Runner:
                 return chunked
         batch = make_batch(plan, self.slots, exact=self._exact)
         hidden, observed = self._watch.forward(
-            batch.token_ids, batch.slots, batch.positions, batch.attention
+            batch.token_ids, batch.slots, batch.positions, batch.attention, shown=plan.shown
         )
         return Chunked(hidden, batch.draws, batch.last_tokens, observed)
 
