@@ -71,7 +71,7 @@ class Engine:
         config = resolution.config
         executor: Executor = registry.make("executor", config.parallel.executor, config, registry)
         model = executor.start(report)
-        settings = _settings(config, model.num_blocks)
+        settings = _settings(config, registry, model.num_blocks)
         policy = registry.make("policy", config.schedule.policy)
         scheduler: Scheduler = registry.make(
             "scheduler", config.schedule.scheduler, settings, policy
@@ -151,9 +151,10 @@ class Engine:
         return self.scheduler.update(plan, outcome)
 
 
-def _settings(config: Config, num_blocks: int) -> SchedulerSettings:
+def _settings(config: Config, registry: Registry, num_blocks: int) -> SchedulerSettings:
     schedule, cache, speculation = config.schedule, config.cache, config.speculation
-    speculates = speculation.method is not None
+    method = speculation.method
+    features = registry.get("speculator", method).capabilities.features if method else ()
     return SchedulerSettings(
         num_blocks=num_blocks,
         block_size=known(cache.block_size),
@@ -163,7 +164,8 @@ def _settings(config: Config, num_blocks: int) -> SchedulerSettings:
         max_waiting=schedule.max_waiting,
         chunked_prefill=schedule.chunked_prefill,
         prefix_caching=cache.prefix_caching,
-        max_drafts=known(speculation.num_speculative_tokens) if speculates else 0,
+        max_drafts=known(speculation.num_speculative_tokens) if method else 0,
         max_draws=max_draws(config),
         adaptive=speculation.adaptive,
+        watches="hidden_states" in features,
     )

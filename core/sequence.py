@@ -49,6 +49,7 @@ class Sequence:
         slot: row of the device's slot table while running, else -1.
         epoch: counts restarts; what a step launched in an earlier epoch brings is dropped.
         quarantined: it was in a step that failed, and runs alone until it draws a token.
+        watch: how often showing steps had begun when it last got a slot; see ``Showing``.
         num_cached: prompt tokens found in the prefix cache at first admission.
         num_prompt_logprobs: prompt log-probabilities delivered.
         num_counted: prompt tokens the statistics have counted; a recomputed prompt counts once.
@@ -86,6 +87,7 @@ class Sequence:
         "stop_ids",
         "token_ids",
         "token_limit",
+        "watch",
     )
 
     def __init__(self, request: Request) -> None:
@@ -106,6 +108,7 @@ class Sequence:
         self.slot = -1
         self.epoch = 0
         self.quarantined = False
+        self.watch = 0
         self.num_cached = 0
         self.num_prompt_logprobs = 0
         self.num_counted = 0

@@ -75,12 +75,14 @@ class Plan(msgspec.Struct, array_like=True, gc=False):
         rows: in the order of the outcome; rows with count 1 come first, best the longest leading.
         plain: whether every row is known to compute one token and draw behind it, with no drafts,
             slack or new blocks, and none to propose: hundreds need not be looked at again.
+        shown: whether a speculator that drafts from hidden states sees the step.
     """
 
     step: int
     newcomers: list[Newcomer]
     rows: list[Row]
     plain: bool = False
+    shown: bool = True
 
     @property
     def num_tokens(self) -> int:

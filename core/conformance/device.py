@@ -72,6 +72,8 @@ class FakeDevice:
         self.drafts: dict[int, list[int]] = {}
         # Slots of steps that failed: until somebody enters them, nobody knows what they hold.
         self.lost: set[int] = set()
+        # Slots of sequences of which a step was not shown to the speculator.
+        self.unseen: set[int] = set()
 
     def execute(self, plan: Plan) -> FakePending:
         """Run a step at once.
@@ -84,6 +86,9 @@ class FakeDevice:
             self.tables[newcomer.slot] = []
             self.drafts[newcomer.slot] = []
             self.lost.discard(newcomer.slot)
+            self.unseen.discard(newcomer.slot)
+        if not plan.shown:
+            self.unseen.update(row.slot for row in plan.rows)
         for row in plan.rows:
             self.tables[row.slot] += row.new_blocks
         try:
@@ -99,6 +104,8 @@ class FakeDevice:
         outcome = Outcome(plan.step, [])
         for index, row in enumerate(plan.rows):
             outcome.tokens.append(self._draw(row) if row.samples else [])
+            blind = row.propose and row.slot in self.unseen
+            require(not blind, "drafts are asked for behind a step that was not shown")
             if row.propose and row.slot not in self.lost:
                 self.drafts[row.slot] = guess(self.tokens[row.slot], row.propose)
                 outcome.proposed[index] = len(self.drafts[row.slot])

@@ -40,6 +40,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_drafts: drafts of one row; 0 where nothing proposes any.
         max_draws: tokens drawn in a step, one for each draft and one for each row that samples.
         adaptive: whether fewer drafts, or none, are asked for where they do not pay.
+        watches: whether the speculator drafts from hidden states, which a plan may leave unseen:
+            drafts for a sequence of which a step went unseen are not to be asked for.
     """
 
     num_blocks: int
@@ -53,6 +55,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_drafts: int = 0
     max_draws: int = 0
     adaptive: bool = True
+    watches: bool = False
 
 
 class Scheduler(ABC):

@@ -10,8 +10,9 @@ would give.
 Life cycle: built once, with the model in place; ``caches`` are allocated together with the
 model's; then ``prepare`` and ``propose`` after every step whose rows ask for drafts, and ``enter``
 before the first one of a sequence new to its slot. One that drafts from the model's hidden states
-is shown those of every step by ``observe``, several steps at once or not, before it may be asked
-for drafts.
+is shown those of a sequence's steps by ``observe``, several steps at once or not, before it may be
+asked for drafts of it. Steps may be left out where nobody drafts; who was in one is not drafted for
+again.
 """
 
 from __future__ import annotations
@@ -255,7 +256,8 @@ class Speculator(ABC):
         """See what a step has computed, with the feature ``hidden_states``.
 
         Hidden states of tokens that were found in the prefix cache are never shown; what a cache of
-        the speculator's own holds of them is as good as when another sequence wrote it.
+        the speculator's own holds of them is as good as when another sequence wrote it, or, if that
+        one's steps were not shown, anything.
         """
         del observed
 

@@ -45,6 +45,13 @@ class Chunked(NamedTuple):
     observed: Observed | None
 
 
+class _Shape(NamedTuple):
+    """What a step is captured for: tokens, and whether who watches steps is shown it."""
+
+    tokens: int
+    shown: bool = True
+
+
 class ChunkGraphs:
     """Runs steps of rows with any number of tokens, without drafts.
 
@@ -67,33 +74,38 @@ class ChunkGraphs:
         sizes = {graph_rows(max(tokens, _FEWEST_TOKENS)) for tokens in range(1, most + 1)}
         self._sizes = sorted(sizes)
         self._most = most
+        self._shapes = [_Shape(size) for size in self._sizes]
         largest = self._sizes[-1]
-        room = 5 * largest + 1 + max(sum(map(len, self._no_chunks(size))) for size in self._sizes)
+        chunks = (self._no_chunks(shape) for shape in self._shapes)
+        room = 5 * largest + 1 + max(sum(map(len, plans)) for plans in chunks)
+        if watch.watches:
+            self._shapes += [shape._replace(shown=False) for shape in self._shapes]
         self._inputs = torch.zeros(room, dtype=torch.int64, device=table.device)
-        self._graphs: dict[int, Graph] = {}
-        self._missed: Counter[int] = Counter()
+        self._graphs: dict[_Shape, Graph] = {}
+        self._missed: Counter[_Shape] = Counter()
         self._capturing = Capturing(table.device)
 
     @property
     def num_shapes(self) -> int:
         """Graphs that there may be."""
-        return len(self._sizes)
+        return len(self._shapes)
 
     def run(self, plan: Plan) -> Chunked | None:
         """Launch a step, or return None where it is to run without a graph."""
         total = sum(row.count for row in plan.rows)
         if total > self._most or any(row.drafts or row.slack for row in plan.rows):
             return None
-        size = self._find(total)
-        if size is None:
+        shape = self._find(_Shape(graph_rows(max(total, _FEWEST_TOKENS)), plan.shown))
+        if shape is None:
             return None
         rows = PlanRows(plan, self._table, exact=False)
         decodes = int((rows.counts == 1).sum())
-        plans = self._watch.chunk_plans(rows.counts.tolist(), rows.ends.tolist(), decodes, size)
+        counts, ends, size = rows.counts.tolist(), rows.ends.tolist(), shape.tokens
+        plans = self._watch.chunk_plans(counts, ends, decodes, size, shown=shape.shown)
         if plans is None:
             return None
         self._fill(rows, plans, size)
-        graph = self._graphs[size]
+        graph = self._graphs[shape]
         graph.replay()
         slots = rows.slots[rows.drawing]
         parts = (slots, rows.ends[rows.drawing], rows.offsets[rows.drawing + 1] - 1)
@@ -101,19 +113,20 @@ class ChunkGraphs:
         draws = Draws(rows.drawing.tolist(), slots.tolist(), on_device, lengths)
         if graph.end is None:
             raise RuntimeError("a step with chunks ends with hidden states")
-        return Chunked(graph.end.hidden[:total], draws, last, graph.end.observed)
+        observed = graph.end.observed if plan.shown else None
+        return Chunked(graph.end.hidden[:total], draws, last, observed)
 
     def capture_ahead(self) -> bool:
         """Capture one more size; False when all are there."""
-        for size in self._sizes:
-            if size not in self._graphs:
-                self._capture(size)
+        for shape in self._shapes:
+            if shape not in self._graphs:
+                self._capture(shape)
                 return True
         return False
 
     def capture_largest(self) -> None:
         """Capture the step that takes most memory."""
-        self._capture(self._sizes[-1])
+        self._capture(_Shape(self._sizes[-1]))
 
     def forget(self) -> None:
         """Drop every graph: the cache they were captured with is gone."""
@@ -121,25 +134,27 @@ class ChunkGraphs:
         self._missed.clear()
         self._capturing.forget()
 
-    def _find(self, total: int) -> int | None:
-        """The size of the graph that runs so many tokens without taking much longer."""
-        size = graph_rows(max(total, _FEWEST_TOKENS))
-        if size in self._graphs:
-            return size
-        self._missed[size] += 1
-        if self._missed[size] > PATIENCE:
-            self._capture(size)
-            return size
-        fits = (at for at in self._sizes if size <= at <= size * 5 // 4 and at in self._graphs)
-        return next(fits, None)
+    def _find(self, shape: _Shape) -> _Shape | None:
+        """That of the graph that runs a step without taking much longer."""
+        if shape in self._graphs:
+            return shape
+        self._missed[shape] += 1
+        if self._missed[shape] > PATIENCE:
+            self._capture(shape)
+            return shape
+        most = shape.tokens * 5 // 4
+        sizes = [size for size in self._sizes if shape.tokens <= size <= most]
+        # What is shown needlessly is harmless.
+        fits = (_Shape(size, shown) for shown in sorted({shape.shown, True}) for size in sizes)
+        return next((held for held in fits if held in self._graphs), None)
 
-    def _capture(self, size: int) -> None:
+    def _capture(self, shape: _Shape) -> None:
         nothing = PlanRows(Plan(0, [], []), self._table, exact=False)
-        self._fill(nothing, self._no_chunks(size), size)
-        self._graphs[size] = Graph(*self._capturing(lambda: self._step(size)))
+        self._fill(nothing, self._no_chunks(shape), shape.tokens)
+        self._graphs[shape] = Graph(*self._capturing(lambda: self._step(shape)))
 
-    def _no_chunks(self, size: int) -> list[np.ndarray]:
-        plans = self._watch.chunk_plans([], [], 0, size)
+    def _no_chunks(self, shape: _Shape) -> list[np.ndarray]:
+        plans = self._watch.chunk_plans([], [], 0, shape.tokens, shown=shape.shown)
         if plans is None:
             raise RuntimeError("an attention backend has the feature chunk_graphs and no plan")
         return plans
@@ -163,10 +178,10 @@ class ChunkGraphs:
         values[5 * size + 1 :] = chunks
         self._table.staging.refill(self._inputs, values)
 
-    def _step(self, size: int) -> End:
+    def _step(self, shape: _Shape) -> End:
         """What a graph holds: from the inputs to hidden states."""
-        table = self._table
-        sizes = (size, size, size, size + 1, size, *map(len, self._no_chunks(size)))
+        table, size = self._table, shape.tokens
+        sizes = (size, size, size, size + 1, size, *map(len, self._no_chunks(shape)))
         inputs = self._inputs[: sum(sizes)].split_with_sizes(sizes)
         token_slots, positions, slots, starts, ends, chunks, *shown = inputs
         blocks = table.blocks[token_slots, positions // table.block_size].long()
@@ -182,4 +197,5 @@ class ChunkGraphs:
         )
         token_ids = table.tokens[token_slots, positions].long()
         shown_plan = shown[0].to(torch.int32) if shown else None
-        return End(*self._watch.forward(token_ids, token_slots, positions, batch, shown_plan))
+        where = token_slots, positions
+        return End(*self._watch.forward(token_ids, *where, batch, shown_plan, shown=shape.shown))

@@ -54,13 +54,14 @@ Ending = Literal["drawn", "filtered", "hidden"]
 
 class _Shape(NamedTuple):
     """What a step is captured for: rows, the longest one's tokens, its end, a hint to attention,
-    and whether there are drafts among the rows."""
+    whether there are drafts among the rows, and whether who watches steps is shown it."""
 
     rows: int
     longest: int = 1
     ending: Ending = "drawn"
     shares: bool = False
     verifies: bool = False
+    shown: bool = True
 
 
 class End(NamedTuple):
@@ -174,7 +175,8 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         order, shares = self._table.by_prefix(slots)
         slots, starts = slots[order], starts[order]
         host_slots, count = slots.tolist(), len(slots)
-        shape = _Shape(graph_rows(count), int(starts.max()) + 1, self._ending(host_slots), shares)
+        ending, longest = self._ending(host_slots), int(starts.max()) + 1
+        shape = _Shape(graph_rows(count), longest, ending, shares, shown=plan.shown)
         _, end = self._launch(shape, slots, starts)
         draws = Draws(order.tolist(), host_slots, self._inputs[:count], self._lengths[:count])
         return self._decoded(draws, end)
@@ -193,7 +195,9 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         codes = 4 * offsets + (slack > 0)[rows]
         codes[ends - 1] += 2
         longest = int(starts.max()) + 1
-        shape = _Shape(graph_rows(count), longest, ending, shares=True, verifies=True)
+        shape = _Shape(
+            graph_rows(count), longest, ending, shares=True, verifies=True, shown=plan.shown
+        )
         size, end = self._launch(shape, slots, starts, codes)
         on_device = self._inputs[:count], self._lengths[:count]
         draws = Draws(rows.tolist(), slots.tolist(), *on_device, verifies=True)
@@ -216,12 +220,14 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         codes: np.ndarray | None = None,
     ) -> tuple[int, End | None]:
         """Run a step; the rows it was padded to, and what it leaves to do."""
-        shape, graph = self._find(shape)
-        self._fill(slots, starts, shape.rows, codes)
+        held, graph = self._find(shape)
+        self._fill(slots, starts, held.rows, codes)
         if graph is None:
-            return shape.rows, self._step(shape)
+            return held.rows, self._step(held)
         graph.replay()
-        return shape.rows, graph.end
+        if graph.end is None or shape.shown:
+            return held.rows, graph.end
+        return held.rows, End(graph.end.hidden)
 
     def _find(self, shape: _Shape) -> tuple[_Shape, Graph | None]:
         """The graph for a step and what it was captured for, which may be a shape that holds it."""
@@ -240,10 +246,11 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
         """Shapes that a step can run in without taking much longer."""
-        # Of shared prefixes a step need not make use.
-        for shares in sorted({shape.shares, shape.verifies}, reverse=True):
+        # Of shared prefixes a step need not make use, and what is shown needlessly is harmless.
+        hints = sorted({shape.shares, shape.verifies}, reverse=True)
+        for shown, shares in itertools.product(sorted({shape.shown, True}), hints):
             for rows in holding_sizes(self._sizes, shape.rows):
-                yield shape._replace(rows=rows, shares=shares)
+                yield shape._replace(rows=rows, shares=shares, shown=shown)
 
     def _ending(self, slots: list[int]) -> Ending:
         if not self._sampler.graphable(slots):
@@ -284,9 +291,16 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         for ending, power, verifies in itertools.product(endings, doublings, kinds):
             for rows in self._sizes:
                 yield _Shape(rows, 1 << power, ending, shares=verifies, verifies=verifies)
+        if self._watch.watches:
+            # Where nobody has drafted for long, none are verified.
+            for ending, power in itertools.product(endings, doublings):
+                for rows in self._sizes:
+                    yield _Shape(rows, 1 << power, ending, shown=False)
 
     def _key(self, shape: _Shape) -> Hashable:
-        key = self._watch.graph_key(shape.rows, shape.longest, shares_prefixes=shape.shares)
+        key = self._watch.graph_key(
+            shape.rows, shape.longest, shares_prefixes=shape.shares, shown=shape.shown
+        )
         return shape.rows, shape.ending, shape.verifies, key
 
     def _graph(self, shape: _Shape) -> Graph:
@@ -333,7 +347,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             siblings=shape.verifies,
         )
         token_ids = table.tokens[slots, starts].long()
-        hidden, observed = self._watch.forward(token_ids, slots, starts, batch)
+        hidden, observed = self._watch.forward(token_ids, slots, starts, batch, shown=shape.shown)
         if shape.ending == "hidden":
             return End(hidden, observed)
         drawn = self._drawn[:size]

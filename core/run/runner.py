@@ -223,10 +223,15 @@ class Runner:
             chunked = self.chunk_graphs.run(plan)
             if chunked is not None:
                 return chunked
-        chooses = self._watch.chooses and not self._scores(plan)
+        chooses = self._watch.chooses(shown=plan.shown) and not self._scores(plan)
         batch = make_batch(plan, self.slots, exact=self._exact, chooses=chooses)
         hidden, observed = self._watch.forward(
-            batch.token_ids, batch.slots, batch.positions, batch.attention, ending=batch.ending
+            batch.token_ids,
+            batch.slots,
+            batch.positions,
+            batch.attention,
+            ending=batch.ending,
+            shown=plan.shown,
         )
         return Chunked(hidden, batch.draws, batch.last_tokens, observed)
 

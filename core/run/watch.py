@@ -28,6 +28,9 @@ class Watch:
         attention: of the model.
         table: the slot table.
         speculator: with the feature ``hidden_states``; None for one without, or for none at all.
+
+    Attributes:
+        watches: whether there is such a speculator. Without, no step is shown, whatever is asked.
     """
 
     def __init__(
@@ -45,12 +48,12 @@ class Watch:
         if speculator is not None and "hidden_states" in speculator.capabilities.features:
             self._layers = speculator.hidden_layers()
             self._backends += speculator.caches()
+        self.watches = self._layers is not None
         # A backend that graphs can hold reads lengths on the device alone.
         self.exact = any("graphs" not in b.capabilities.features for b in self._backends)
         end = len(model.attention_layers())
-        shows_end = self._layers is not None and max(self._layers, default=end) >= end
-        # Whether a step may give the hidden states of chosen tokens alone.
-        self.chooses = not shows_end and all(
+        self._shows_end = self._layers is not None and max(self._layers, default=end) >= end
+        self._chooses = all(
             "chosen_tokens" in part.capabilities.features for part in (model, attention)
         )
         # A step's geometry has room for the plan of one backend: what is shown has one of its own.
@@ -58,29 +61,38 @@ class Watch:
             "chunk_graphs" in b.capabilities.features for b in self._backends
         )
 
+    def chooses(self, *, shown: bool) -> bool:
+        """Whether a step may give the hidden states of chosen tokens alone."""
+        return self._chooses and not (shown and self._shows_end)
+
     def chunk_plans(
         self,
         query_lengths: list[int],
         host_lengths: list[int],
         num_decodes: int,
         num_tokens: int,
+        *,
+        shown: bool,
     ) -> list[np.ndarray] | None:
         """How each backend divides a step with chunks that is to be captured, if all of them can;
-        with ``captures_chunks``, the model's and perhaps a speculator's."""
+        with ``captures_chunks``, the model's and, of a step that is shown, a speculator's."""
         plans = []
-        for backend in self._backends:
+        for backend in self._part(shown=shown):
             plan = backend.chunk_plan(query_lengths, host_lengths, num_decodes, num_tokens)
             if plan is None:
                 return None
             plans.append(plan)
         return plans
 
-    def graph_key(self, num_rows: int, longest: int, *, shares_prefixes: bool) -> Hashable:
+    def graph_key(
+        self, num_rows: int, longest: int, *, shares_prefixes: bool, shown: bool
+    ) -> Hashable:
         """What a captured step depends on beside its number of rows."""
-        return tuple(
+        keys = (
             backend.graph_key(num_rows, longest, shares_prefixes=shares_prefixes)
-            for backend in self._backends
+            for backend in self._part(shown=shown)
         )
+        return shown and self.watches, *keys
 
     def forward(
         self,
@@ -89,6 +101,8 @@ class Watch:
         positions: torch.Tensor,
         batch: AttentionBatch,
         shown_plan: torch.Tensor | None = None,
+        *,
+        shown: bool,
         ending: AttentionBatch | None = None,
     ) -> tuple[torch.Tensor, Observed | None]:
         """[T, hidden size] for T tokens, and what to show once the step has drawn.
@@ -99,17 +113,22 @@ class Watch:
             positions: int64 [T].
             batch: the step's geometry.
             shown_plan: where it has a plan of chunks, the speculator's.
-            ending: see ``forward``; only where ``chooses``.
+            shown: whether the speculator is to see the step.
+            ending: see ``forward``; only where the step ``chooses``.
         """
-        taps = _Taps(self._layers) if self._layers else None
+        taps = _Taps(self._layers) if self._layers and shown else None
         hidden = forward(self._model, self._attention, token_ids, positions, batch, taps, ending)
-        if self._layers is None:
+        if self._layers is None or not shown:
             return hidden, None
-        shown = hidden if taps is None else taps.kept()
+        seen = hidden if taps is None else taps.kept()
         table = self._table
         if batch.chunk_plan is not None:
             batch = replace(batch, chunk_plan=shown_plan)
-        return hidden, Observed(slots, positions, shown, table.tokens, table.lengths, batch)
+        return hidden, Observed(slots, positions, seen, table.tokens, table.lengths, batch)
+
+    def _part(self, *, shown: bool) -> list[AttentionBackend]:
+        """The backends that a step needs."""
+        return self._backends if shown else self._backends[:1]
 
 
 class _Taps:

@@ -106,7 +106,9 @@ class DefaultScheduler(Scheduler):
             return None
         rows.sort(key=_place)
         self._in_flight.append([(seq, seq.epoch) for _, seq in rows])
-        plan = Plan(self._step, newcomers, [row for row, _ in rows], not self._special)
+        shown = self._drafting.showing.shown
+        planned = [row for row, _ in rows]
+        plan = Plan(self._step, newcomers, planned, not self._special, shown)
         self._step += 1
         self._step_tokens = plan.num_tokens
         return plan
@@ -313,6 +315,7 @@ class DefaultScheduler(Scheduler):
             self.cache.release(seq)
             return 0
         self._roster.start(seq)
+        self._drafting.showing.enter(seq)
         if seq.first_plan is None:
             seq.first_plan = self._clock()
             seq.num_cached = seq.num_computed

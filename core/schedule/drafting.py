@@ -17,6 +17,7 @@ from ..sequence import Sequence
 from ..step import Delta, Plan, Row
 from .acceptance import Acceptance
 from .payoff import LOOK_AGAIN, MARGIN, PROMISE, SHOWN, Payoff
+from .showing import Showing
 from .step_times import PlainTimes
 
 __all__ = ("Drafting",)
@@ -43,6 +44,7 @@ class Drafting:
     Attributes:
         most: drafts of a row; 0 where nothing proposes any.
         asks: whether anybody may draft in the step that is planned.
+        showing: whether a speculator is shown that step.
         rows: that verified drafts.
         tried: drafts verified.
         accepted_at: of these, accepted, by position in their row.
@@ -58,6 +60,7 @@ class Drafting:
     ) -> None:
         self.most = settings.max_drafts
         self.asks = False
+        self.showing = Showing(rests=settings.watches and settings.adaptive)
         self.rows = 0
         self.tried = 0
         self.accepted_at = [0] * self.most
@@ -99,13 +102,14 @@ class Drafting:
         if not self.most:
             return
         needed = running + min(waiting, self._settings.max_num_seqs - running)
+        idle = self._asked > 0 and not self._wanting and self._settings.adaptive
         if self.asks:
-            idle = self._asked > 0 and not self._wanting and self._settings.adaptive
             self._rest = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST) if idle else 0
         elif needed.bit_length() != self._size:
             self._rest = min(self._rest, LOOK_AGAIN)
         self._passed += 1
-        self.asks = self._passed >= self._rest
+        self.showing.begin(idle=idle, waiting=waiting > 0)
+        self.asks = self.showing.shown and self._passed >= self._rest
         if self.asks:
             self._ask(running, needed, budget)
 
@@ -142,8 +146,8 @@ class Drafting:
         """Drafts to propose after a row that ends with so many tokens computed."""
         if not self.asks or seq.quarantined:
             return 0
-        wanted = self._choose(seq)
         self._asked += 1
+        wanted = self._choose(seq) if self.showing.sees(seq) else 0
         if not wanted:
             return 0
         self._wanting += 1
@@ -215,6 +219,8 @@ class Drafting:
         if not now.plain and acceptance.seeks():
             length = now.best(acceptance.likely(self._prior, self._doubt))
             if length:
+                if self._room(seq, seq.num_known + 1, length):
+                    self.showing.promise()
                 return length
             began = len(seq.token_ids) > seq.num_prompt
             if now.may_try and began and acceptance.may_try() and now.tries():

@@ -35,7 +35,7 @@ _FEW_TOKENS = 16
 
 
 class Eagle(Speculator):
-    """Fills the head's cache along with the model's, from the hidden states of every step.
+    """Fills the head's cache along with the model's, from the hidden states of steps.
 
     An entry stands in the block of the token whose hidden state it is made of, and so is there for
     every sequence that shares the block. Only the last entry of a block depends on a token behind

@@ -16,6 +16,7 @@ from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.platform import Platform
 from quire.core.request import SamplingParams
 from quire.core.run import chunk_graphs, draft_graphs, graphs
+from quire.core.run.runner import Runner
 from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
 from quire.plugins.speculation import eagle
@@ -23,6 +24,7 @@ from tests.engine.checkpoints import make
 from tests.engine.driver import Driver
 from tests.engine.heads import Oracle, make_head, record_proposals
 from tests.engine.test_parity import GREEDY, LENGTHS, MODES, configure, greedy, prompts_of
+from tests.engine.test_unseen_steps import alternate, arrive
 
 
 def put(result, found) -> None:
@@ -254,3 +256,51 @@ def test_a_head_sees_captured_steps(case, captured, monkeypatch, version: int, t
     oracle = Oracle(version, tensors, model.double())
     for tokens, drafts in proposals[5 :: len(proposals) // 9]:
         assert drafts == oracle.drafts(tokens, len(drafts))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_captured_steps_that_a_head_does_not_see(
+    case, captured, monkeypatch, ahead: bool, tmp_path
+) -> None:
+    """They run in graphs that show nothing, or, until there are any, in others."""
+    folder, prompts, wanted = case
+    make_head(3, tmp_path, make("Llama", 0, tmp_path / "model"))
+    monkeypatch.setattr(eagle, "_FEW_TOKENS", 1 << 20)
+    plans, seen = alternate(monkeypatch), []
+    observe, execute = eagle.Eagle.observe, Runner.execute
+
+    def count(self, observed) -> None:
+        seen[-1] += 1
+        observe(self, observed)
+
+    def note(self, plan):
+        seen.append(0)
+        return execute(self, plan)
+
+    monkeypatch.setattr(eagle.Eagle, "observe", count)
+    monkeypatch.setattr(Runner, "execute", note)
+    config = configure(
+        folder,
+        attention={"backend": "cpu"},
+        schedule={"overlap": True, "max_num_batched_tokens": 7},
+        speculation={"model": str(tmp_path), "num_speculative_tokens": 3},
+    )
+    driver = Driver(config)
+    runner = driver.engine.executor._runner
+    if ahead:
+        monkeypatch.setattr(graphs, "PATIENCE", 1 << 20)
+        monkeypatch.setattr(chunk_graphs, "PATIENCE", 1 << 20)
+        for shape in [shape for shape in runner.graphs._shapes_to_come() if shape.shown]:
+            runner.graphs._graph(shape)
+        for shape in [shape for shape in runner.chunk_graphs._shapes if shape.shown]:
+            runner.chunk_graphs._capture(shape)
+    plans.clear()
+    seen.clear()
+    assert arrive(driver, prompts, GREEDY) == 2 * wanted
+    found = {
+        shown: [count for plan, count in zip(plans, seen, strict=True) if plan.shown == shown]
+        for shown in (False, True)
+    }
+    assert len(found[False]) > 10 and len(found[True]) > 10 and min(found[True]) > 0
+    assert max(found[False]) == int(ahead)
+    assert {shape.shown for shape in runner.chunk_graphs._graphs} == {True, ahead}

@@ -8,6 +8,7 @@ from tests.engine.checkpoints import make
 from tests.engine.driver import Driver, make_config
 from tests.engine.heads import make_head
 from tests.engine.test_parity import GREEDY, LENGTHS, greedy, prompts_of
+from tests.engine.test_unseen_steps import alternate, arrive
 
 pytestmark = pytest.mark.gpu
 
@@ -118,3 +119,22 @@ def accepted(graphs: bool, overlap: bool, platform: str = "cuda") -> float:
 def test_a_head_is_shown_what_it_is_shown_on_a_cpu(graphs: bool, overlap: bool) -> None:
     """Else it would be right less often."""
     assert accepted(graphs, overlap) > accepted(False, False, "cpu") - 0.03
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("method", ["eagle", "eagle3"])
+def test_steps_that_a_head_does_not_see(case, method, graphs: bool, monkeypatch) -> None:
+    """Captured while idle, while somebody waits, or not at all."""
+    folder, prompts, wanted, sections = case
+    plans = alternate(monkeypatch)
+    driver = driver_of(
+        folder,
+        schedule={"overlap": True, "graphs": graphs},
+        speculation=sections[method] | {"adaptive": True},
+    )
+    for ahead in (False, True):
+        while ahead and driver.engine.idle():
+            pass
+        assert arrive(driver, prompts, GREEDY) == 2 * wanted
+    shown = [plan.shown for plan in plans]
+    assert 10 < sum(shown) < len(shown) - 10

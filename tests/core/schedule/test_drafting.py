@@ -21,10 +21,10 @@ MOST = 6
 class World:
     """Sequences whose drafts are accepted at a rate, and steps that take what a formula says."""
 
-    def __init__(self, rates: list[float], seconds) -> None:
+    def __init__(self, rates: list[float], seconds, *, watches: bool = False) -> None:
         limits = SchedulerSettings(
             num_blocks=9000, block_size=16, max_num_seqs=64, max_num_batched_tokens=4096,
-            max_model_len=100_000, max_drafts=MOST, max_draws=512,
+            max_model_len=100_000, max_drafts=MOST, max_draws=512, watches=watches,
         )  # fmt: skip
         cache = CacheManager(9000, 16, prefix_caching=False)
         self.now = 0.0
@@ -37,6 +37,8 @@ class World:
         self.tokens = 0
         self.seqs = [Sequence(_request(str(index))) for index in range(len(rates))]
         self.rows: list[Row] = []
+        # Those that get their slots in the next step.
+        self.waiting = list(self.seqs)
 
     def step(self) -> list[int]:
         """The drafts of each row."""
@@ -45,7 +47,10 @@ class World:
 
     def _advance(self) -> list[int]:
         """The tokens of each row."""
-        self.drafting.begin(len(self.seqs), 0, 4096)
+        running = len(self.seqs) - len(self.waiting)
+        self.drafting.begin(running, len(self.waiting), 4096)
+        while self.waiting:
+            self.drafting.showing.enter(self.waiting.pop())
         rows = []
         for seq in self.seqs:
             drafts = self.drafting.take(seq, 10, 4096)
@@ -72,6 +77,7 @@ class World:
         """Run a batch of new sequences to so many tokens each: the time it takes."""
         begun, rates = self.now, self.rates
         self.seqs = [Sequence(_request(str(index))) for index in range(len(rates))]
+        self.waiting = list(self.seqs)
         made = [0] * len(rates)
         while self.seqs:
             made = [more + old for more, old in zip(self._advance(), made, strict=True)]

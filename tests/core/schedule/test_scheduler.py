@@ -1,5 +1,6 @@
 """The default scheduler against a device that notices every misused block."""
 
+import itertools
 from collections import deque
 
 import pytest
@@ -12,7 +13,10 @@ from quire.core.conformance.device import FakeDevice, FakePending, expected
 from quire.core.contracts.scheduler import SchedulerSettings
 from quire.core.errors import InvalidRequest, Overloaded
 from quire.core.request import Request, SamplingParams
+from quire.core.schedule import showing
 from quire.core.schedule.default import DefaultScheduler
+from quire.core.schedule.drafting import Drafting
+from quire.core.sequence import Sequence
 from quire.core.step import Delta, Outcome, Plan
 from quire.plugins.policies.fcfs import FirstComeFirstServed
 from quire.plugins.policies.priority import ByPriority
@@ -82,6 +86,15 @@ class Loop:
         raise AssertionError("requests never end")
 
 
+@pytest.fixture(scope="module")
+def often_unseen():
+    """Steps stop being shown after few in which nobody wants drafts, and for few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(showing, "_PATIENCE", 2)
+        patch.setattr(showing, "_REST", 2)
+        yield
+
+
 requests = st.lists(
     st.tuples(
         st.integers(1, 24),  # prompt tokens
@@ -108,9 +121,20 @@ requests = st.lists(
     by_priority=st.booleans(),
     drafts=st.integers(0, 5),
     adaptive=st.booleans(),
+    watches=st.booleans(),
 )
 def test_any_mix_ends_right_and_leaks_nothing(
-    requests, num_blocks, budget, slots, overlap, prefix_caching, by_priority, drafts, adaptive
+    requests,
+    num_blocks,
+    budget,
+    slots,
+    overlap,
+    prefix_caching,
+    by_priority,
+    drafts,
+    adaptive,
+    watches,
+    often_unseen,
 ) -> None:
     scheduler = DefaultScheduler(
         make_settings(
@@ -121,6 +145,7 @@ def test_any_mix_ends_right_and_leaks_nothing(
             max_drafts=drafts,
             max_draws=20,
             adaptive=adaptive,
+            watches=watches,
         ),
         ByPriority() if by_priority else FirstComeFirstServed(),
     )
@@ -192,6 +217,45 @@ def test_a_request_that_breaks_steps_dies_alone(bad, overlap, after, num_blocks,
             assert loop.reasons[str(index)] == "length"
             assert got == wanted
     assert scheduler.stats().blocks_used == 0
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("num_blocks", [16, 60])
+def test_who_has_not_seen_every_step_is_not_asked_for_drafts(
+    overlap, num_blocks, often_unseen, monkeypatch
+) -> None:
+    """While steps are shown at times; the device notices who is asked."""
+    turns = itertools.count()
+
+    def choose(self: Drafting, seq: Sequence) -> int:
+        if next(turns) // 30 % 2:
+            return 0
+        self.showing.promise()
+        return 3
+
+    monkeypatch.setattr(Drafting, "_choose", choose)
+    limits = make_settings(num_blocks=num_blocks, max_drafts=3, max_draws=20, watches=True)
+    scheduler = DefaultScheduler(limits, FirstComeFirstServed())
+    shown: list[bool] = []
+
+    def note(plan: Plan) -> None:
+        shown.append(plan.shown)
+        if len(shown) == 100:
+            raise ZeroDivisionError("planted")
+
+    loop = Loop(scheduler, FakeDevice(4, note), overlap=overlap)
+    for index in range(24):
+        scheduler.add(make_request(str(index), [index, 5, 6, 7, 8], 20 + index % 3))
+        for _ in range(8):
+            loop.step()
+    assert scheduler.abort("23") is not None
+    loop.drain()
+    for index in range(23):
+        assert loop.tokens[str(index)] == expected([index, 5, 6, 7, 8], 20 + index % 3)
+    stats = scheduler.stats()
+    assert stats.drafts > 20 and stats.accepted_tokens > 10
+    assert (stats.preemptions > 0) == (num_blocks == 16)
+    assert 20 < sum(shown) < len(shown) - 20
 
 
 def test_a_single_failed_row_ends_one_request() -> None:

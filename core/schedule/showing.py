@@ -1,0 +1,80 @@
+"""Which steps are shown to a speculator that drafts from hidden states.
+
+Seeing a step costs time, and nobody needs what is seen where nobody drafts. But a sequence can be
+drafted for only if all its tokens were shown, so whether drafts have come to pay is found out on
+sequences that begin while steps are shown.
+"""
+
+from __future__ import annotations
+
+from ..sequence import Sequence
+
+__all__ = ("Showing",)
+
+# Steps in which sequences were there to be drafted for, and no drafts promised to pay, after which
+# showing rests.
+_PATIENCE = 256
+# For how many times as many steps it rests as were shown in vain.
+_REST = 32
+
+
+class Showing:
+    """Shows all steps until that has long been in vain, and then none for much longer.
+
+    Attributes:
+        shown: whether the step that is planned is shown.
+
+    Args:
+        rests: whether steps may go unseen at all.
+    """
+
+    def __init__(self, *, rests: bool) -> None:
+        self.shown = True
+        self._rests = rests
+        # Counts the times that showing has begun.
+        self._watch = 0
+        # Steps shown since drafts last promised to pay, and those in which there was somebody to
+        # draft for; steps that are to go unseen.
+        self._vain = 0
+        self._idle = 0
+        self._left = 0
+
+    def begin(self, *, idle: bool, waiting: bool) -> None:
+        """Plan a step.
+
+        Args:
+            idle: whether sequences were there to be drafted for, and none wants drafts.
+            waiting: whether sequences may be admitted: only those can be drafted for after a rest.
+        """
+        if not self._rests:
+            return
+        if not self.shown:
+            self._left -= 1
+            if self._left > 0 or not waiting:
+                return
+            self.shown = True
+            self._watch += 1
+            self.promise()
+        self._idle += idle
+        if self._idle >= _PATIENCE and idle:
+            self.shown = False
+            self._left = _REST * self._vain
+            return
+        self._vain += 1
+
+    def promise(self) -> None:
+        """Drafts promise to pay for somebody."""
+        self._vain = self._idle = 0
+
+    def enter(self, seq: Sequence) -> None:
+        """A sequence gets its slot in the step that is planned, and begins from nothing.
+
+        Or from a cached prefix, which may have been computed unseen. To know that, every block
+        would have to be marked; such a sequence's drafts may be poor, which costs time and never a
+        result.
+        """
+        seq.watch = self._watch
+
+    def sees(self, seq: Sequence) -> bool:
+        """Whether all steps since it got its slot were shown, in a step that is shown."""
+        return seq.watch == self._watch

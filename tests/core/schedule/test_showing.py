@@ -1,0 +1,112 @@
+"""Which steps a head is shown: few where nobody drafts, and enough to find out when drafts pay."""
+
+import pytest
+
+from quire.core.schedule import showing
+from quire.core.schedule.showing import Showing
+from quire.core.sequence import Sequence
+from tests.core.schedule.test_drafting import World, _request, busy, flat, gpu
+
+
+class Stream(World):
+    """A world where a sequence that has so many tokens is replaced by a new one."""
+
+    def __init__(self, rates: list[float], seconds, *, length: int = 128) -> None:
+        super().__init__(rates, seconds, watches=True)
+        self.length = length
+
+    def shown(self, steps: int) -> list[bool]:
+        """Which of the next steps are."""
+        found = []
+        for _ in range(steps):
+            self.step()
+            found.append(self.drafting.showing.shown)
+            for index, seq in enumerate(self.seqs):
+                if len(seq.token_ids) >= self.length:
+                    self.seqs[index] = Sequence(_request("new"))
+                    self.waiting.append(self.seqs[index])
+        return found
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.03])
+@pytest.mark.parametrize("users", [1, 16])
+@pytest.mark.parametrize("cost", [gpu, busy])
+def test_of_useless_drafts_little_is_shown(users: int, rate: float, cost) -> None:
+    world = Stream([rate] * users, cost)
+    world.shown(2000)
+    shown = world.shown(40_000)
+    assert 0 < sum(shown) < 0.05 * len(shown)
+
+
+@pytest.mark.parametrize("users", [1, 16])
+def test_drafts_that_have_become_right_are_found(users: int) -> None:
+    world = Stream([0.0] * users, gpu)
+    world.shown(3000)
+    world.rates = [0.8] * users
+    # A rest, and twice that somebody had to begin for it to end.
+    world.shown(showing._PATIENCE * (showing._REST + 2))
+    drafted = world.drafting.tried
+    assert all(world.shown(500))
+    assert world.drafting.tried > drafted + 500 * users
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9])
+def test_drafts_that_pay_are_always_shown(rate: float) -> None:
+    world = Stream([rate] * 8, gpu)
+    assert all(world.shown(5000))
+
+
+def test_nobody_drafts_who_has_not_seen_every_step() -> None:
+    world = Stream([0.0, 0.0], flat, length=10**6)
+    world.shown(3000)
+    assert not world.shown(1)[0]
+    # Nobody new, no end of the rest.
+    assert not any(world.shown(showing._PATIENCE * showing._REST))
+    world.rates = [0.95, 0.95]
+    world.seqs[1] = Sequence(_request("new"))
+    world.waiting.append(world.seqs[1])
+    assert world.shown(1) == [True]
+    blind, sees = 0, 0
+    for _ in range(300):
+        lengths = world.step()
+        blind, sees = blind + lengths[0], sees + lengths[1]
+    assert blind == 0 and sees > 300
+
+
+def test_showing_to_the_blind_ends_after_its_patience() -> None:
+    world = Stream([0.0], flat, length=10**6)
+    world.shown(3000)
+    world.shown(showing._PATIENCE * showing._REST)
+    # Somebody waits and is not admitted.
+    entering = Sequence(_request("waits"))
+    world.drafting.begin(1, 1, 4096)
+    assert world.drafting.showing.shown and not world.drafting.showing.sees(world.seqs[0])
+    assert sum(world.shown(2 * showing._PATIENCE)) <= showing._PATIENCE
+    assert world.drafting.propose(entering, 10) == 0
+
+
+def test_what_never_rests_shows_everything() -> None:
+    """As where drafting is not adaptive, and everybody drafts always."""
+    always = Showing(rests=False)
+    seq = Sequence(_request("old"))
+    for _ in range(10_000):
+        always.begin(idle=True, waiting=True)
+        assert always.shown and always.sees(seq)
+
+
+def test_reading_prompts_is_no_reason_to_rest() -> None:
+    """Nobody is there to be drafted for before a prompt has been read."""
+    watched = Showing(rests=True)
+    for _ in range(10_000):
+        watched.begin(idle=False, waiting=False)
+        assert watched.shown
+
+
+def test_a_rest_makes_up_for_prompts_shown_in_vain() -> None:
+    """Requests of a long prompt and few tokens: most steps have nobody to draft for."""
+    watched = Showing(rests=True)
+    shown = 0
+    for step in range(1_000_000):
+        watched.begin(idle=step % 10 == 0, waiting=True)
+        shown += watched.shown
+    assert 0.02 < shown / 1_000_000 < 0.04
