@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from quire.backends.attention.triton_paged import TritonPaged
-from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
+from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Chosen, Rotation
 
 __all__ = (
     "AttentionCase",
@@ -93,6 +93,34 @@ def check_writing_before(case: AttentionCase, device: str = "cpu") -> None:
     assert torch.equal(*found)
     for one, other in zip(*caches, strict=True):
         assert torch.equal(one, other)
+
+
+def check_last_tokens(case: AttentionCase, device: str = "cpu") -> None:
+    """The last tokens of all rows, chosen, get what they get among all, which is the oracle's.
+
+    Raises:
+        AssertionError: where they do not.
+    """
+    whole, some = (_Step(case, torch.device(device)) for _ in range(2))
+    expected = whole.run()
+    caches = [cache.view(torch.uint8).clone() for cache in whole.caches()]
+    whole.check(expected)
+    batch, rows = some.batch, len(case.rows)
+    last = batch.query_start[1:].long() - 1
+    some.batch = AttentionBatch(
+        query_start=torch.arange(rows + 1, dtype=torch.int32, device=device),
+        lengths=batch.lengths,
+        block_tables=batch.block_tables,
+        write_slots=batch.write_slots[last],
+        num_decodes=rows,
+        query_lengths=[1] * rows,
+        host_lengths=batch.host_lengths,
+        chosen=Chosen(last, batch.write_slots),
+    )
+    found = some.run()
+    torch.testing.assert_close(found.float(), expected[last].float(), atol=2e-2, rtol=2e-2)
+    for one, other in zip(some.caches(), caches, strict=True):
+        assert torch.equal(one.view(torch.uint8), other)
 
 
 def check_captured_chunks(case: AttentionCase, num_tokens: int, device: str = "cpu") -> None:

@@ -7,13 +7,14 @@ import random
 import pytest
 import torch
 
-from quire.backends.attention import triton_dense, triton_paged, triton_plan
+from quire.backends.attention import triton_dense, triton_layer, triton_paged, triton_plan
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionSpec
 from quire.testing import Scenario, check_attention, check_cache
 from tests.kernels.attention_case import (
     AttentionCase,
     check_captured_chunks,
+    check_last_tokens,
     check_step,
     check_writing_before,
 )
@@ -109,6 +110,14 @@ def test_many_parts() -> None:
         check_step(case)
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, FLOAT8])
+@pytest.mark.parametrize("rotate", [False, True])
+def test_last_tokens_alone(kv_dtype: torch.dtype, rotate: bool) -> None:
+    kinds = {"dtype": torch.bfloat16, "kv_dtype": kv_dtype, "rotate": rotate}
+    rows = ((1, 1), (1, 64), (9, 9), (70, 150))
+    check_last_tokens(AttentionCase(_spec(6, 2, 16), rows, **kinds))
+
+
 @pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float16, FLOAT8])
 def test_either_way_of_writing(kv_dtype: torch.dtype) -> None:
     kinds = {"dtype": torch.bfloat16, "kv_dtype": kv_dtype}
@@ -123,7 +132,7 @@ def test_shared_prefixes(
     """Runs of several lengths, one with a row that pads, the last not full."""
     monkeypatch.setattr(triton_plan, "_FEWEST_SHARED", 32)
     monkeypatch.setattr(triton_plan, "SHARED_ROWS", 16)
-    monkeypatch.setattr(triton_paged, "SHARED_ROWS", 16)
+    monkeypatch.setattr(triton_layer, "SHARED_ROWS", 16)
     spec = _spec(12, 2, 16, soft_cap=None if rotate else 5.0)
     rows = ((1, 150), (1, 97), (1, 300), (1, 1), (1, 113), (1, 120), (1, 98), (4, 104))
     dtype = torch.float32 if kv_dtype is torch.float32 else torch.bfloat16
