@@ -108,7 +108,7 @@ class Drafting:
         elif needed.bit_length() != self._size:
             self._rest = min(self._rest, LOOK_AGAIN)
         self._passed += 1
-        self.showing.begin(idle=idle, waiting=waiting > 0)
+        self.showing.begin(idle=idle and self._now.hopeless(), waiting=waiting > 0)
         self.asks = self.showing.shown and self._passed >= self._rest
         if self.asks:
             self._ask(running, needed, budget)
@@ -205,6 +205,8 @@ class Drafting:
         payoff.costs.add(drafts, seconds / plain)
         if payoff.loses(tokens / count, seconds / plain, begins=begins):
             self._plain.forget(count)
+        elif payoff.pays:
+            self.showing.pays()
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""

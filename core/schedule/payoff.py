@@ -19,11 +19,14 @@ _MOST_LOST = 8.0
 _WINDOW = 24
 _FIRST_PAUSE = 4
 _LONGEST_PAUSE = 600
-# Share of the time that may be lost with drafts that do not pay, saved up to so many plain steps'
-# time, with which an engine begins; and owed up to as many, since what takes longer still is a
-# capture or a recording, which is made once.
+# Share of the time that may be lost with drafts that do not pay. Of it, in plain steps' time: what
+# an engine begins with, since much is captured or recorded then, once; what may be saved, and owed.
 _LOSING = 0.02
-_MOST_LOSING = 32.0
+_AT_FIRST = 64.0
+_MOST_SAVED = 16.0
+_MOST_OWED = 16.0
+# A pause from which on several attempts in a row have failed.
+_HOPELESS = 64
 # Times what plain steps were believed to take that explains why drafts did not pay.
 _SLOWER = 1.1
 # Steps with drafts after which plain ones are measured anew, at first, since an engine may have
@@ -62,6 +65,7 @@ class Payoff:
         length: of drafts to try in it, for their cost; 0 for none.
         may_try: whether sequences for which drafts lose may try one in it.
         passed: steps since one was planned that asked who drafts.
+        pays: whether drafts have paid, when that was last looked at.
     """
 
     def __init__(self) -> None:
@@ -71,6 +75,7 @@ class Payoff:
         self.plain = False
         self.may_try = False
         self.passed = 1
+        self.pays = False
         self._most = 0
         self._promise = PROMISE
         # The best numbers of drafts by rate, as far as asked for since costs were last looked at,
@@ -83,7 +88,7 @@ class Payoff:
         # Plain steps' time that may go into finding out what lengths take, and into tries; and
         # that drafts may lose in all.
         self._allowed = _MOST_TRYING
-        self._affordable = _MOST_LOSING
+        self._affordable = _AT_FIRST
         self._since_plain = 0
         self._plain_again = _DOUBTED
         # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
@@ -109,7 +114,7 @@ class Payoff:
         self.passed = passed
         self.costs.begin(passed)
         self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
-        self._affordable = min(self._affordable + passed * _LOSING, _MOST_LOSING)
+        self._afford(passed * _LOSING)
         self.plain = self._pause > 0 or unmeasured
         self._pause = max(0, self._pause - passed)
         if looks or promise != self._promise:
@@ -130,6 +135,10 @@ class Payoff:
         self._since_plain = 0
         self._plain_again = min(_MORE_SURE * self._plain_again, _PLAIN_AGAIN)
         return True
+
+    def hopeless(self) -> bool:
+        """Whether nobody drafts because it does not pay, and not for a few attempts that failed."""
+        return not self._pause or self._next_pause >= _HOPELESS
 
     def tries(self) -> bool:
         """Whether one more sequence for which drafts lose may try one, while ``may_try``."""
@@ -159,8 +168,7 @@ class Payoff:
             Whether drafting has not paid, and pauses.
         """
         self._since_plain += 1
-        gained = min(self._affordable + tokens - cost, _MOST_LOSING)
-        self._affordable = max(gained, -_MOST_LOSING)
+        self._afford(tokens - cost)
         if self._steps - self._tried_at <= SHOWN:
             self._spend(cost - 1)
             return False
@@ -171,9 +179,9 @@ class Payoff:
         if self.length and not begins and cost <= longest:
             self._spend(cost - tokens)
         whole = len(self._gains) == _WINDOW
-        if self._lost(longest, prepared=True) <= 0:
-            if whole:
-                self._next_pause = _FIRST_PAUSE
+        self.pays = whole and self._lost(longest, prepared=True) <= 0
+        if self.pays:
+            self._next_pause = _FIRST_PAUSE
             return False
         # What preparation takes may come back later.
         if not whole and self._lost(longest, prepared=False) < _MOST_LOST:
@@ -187,6 +195,11 @@ class Payoff:
         """Plain steps' time that the last steps lost, with or without preparation."""
         taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
         return MARGIN * taken - sum(tokens for tokens, _, _ in self._gains)
+
+    def _afford(self, more: float) -> None:
+        """So many plain steps' time was gained, or lost if negative."""
+        most = max(self._affordable, _MOST_SAVED)
+        self._affordable = max(min(self._affordable + more, most), -_MOST_OWED)
 
     def _spend(self, lost: float) -> None:
         """Of what is allowed; a long step, which may be the machine's fault, is paid in part."""

@@ -14,8 +14,10 @@ __all__ = ("Showing",)
 # Steps in which sequences were there to be drafted for, and no drafts promised to pay, after which
 # showing rests.
 _PATIENCE = 256
-# For how many times as many steps it rests as were shown in vain.
-_REST = 32
+# For how many times as many steps it rests as were shown in vain: at first, since the next requests
+# may be of another kind, and at most.
+_FIRST_REST = 2
+_LONGEST_REST = 32
 
 
 class Showing:
@@ -38,6 +40,7 @@ class Showing:
         self._vain = 0
         self._idle = 0
         self._left = 0
+        self._times = _FIRST_REST
 
     def begin(self, *, idle: bool, waiting: bool) -> None:
         """Plan a step.
@@ -54,17 +57,22 @@ class Showing:
                 return
             self.shown = True
             self._watch += 1
-            self.promise()
+            self._vain = self._idle = 0
         self._idle += idle
         if self._idle >= _PATIENCE and idle:
             self.shown = False
-            self._left = _REST * self._vain
+            self._left = self._times * self._vain
+            self._times = min(2 * self._times, _LONGEST_REST)
             return
         self._vain += 1
 
     def promise(self) -> None:
         """Drafts promise to pay for somebody."""
         self._vain = self._idle = 0
+
+    def pays(self) -> None:
+        """Drafts have paid."""
+        self._times = _FIRST_REST
 
     def enter(self, seq: Sequence) -> None:
         """A sequence gets its slot in the step that is planned, and begins from nothing.

@@ -15,7 +15,8 @@ temperature, with several users at once. `simulated` runs the shape of Llama 3.1
 weights whose logits are all the same, so that the next token is always 0, and drafts that are 0 as
 often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts that are
 never right and never fewer than asked for: what a step with drafts takes beside one without.
-Engines take turns in one process; rates are medians over the repetitions.
+Engines take turns in one process; rates are medians over the repetitions, and so are ratios, turn
+by turn, of the embedded model, whose turns are short.
 `speculation_plot.py` draws what is written.
 """
 
@@ -149,13 +150,12 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
                     counts[1] += after.accepted_tokens - before.accepted_tokens
     lines = []
     for work, by_name in rates.items():
-        plain = statistics.median(by_name["plain"])
         for name, values in by_name.items():
-            middle = statistics.median(values)
             drafts, accepted = tried[f"{work}, {name}"]
             line = {
-                "work": work, "method": name, "tok_s": middle, "least": min(values),
-                "most": max(values), "times": middle / plain, "drafts": drafts,
+                "work": work, "method": name, "tok_s": statistics.median(values),
+                "least": min(values), "most": max(values),
+                "times": _by_turn(values, by_name["plain"]), "drafts": drafts,
                 "accepted": accepted / drafts if drafts else None, "copied": copied[work],
                 "alike": alike[f"{work}, {name}"],
             }  # fmt: skip
@@ -171,6 +171,11 @@ def _embedded_engines() -> dict[str, LLM]:
         name: LLM("demo", config=Config(cache=cache, speculation=speculation))
         for name, speculation in METHODS.items()
     }
+
+
+def _by_turn(speeds: list[float], plain: list[float]) -> float:
+    """How many times as fast, turn by turn: what slows a machine down slows both."""
+    return statistics.median(speed / other for speed, other in zip(speeds, plain, strict=True))
 
 
 def _copied(pairs: list[tuple[list[int], list[int]]]) -> float:
@@ -207,14 +212,11 @@ def useless(args: argparse.Namespace) -> dict[str, Any]:
                 if repetition:
                     speeds[name].append(users * args.tokens / seconds)
                     drafted[name] += llm.engine.stats().draft_tokens - before
-        plain = statistics.median(speeds["plain"])
         for name, values in speeds.items():
-            middle = statistics.median(values)
-            turns = [value / other for value, other in zip(values, speeds["plain"], strict=True)]
             line = {
-                "users": users, "method": name, "tok_s": middle, "least": min(values),
-                "most": max(values), "times": middle / plain,
-                "times_by_turn": statistics.median(turns),
+                "users": users, "method": name, "tok_s": statistics.median(values),
+                "least": min(values), "most": max(values),
+                "times": _by_turn(values, speeds["plain"]),
                 "drafts_per_token": drafted[name] / (users * args.tokens * args.repeat),
             }  # fmt: skip
             say(**line)

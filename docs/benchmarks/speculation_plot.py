@@ -39,11 +39,7 @@ def by_users(lines: list[dict[str, Any]]) -> Any:
     for name in dict.fromkeys(line[key] for line in lines):
         if name in (None, "plain"):
             continue
-        points = [
-            (line["users"], line.get("times_by_turn", line["times"]))
-            for line in lines
-            if line[key] == name
-        ]
+        points = [(line["users"], line["times"]) for line in lines if line[key] == name]
         label = f"acceptance {name:g}" if key == "rate" else name
         axes.plot(*zip(*points, strict=True), marker="o", label=label)
     axes.axhline(1, color="black", linewidth=1)

@@ -57,7 +57,7 @@ def alternate(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """Showing rests and begins again within few steps, as drafts are wanted by turns; the plans of
     all steps from now on."""
     monkeypatch.setattr(showing, "_PATIENCE", 4)
-    monkeypatch.setattr(showing, "_REST", 3)
+    monkeypatch.setattr(showing, "_FIRST_REST", 3)
     seen: list[Plan] = []
     execute = Runner.execute
 

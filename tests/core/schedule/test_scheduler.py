@@ -91,7 +91,7 @@ def often_unseen():
     """Steps stop being shown after few in which nobody wants drafts, and for few."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(showing, "_PATIENCE", 2)
-        patch.setattr(showing, "_REST", 2)
+        patch.setattr(showing, "_FIRST_REST", 2)
         yield
 
 

@@ -44,7 +44,7 @@ def test_drafts_that_have_become_right_are_found(users: int) -> None:
     world.shown(3000)
     world.rates = [0.8] * users
     # A rest, and twice that somebody had to begin for it to end.
-    world.shown(showing._PATIENCE * (showing._REST + 2))
+    world.shown(showing._PATIENCE * (showing._LONGEST_REST + 2))
     drafted = world.drafting.tried
     assert all(world.shown(500))
     assert world.drafting.tried > drafted + 500 * users
@@ -56,12 +56,29 @@ def test_drafts_that_pay_are_always_shown(rate: float) -> None:
     assert all(world.shown(5000))
 
 
+def test_slow_first_drafts_are_no_reason_to_rest() -> None:
+    """As while an executor records them, length by length."""
+    recorded = set()
+
+    def seconds(rows: int, drafts: int) -> float:
+        if drafts in recorded or not drafts:
+            return 1.1 + 0.1 * drafts if drafts else 1.0
+        recorded.add(drafts)
+        return 20.0
+
+    world = Stream([0.6], seconds)
+    assert all(world.shown(2500))
+    before, since = world.tokens, world.now
+    world.shown(500)
+    assert world.tokens - before > 1.1 * (world.now - since)
+
+
 def test_nobody_drafts_who_has_not_seen_every_step() -> None:
     world = Stream([0.0, 0.0], flat, length=10**6)
     world.shown(3000)
     assert not world.shown(1)[0]
     # Nobody new, no end of the rest.
-    assert not any(world.shown(showing._PATIENCE * showing._REST))
+    assert not any(world.shown(showing._PATIENCE * showing._LONGEST_REST))
     world.rates = [0.95, 0.95]
     world.seqs[1] = Sequence(_request("new"))
     world.waiting.append(world.seqs[1])
@@ -76,7 +93,7 @@ def test_nobody_drafts_who_has_not_seen_every_step() -> None:
 def test_showing_to_the_blind_ends_after_its_patience() -> None:
     world = Stream([0.0], flat, length=10**6)
     world.shown(3000)
-    world.shown(showing._PATIENCE * showing._REST)
+    world.shown(showing._PATIENCE * showing._LONGEST_REST)
     # Somebody waits and is not admitted.
     entering = Sequence(_request("waits"))
     world.drafting.begin(1, 1, 4096)
