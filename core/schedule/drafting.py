@@ -80,13 +80,15 @@ class Drafting:
         # Drafts of the step that is taken in, of those that counted, and right ones among them.
         self._judged = 0
         self._right = 0
-        # Sequences asked in the last step that asked, and those that wanted drafts; steps since it,
-        # and those that go by before the next; doublings of the sequences it was for.
+        # Sequences asked in the last step that asked, those that wanted drafts, and how many it was
+        # for; steps since it, and those that go by before the next.
         self._asked = 0
         self._wanting = 0
+        self._needed = 0
         self._passed = 0
         self._rest = 0
-        self._size = 0
+        # Whether somebody has drafted since nobody last wanted to.
+        self._drafted = False
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
         self._spare = 0
         self._kept_blocks = 0
@@ -105,7 +107,11 @@ class Drafting:
         idle = self._asked > 0 and not self._wanting and self._settings.adaptive
         if self.asks:
             self._rest = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST) if idle else 0
-        elif needed.bit_length() != self._size:
+            if idle and self._drafted:
+                # Perhaps because the machine has become slower.
+                self._plain.forget(self._needed)
+                self._drafted = False
+        elif needed.bit_length() != self._needed.bit_length():
             self._rest = min(self._rest, LOOK_AGAIN)
         self._passed += 1
         self.showing.begin(idle=idle and self._now.hopeless(), waiting=waiting > 0)
@@ -114,12 +120,12 @@ class Drafting:
             self._ask(running, needed, budget)
 
     def _ask(self, running: int, needed: int, budget: int) -> None:
-        self._size = needed.bit_length()
+        self._needed = needed
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        payoff = self._payoffs.get(self._size)
+        payoff = self._payoffs.get(needed.bit_length())
         if payoff is None:
-            payoff = self._payoffs[self._size] = Payoff()
+            payoff = self._payoffs[needed.bit_length()] = Payoff()
         self._now = payoff
         self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
         # Among many, who has had luck would draft more and make the steps of the others longer.
@@ -151,6 +157,7 @@ class Drafting:
         if not wanted:
             return 0
         self._wanting += 1
+        self._drafted = True
         if not seq.num_ready:
             self._beginning = SHOWN
         return self._room(seq, end + 1, wanted)
@@ -195,15 +202,20 @@ class Drafting:
             return
         # A step that looked for drafts and found none is no plain one, but part of the price.
         drafted = not plan.plain and any(row.drafts or row.propose for row in rows)
-        if not (drafted or begins):
+        # Behind drafts in flight a step verifies, even if it has none.
+        follows = not plan.plain and any(row.slack for row in rows)
+        if not (drafted or begins or follows):
             payoff.rested(self._plain.add(count, seconds))
             return
         plain = self._plain.seconds(count)
         if plain is None:
             return
-        drafts = sum(row.drafts for row in rows) / count
-        payoff.costs.add(drafts, seconds / plain)
-        if payoff.loses(tokens / count, seconds / plain, begins=begins):
+        gained, cost = tokens / count, seconds / plain
+        if not (drafted or begins):
+            payoff.followed(gained, cost)
+            return
+        payoff.costs.add(sum(row.drafts for row in rows) / count, cost)
+        if payoff.loses(gained, cost, begins=begins):
             self._plain.forget(count)
         elif payoff.pays:
             self.showing.pays()

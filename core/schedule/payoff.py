@@ -156,6 +156,12 @@ class Payoff:
             self._pause = min(self._pause, _FIRST_PAUSE)
         self._since_plain = 0
 
+    def followed(self, tokens: float, cost: float) -> None:
+        """Take in a step behind drafts that has none itself; see ``loses``."""
+        self._afford(tokens - cost)
+        if self._steps - self._tried_at <= SHOWN + 1:
+            self._spend(cost - tokens)
+
     def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:
         """Take in a step.
 
@@ -203,7 +209,7 @@ class Payoff:
 
     def _spend(self, lost: float) -> None:
         """Of what is allowed; a long step, which may be the machine's fault, is paid in part."""
-        self._allowed = max(self._allowed - max(0.0, lost), -_MOST_LOST)
+        self._allowed = max(self._allowed - max(0.0, lost), -_MOST_OWED)
 
     def best(self, rate: float) -> int:
         """The number of drafts that makes tokens come fastest."""

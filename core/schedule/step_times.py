@@ -69,12 +69,13 @@ class PlainTimes:
         return at in self._before or not near or self._planned[at] > _UNMEASURED
 
     def seconds(self, rows: int) -> float | None:
-        """What a step of so many rows takes; None before any was measured."""
-        if not self._medians:
+        """What a step of so many rows takes, as was believed last; None before any was measured."""
+        believed = self._before | self._medians
+        if not believed:
             return None
         at = _bin(rows)
-        nearest = min(self._medians, key=lambda known: abs(known - at))
-        return self._medians[nearest] * math.sqrt(rows)
+        nearest = min(believed, key=lambda known: abs(known - at))
+        return believed[nearest] * math.sqrt(rows)
 
     def forget(self, rows: int) -> None:
         """The machine may have become slower, or faster."""
