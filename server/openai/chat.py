@@ -26,7 +26,7 @@ from .responses import (
     ChatMessage,
     Delta,
 )
-from .stream import event_stream, whole
+from .stream import respond
 
 if TYPE_CHECKING:
     from ...core.async_llm import AsyncLLM
@@ -119,21 +119,9 @@ def chat_handler(config: Config, engine: "AsyncLLM") -> Any:
         params = data.sampling()
         prompt = await encode_chat(engine.tokenizer, data)
         request_id = f"chatcmpl-{uuid.uuid4().hex}"
-        generation = Generation(
-            engine,
-            request_id,
-            [prompt],
-            params,
-            priority=data.priority or 0,
-            cache_salt=data.cache_salt or "",
-        )
+        generation = Generation(engine, request_id, [prompt], params, data)
         shape = _Answer(engine, data, generation, model, request_id)
-        headers = {"x-request-id": request_id}
-        await generation.start()
-        if data.stream:
-            last = shape.last if data.include_usage else None
-            return event_stream(generation, shape.chunks, last, headers)
-        return whole(shape.whole(await generation.collect()), headers)
+        return await respond(generation, shape, data)
 
     @post(
         "/v1/chat/completions",

@@ -18,7 +18,7 @@ from .models import check_model
 from .prompts import encode_texts
 from .protocol import CompletionRequest
 from .responses import Completion, CompletionChoice, CompletionLogprobs, Usage
-from .stream import event_stream, whole
+from .stream import respond
 
 if TYPE_CHECKING:
     from ...core.async_llm import AsyncLLM
@@ -137,22 +137,10 @@ def completion_handler(config: Config, engine: "AsyncLLM") -> Any:
         special = data.add_special_tokens is not False
         ids = await encode_texts(engine.tokenizer, prompts, add_special_tokens=special)
         request_id = f"cmpl-{uuid.uuid4().hex}"
-        generation = Generation(
-            engine,
-            request_id,
-            ids,
-            params,
-            priority=data.priority or 0,
-            cache_salt=data.cache_salt or "",
-        )
+        generation = Generation(engine, request_id, ids, params, data)
         head = {"id": request_id, "created": int(time.time()), "model": model}
         shape = _Answer(engine, data, prompts, generation, head)
-        headers = {"x-request-id": request_id}
-        await generation.start()
-        if data.stream:
-            last = shape.last if data.include_usage else None
-            return event_stream(generation, shape.chunks, last, headers)
-        return whole(shape.whole(await generation.collect()), headers)
+        return await respond(generation, shape, data)
 
     @post(
         "/v1/completions",

@@ -11,6 +11,7 @@ from ...core.collect import gather
 from ...core.output import CompletionOutput, RequestOutput, StreamDelta
 from ...core.request import SamplingParams
 from ..errors import APIError
+from .protocol import GenerationRequest
 from .responses import CompletionTokensDetails, PromptTokensDetails, Usage
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ class Generation:
         request_id: of the HTTP request; prompt i is known to the engine as ``request_id-i``.
         prompts: token ids of each.
         params: the same for all.
-        priority: smaller is sooner.
-        cache_salt: other salts share no prefix blocks.
+        request: with its priority and its cache salt.
 
     Attributes:
+        request_id: as given.
         params: as given.
         prompts: as given.
     """
@@ -46,10 +47,9 @@ class Generation:
         request_id: str,
         prompts: Sequence[list[int]],
         params: SamplingParams,
-        *,
-        priority: int = 0,
-        cache_salt: str = "",
+        request: GenerationRequest,
     ) -> None:
+        self.request_id = request_id
         self.params = params
         self.prompts = prompts
         self._engine = engine
@@ -65,8 +65,8 @@ class Generation:
                     prompts[index],
                     params,
                     request_id=name,
-                    priority=priority,
-                    cache_salt=cache_salt,
+                    priority=request.priority or 0,
+                    cache_salt=request.cache_salt or "",
                 )
                 for name, index in self._open.items()
             ]

@@ -1,40 +1,56 @@
 """Server-sent events: one encode a chunk, errors as events, the engine let go of at the end."""
 
 from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
 
 import msgspec
 from litestar import Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
-from ...core.output import StreamDelta
+from ...core.output import RequestOutput, StreamDelta
 from ..errors import describe, error_body
 from .generation import Generation
+from .protocol import GenerationRequest
 
-__all__ = ("Render", "event_stream", "whole")
-
-Render = Callable[[int, StreamDelta], list[msgspec.Struct]]
+__all__ = ("Answer", "respond")
 
 _DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
-def event_stream(
-    generation: Generation,
-    render: Render,
-    last: Callable[[], msgspec.Struct] | None,
-    headers: dict[str, str],
-) -> Stream:
-    """The response that streams a generation which has started.
+class Answer(Protocol):
+    """What an endpoint makes of a generation."""
 
-    Args:
-        generation: started.
-        render: a prompt's index and its delta to the chunks they make.
-        last: makes a chunk for the end; None for none.
-        headers: of the response.
+    def chunks(self, index: int, delta: StreamDelta, /) -> list[msgspec.Struct]:
+        """The chunks that a prompt's delta makes."""
+        ...
+
+    def last(self) -> msgspec.Struct:
+        """The chunk with what was used."""
+        ...
+
+    def whole(self, outputs: list[RequestOutput]) -> msgspec.Struct:
+        """The answer in one piece, of the prompts' outputs."""
+        ...
+
+
+async def respond(
+    generation: Generation, answer: Answer, request: GenerationRequest
+) -> Response[Any]:
+    """Start a generation and answer with it, in one piece or as a stream.
+
+    Raises:
+        QuireError: whatever the engine says to the request.
+        APIError: when generation failed.
     """
+    headers = {"x-request-id": generation.request_id}
+    await generation.start()
+    if not request.stream:
+        output = answer.whole(await generation.collect())
+        return Response(_encode(output), media_type="application/json", headers=headers)
     return Stream(
-        _events(generation, render, last),
+        _events(generation, answer, answer.last if request.include_usage else None),
         media_type="text/event-stream",
         headers={"cache-control": "no-cache", "x-accel-buffering": "no"} | headers,
         # Runs after a disconnect too, at once, even if it came in the middle of a write: then the
@@ -43,17 +59,12 @@ def event_stream(
     )
 
 
-def whole(answer: msgspec.Struct, headers: dict[str, str]) -> Response[bytes]:
-    """The response that holds an answer in one piece."""
-    return Response(_encode(answer), media_type="application/json", headers=headers)
-
-
 async def _events(
-    generation: Generation, render: Render, last: Callable[[], msgspec.Struct] | None
+    generation: Generation, answer: Answer, last: Callable[[], msgspec.Struct] | None
 ) -> AsyncIterator[bytes]:
     try:
         async for index, delta in generation:
-            data = b"".join(map(_event, render(index, delta)))
+            data = b"".join(map(_event, answer.chunks(index, delta)))
             if data:
                 yield data
         if last is not None:
