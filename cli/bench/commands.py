@@ -102,25 +102,26 @@ def serve(
     _make(output_folder)
     remote = Remote(url, api_key)
 
-    async def measure() -> tuple[str, Workload, list[Sample], float]:
+    async def measure() -> tuple[str, Workload, list[Sample], float, list[float]]:
         name, longest = await _served(remote, model, max_model_len)
         work = workloads.make(workload, vocab_size=vocab_size, max_model_len=longest)
         if warmup:
             await online.load(remote, name, _warmup(warmup, vocab_size, longest))
         with progress(workload, len(work.prompts)) as advance:
             begin = time.perf_counter()
-            samples = await online.load(
-                remote,
-                name,
-                work,
-                concurrency=concurrency,
-                rate=rate,
-                seed=seed,
-                on_done=advance,
-            )
-            return name, work, samples, time.perf_counter() - begin
+            async with online.lag() as lags:
+                samples = await online.load(
+                    remote,
+                    name,
+                    work,
+                    concurrency=concurrency,
+                    rate=rate,
+                    seed=seed,
+                    on_done=advance,
+                )
+            return name, work, samples, time.perf_counter() - begin, lags
 
-    name, work, samples, seconds = asyncio.run(measure())
+    name, work, samples, seconds, lags = asyncio.run(measure())
     settings = Settings(
         mode=url,
         model=name,
@@ -130,7 +131,7 @@ def serve(
         concurrency=concurrency,
         rate=rate,
     )
-    _publish(output_folder, settings, samples, seconds, goals)
+    _publish(output_folder, settings, samples, seconds, goals, lags)
 
 
 async def _served(remote: Remote, model: str | None, longest: int | None) -> tuple[str, int]:
@@ -166,9 +167,10 @@ def _publish(
     samples: Sequence[Sample],
     seconds: float,
     goals: dict[str, float],
+    lags: Sequence[float] = (),
 ) -> None:
     """Print the table, save the JSON file and the plot."""
-    result = report.summarize(samples, seconds, goals)
+    result = report.summarize(samples, seconds, goals, lags)
     output().print(report.table(result, settings))
     stem = f"{settings.workload}-{time.strftime('%Y%m%d-%H%M%S')}"
     path = folder / f"{stem}.json"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from ...core.errors import QuireError
 from ..remote import Remote
 from .report import Sample
 from .workloads import Workload
 
-__all__ = ("load",)
+__all__ = ("lag", "load")
+
+# Seconds between two looks at how late the client is.
+_LOOK_EVERY = 0.005
 
 
 async def load(
@@ -58,6 +62,27 @@ async def load(
                 due += rng.expovariate(rate)
                 await asyncio.sleep(begin + due - time.perf_counter())
     return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def lag() -> AsyncIterator[list[float]]:
+    """Seconds by which this client's event loop came too late, sampled while the block runs.
+
+    A piece that arrives meanwhile is seen so much later than it came.
+    """
+    found: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            due = time.perf_counter() + _LOOK_EVERY
+            await asyncio.sleep(_LOOK_EVERY)
+            found.append(max(0.0, time.perf_counter() - due))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield found
+    finally:
+        watching.cancel()
 
 
 async def _ask(remote: Remote, model: str, prompt: list[int], output: int) -> Sample:

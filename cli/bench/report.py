@@ -120,6 +120,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         latencies: metric -> distribution; a metric without any value is left out.
         goals: metric -> most milliseconds.
         goodput: requests a second that kept every goal; None without goals.
+        lag: by how much the client saw things too late, milliseconds; None where it is no client.
     """
 
     seconds: float
@@ -135,6 +136,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     latencies: dict[str, Distribution]
     goals: dict[str, float]
     goodput: float | None
+    lag: Distribution | None = None
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -166,18 +168,27 @@ def parse_goals(texts: Sequence[str]) -> dict[str, float]:
     return goals
 
 
-def summarize(samples: Sequence[Sample], seconds: float, goals: dict[str, float]) -> Report:
-    """The numbers of a run that took so many seconds."""
+def summarize(
+    samples: Sequence[Sample],
+    seconds: float,
+    goals: dict[str, float],
+    lags: Sequence[float] = (),
+) -> Report:
+    """The numbers of a run.
+
+    Args:
+        samples: of its requests.
+        seconds: that it took.
+        goals: metric -> most milliseconds.
+        lags: seconds by which the client was late, sampled.
+    """
     good = [sample for sample in samples if sample.error is None]
     errors = [sample.error for sample in samples if sample.error is not None]
     latencies = {}
     for metric in METRICS:
         values = [value for sample in good for value in sample.milliseconds(metric)]
         if values:
-            mean = math.fsum(values) / len(values)
-            latencies[metric] = Distribution(
-                mean, percentile(values, 0.5), percentile(values, 0.99)
-            )
+            latencies[metric] = _distribution(values)
     prompt = sum(sample.num_prompt for sample in good)
     generated = sum(sample.tokens for sample in good)
     kept = sum(_keeps(sample, goals) for sample in good)
@@ -195,7 +206,13 @@ def summarize(samples: Sequence[Sample], seconds: float, goals: dict[str, float]
         latencies=latencies,
         goals=goals,
         goodput=kept / seconds if goals else None,
+        lag=_distribution([1e3 * late for late in lags]) if lags else None,
     )
+
+
+def _distribution(values: Sequence[float]) -> Distribution:
+    mean = math.fsum(values) / len(values)
+    return Distribution(mean, percentile(values, 0.5), percentile(values, 0.99))
 
 
 def _keeps(sample: Sample, goals: dict[str, float]) -> bool:
@@ -210,9 +227,12 @@ def table(report: Report, settings: Settings) -> Table:
     view = Table(title=f"{settings.workload} on {settings.model}, {settings.mode}")
     for column in ("", "mean", "p50", "p99"):
         view.add_column(column, justify="left" if not column else "right")
-    for metric, found in report.latencies.items():
-        name = metric.upper() + " ms"
-        view.add_row(name, *(f"{value:.2f}" for value in (found.mean, found.p50, found.p99)))
+    rows = {metric.upper(): found for metric, found in report.latencies.items()}
+    if report.lag is not None:
+        rows["client lag"] = report.lag
+    for name, found in rows.items():
+        values = (found.mean, found.p50, found.p99)
+        view.add_row(f"{name} ms", *(f"{value:.2f}" for value in values))
     view.add_section()
     failed = f"{report.failed} failed" if report.failed else ""
     view.add_row("requests", str(report.requests), failed, f"{report.request_rate:.2f}/s")

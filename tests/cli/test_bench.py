@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 
 import msgspec
 import numpy
@@ -248,3 +249,24 @@ def test_what_is_no_address(url):
 async def test_nobody_there():
     with pytest.raises(RemoteError, match="quire serve"):
         await Remote("http://127.0.0.1:9").call("/v1/models")
+
+
+async def _blocked(seconds: float) -> list[float]:
+    async with online.lag() as lags:
+        await asyncio.sleep(0)
+        # The client does something else: what arrives meanwhile it sees only afterwards.
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            pass
+        await asyncio.sleep(2 * online._LOOK_EVERY)
+    return lags
+
+
+def test_a_client_that_is_late_says_so():
+    lags = asyncio.run(_blocked(0.1))
+    assert max(lags) > 0.09
+    found = report.summarize([Sample(0.0, 3, 1, [0.1], [1])], 1.0, {}, lags)
+    assert found.lag is not None and found.lag.p99 > 80
+    settings = report.Settings(mode="", model="m", workload="w", note="", machine={})
+    names = list(report.table(found, settings).columns[0].cells)
+    assert "client lag ms" in names and "TTFT ms" in names
