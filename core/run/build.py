@@ -24,7 +24,7 @@ from ..source import Source, locate
 from ..weights.load import dummy_weights, load_weights
 from ..weights.sizes import held_bytes
 from .footprint import measure_worst_step
-from .graphs import graph_rows
+from .graph_sizes import graph_rows
 from .runner import Limits, Runner
 from .warmup import warm_up
 

@@ -18,7 +18,8 @@ from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, PlanRows
 from .capture import Capturing
-from .graphs import PATIENCE, End, Graph, graph_rows
+from .graph_sizes import graph_rows
+from .graphs import PATIENCE, End, Graph
 from .slots import SlotTable
 from .watch import Watch
 

@@ -11,7 +11,8 @@ import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
 from .capture import CapturedShapes, Capturing
-from .graphs import NOBODY, graph_rows, graph_sizes, holding_sizes
+from .graph_sizes import graph_rows, graph_sizes, holding_sizes
+from .graphs import NOBODY
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import place_drafts

@@ -6,6 +6,9 @@ reads and writes the null block, so that few graphs serve every step. A capture 
 many steps, so one whose graph is missing runs in a larger one, or without, unless it keeps coming.
 Drafts are single queries,
 too: a sequence with k of them is k + 1 rows, which see each other's tokens.
+
+A step leaves its inputs as the next one needs them where each row goes on by a token, so that
+steady decoding sends nothing to the device.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, Verified
 from .capture import CapturedShapes, Capturing
+from .graph_sizes import graph_rows, graph_sizes, holding_sizes
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import verify
@@ -36,20 +40,29 @@ __all__ = (
     "Decoded",
     "End",
     "Graph",
-    "graph_rows",
-    "graph_sizes",
-    "holding_sizes",
 )
 
 # Rows at which a platform's products may change their kernels.
 _PRODUCT_ROWS = (1, 16, 32, 64)
-# Rows up to which a step takes about as long as reading the weights.
-_FEW_ROWS = 64
 # Steps of one shape that run without a graph before it is captured while somebody waits.
 PATIENCE = 16
 # Slots of a step that is nothing but padding.
 NOBODY = np.empty(0, dtype=np.int64)
 Ending = Literal["drawn", "filtered", "hidden"]
+
+
+class _Inputs(NamedTuple):
+    """What stands in the inputs: rows with their slots and positions, padded to so many."""
+
+    size: int
+    slots: np.ndarray
+    starts: np.ndarray
+
+    def are(self, size: int, slots: np.ndarray, starts: np.ndarray) -> bool:
+        """Whether they are those of such a step."""
+        if size != self.size or len(slots) != len(self.slots):
+            return False
+        return bool((slots == self.slots).all() and (starts == self.starts).all())
 
 
 class _Shape(NamedTuple):
@@ -62,6 +75,12 @@ class _Shape(NamedTuple):
     shares: bool = False
     verifies: bool = False
     shown: bool = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the step leaves the inputs of the next one. Where hidden states are its end,
+        somebody has yet to look at its own."""
+        return not self.verifies and self.ending != "hidden"
 
 
 class End(NamedTuple):
@@ -92,28 +111,6 @@ class Decoded(NamedTuple):
     drawn: torch.Tensor
     hidden: torch.Tensor | None = None
     observed: Observed | None = None
-
-
-def graph_rows(rows: int) -> int:
-    """The number of rows that a step of ``rows`` is padded to.
-
-    Below 128 rows a step takes as long as reading the weights, whatever the padding; above, at
-    most a quarter is padding.
-    """
-    if rows <= 8:
-        return 1 << (rows - 1).bit_length()
-    step = 16 if rows <= 64 else 32 if rows <= 256 else 64 if rows <= 512 else 128
-    return -(-rows // step) * step
-
-
-def graph_sizes(max_rows: int) -> list[int]:
-    """Numbers of rows that steps of up to ``max_rows`` are padded to, ascending."""
-    return sorted({graph_rows(rows) for rows in range(1, max_rows + 1)})
-
-
-def holding_sizes(sizes: list[int], rows: int) -> list[int]:
-    """Of these numbers of rows, those in which ``rows`` run without taking much longer."""
-    return [size for size in sizes if rows <= size <= max(_FEW_ROWS, rows * 5 // 4)]
 
 
 class DecodeGraphs(CapturedShapes[_Shape, Graph]):
@@ -157,6 +154,8 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
         # Of padding, and where kernels are only compiled, nothing is drawn: zeros are tokens.
         self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
+        # As they will be once all that was launched has run, where that is known.
+        self._ready: _Inputs | None = None
         self._missed: Counter[Hashable] = Counter()
         self._capturing = Capturing(device)
 
@@ -221,13 +220,19 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
     ) -> tuple[int, End | None]:
         """Run a step; the rows it was padded to, and what it leaves to do."""
         held, graph = self._find(shape)
-        self._fill(slots, starts, held.rows, codes)
+        ready, self._ready = self._ready, None
+        if codes is not None or ready is None or not ready.are(held.rows, slots, starts):
+            self._fill(slots, starts, held.rows, codes)
         if graph is None:
-            return held.rows, self._step(held)
-        graph.replay()
-        if graph.end is None or shape.shown:
-            return held.rows, graph.end
-        return held.rows, End(graph.end.hidden)
+            end = self._step(held)
+        else:
+            graph.replay()
+            end = graph.end
+        if held.goes_on:
+            self._ready = _Inputs(held.rows, slots, starts + 1)
+        if end is not None and not shape.shown:
+            end = End(end.hidden)
+        return held.rows, end
 
     def _find(self, shape: _Shape) -> tuple[_Shape, Graph | None]:
         """The graph for a step and what it was captured for, which may be a shape that holds it."""
@@ -313,6 +318,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
     def _fill(
         self, slots: np.ndarray, starts: np.ndarray, size: int, codes: np.ndarray | None = None
     ) -> None:
+        self._ready = None
         values = np.zeros(2 * size if codes is None else 3 * size, dtype=np.int64)
         values[: len(slots)] = slots
         values[len(slots) : size] = self._table.padding
@@ -365,4 +371,6 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             if not shape.verifies:
                 table.note(slots, lengths)
             self._observe(observed)
+        if shape.goes_on:
+            starts.add_(slots != table.padding)
         return None

@@ -18,7 +18,7 @@ from ...core.contracts.speculator import Drafting, Speculator, SpeculatorContext
 from ...core.errors import ConfigError
 from ...core.registry import Registry
 from ...core.run.forward import forward
-from ...core.run.graphs import graph_rows
+from ...core.run.graph_sizes import graph_rows
 from ...core.source import Source, locate
 from .passes import Pass
 from .single_tokens import Stepper, send

@@ -18,7 +18,7 @@ from ...core.contracts.speculator import Drafting, Observed, Speculator, Specula
 from ...core.errors import ConfigError
 from ...core.registry import Registry
 from ...core.run.forward import attending
-from ...core.run.graphs import graph_rows
+from ...core.run.graph_sizes import graph_rows
 from ...core.source import Source, locate
 from .eagle_heads import Eagle1Head, Eagle3Head, Head, head_config, version_of
 from .passes import Pass

@@ -304,3 +304,28 @@ def test_captured_steps_that_a_head_does_not_see(
     assert len(found[False]) > 10 and len(found[True]) > 10 and min(found[True]) > 0
     assert max(found[False]) == int(ahead)
     assert {shape.shown for shape in runner.chunk_graphs._graphs} == {True, ahead}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_steady_decoding_sends_nothing(case, captured, monkeypatch, overlap: bool) -> None:
+    """Until a sequence ends or begins, a step finds in place what the one before has left."""
+    folder, prompts, wanted = case
+    sent: list[int] = []
+    fill = graphs.DecodeGraphs._fill
+
+    def count(self, slots, starts, size, codes=None):
+        sent.append(len(slots))
+        fill(self, slots, starts, size, codes)
+
+    driver = Driver(configure(folder, attention={"backend": "cpu"}, schedule={"overlap": overlap}))
+    while driver.engine.idle():
+        pass
+    monkeypatch.setattr(graphs.DecodeGraphs, "_fill", count)
+    decodes, _ = captured
+    decodes.launches = 0
+    # Nobody shares a prefix, and all end in the same step.
+    assert driver.generate(prompts, GREEDY) == wanted
+    assert decodes.launches >= 31 and sent == [len(prompts)]
+    # Others take the slots over, at other positions.
+    assert driver.generate(prompts[:2][::-1], GREEDY) == wanted[:2][::-1]
+    assert sent == [len(prompts), 2]

@@ -1,0 +1,30 @@
+"""The few numbers of rows and tokens that steps are captured for."""
+
+from __future__ import annotations
+
+__all__ = ("graph_rows", "graph_sizes", "holding_sizes")
+
+# Rows up to which a step takes about as long as reading the weights.
+_FEW_ROWS = 64
+
+
+def graph_rows(rows: int) -> int:
+    """The number of rows that a step of ``rows`` is padded to.
+
+    Below 128 rows a step takes as long as reading the weights, whatever the padding; above, at
+    most a quarter is padding.
+    """
+    if rows <= 8:
+        return 1 << (rows - 1).bit_length()
+    step = 16 if rows <= 64 else 32 if rows <= 256 else 64 if rows <= 512 else 128
+    return -(-rows // step) * step
+
+
+def graph_sizes(max_rows: int) -> list[int]:
+    """Numbers of rows that steps of up to ``max_rows`` are padded to, ascending."""
+    return sorted({graph_rows(rows) for rows in range(1, max_rows + 1)})
+
+
+def holding_sizes(sizes: list[int], rows: int) -> list[int]:
+    """Of these numbers of rows, those in which ``rows`` run without taking much longer."""
+    return [size for size in sizes if rows <= size <= max(_FEW_ROWS, rows * 5 // 4)]
