@@ -5,6 +5,7 @@ their work is run again at every launch, over a backend that reads lengths where
 """
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -329,3 +330,27 @@ def test_steady_decoding_sends_nothing(case, captured, monkeypatch, overlap: boo
     # Others take the slots over, at other positions.
     assert driver.generate(prompts[:2][::-1], GREEDY) == wanted[:2][::-1]
     assert sent == [len(prompts), 2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_requests_that_come_and_go(case, captured, seed: int) -> None:
+    """Slots change hands at any time, some of them while a step is under way."""
+    folder, prompts, wanted = case
+    rng = random.Random(seed)
+    schedule = {"overlap": bool(seed % 2), "max_num_seqs": rng.choice((2, 5))}
+    driver = Driver(configure(folder, attention={"backend": "cpu"}, schedule=schedule))
+    asked: dict[str, list[int]] = {}
+    while len(asked) < 24 or driver.engine.has_work():
+        if len(asked) < 24 and rng.random() < 0.2:
+            which, count = rng.randrange(len(prompts)), rng.randint(1, 32)
+            name = str(len(asked))
+            asked[name] = wanted[which][:count]
+            params = SamplingParams(temperature=0, max_tokens=count)
+            driver.add(name, prompts[which], params)
+        if asked and rng.random() < 0.03:
+            driver.engine.abort(rng.choice(list(asked)))
+        for delta in driver.engine.step() if driver.engine.has_work() else ():
+            driver.hear(delta)
+    ended = [name for name, reason in driver.reasons.items() if reason == "length"]
+    assert len(ended) > 12
+    assert all(driver.tokens[name] == asked[name] for name in ended)
