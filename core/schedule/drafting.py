@@ -80,10 +80,12 @@ class Drafting:
         # Drafts of the step that is taken in, of those that counted, and right ones among them.
         self._judged = 0
         self._right = 0
-        # Sequences asked in the last step that asked, those that wanted drafts, and how many it was
-        # for; steps since it, and those that go by before the next.
+        # Sequences asked in the last step that asked, those that wanted drafts, those for which
+        # they would lose, and how many it was for; steps since it, and those that go by before the
+        # next.
         self._asked = 0
         self._wanting = 0
+        self._declined = 0
         self._needed = 0
         self._passed = 0
         self._rest = 0
@@ -107,7 +109,7 @@ class Drafting:
         idle = self._asked > 0 and not self._wanting and self._settings.adaptive
         if self.asks:
             self._rest = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST) if idle else 0
-            if idle and self._drafted:
+            if idle and self._declined and self._drafted:
                 # Perhaps because the machine has become slower.
                 self._plain.forget(self._needed)
                 self._drafted = False
@@ -137,7 +139,7 @@ class Drafting:
         unmeasured = self._plain.wanted(needed)
         payoff.begin(self._prior, self.most, promise, self._passed, unmeasured=unmeasured)
         # Plain steps are measured one after the other until they are known.
-        self._asked, self._wanting = 0, int(unmeasured)
+        self._asked, self._wanting, self._declined = 0, int(unmeasured), 0
         self._passed = 0
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
@@ -236,6 +238,7 @@ class Drafting:
                 if self._room(seq, seq.num_known + 1, length):
                     self.showing.promise()
                 return length
+            self._declined += 1
             began = len(seq.token_ids) > seq.num_prompt
             if now.may_try and began and acceptance.may_try() and now.tries():
                 acceptance.tries()

@@ -388,6 +388,20 @@ def test_steps_behind_drafts_are_not_plain_ones() -> None:
     assert (world.tokens - before) / 4 / (world.now - since) > 0.97
 
 
+def test_a_search_left_out_is_no_reason_to_measure_plain_steps() -> None:
+    world = World([0.9], flat)
+    world.run(200)
+    quiet = 0
+    for step in range(300):
+        if step % 10 == 0:
+            # Three searches in vain, so that the next is left out.
+            for found in (True, False, False, False):
+                world.seqs[0].drafting.sought(found=found)
+        world.step()
+        quiet += not world.rows[0].propose
+    assert 30 <= quiet < 45
+
+
 def test_what_one_draft_takes_may_be_what_all_take() -> None:
     """As on a device that waits for its host: the first draft alone would never pay."""
     world = World([0.9], lambda rows, drafts: 2.2 if drafts else 1.0)
