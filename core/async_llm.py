@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Protocol
 
-import zmq
-import zmq.asyncio
-
-from . import errors
 from .collect import Collector, gather
 from .config import Config
 from .contracts.exporter import Rejection
-from .errors import EngineDeadError, InvalidRequest, Overloaded, QuireError
+from .errors import EngineDeadError, InvalidRequest, Overloaded
 from .frontend import Frontend, Prompt
+from .link import Link
 from .metrics import EngineStats, RequestRecord
 from .output import CompletionOutput, RequestOutput, StreamDelta
 from .registry import Registry
@@ -28,22 +21,7 @@ from .request import SamplingParams
 from .source import Source, locate
 from .step import Delta
 from .text.tokenizer import Tokenizer
-from .wire import (
-    Abort,
-    Call,
-    EngineInfo,
-    Fatal,
-    Phase,
-    Ready,
-    Refused,
-    Rejected,
-    Reply,
-    Start,
-    Step,
-    Submit,
-    decode_reply,
-    encode,
-)
+from .wire import Abort, EngineInfo, Fatal, Refused, Rejected, Start, Step, Submit
 
 __all__ = ("AsyncLLM", "Observer")
 
@@ -71,7 +49,7 @@ class AsyncLLM:
         stats: of the engine after its last step.
     """
 
-    def __init__(self, link: _Link, info: EngineInfo, source: Source, registry: Registry) -> None:
+    def __init__(self, link: Link, info: EngineInfo, source: Source, registry: Registry) -> None:
         self.config = info.config
         self.reasons = info.reasons
         self.registry = registry
@@ -107,7 +85,7 @@ class AsyncLLM:
         registry = registry or Registry(config.plugins.load)
         source = locate(config.model, registry)
         spawned = time.monotonic()
-        link = await _Link.open()
+        link = await Link.open()
         try:
             link.send(Start(config, spawned))
             info = await link.wait_ready(on_phase or (lambda name, seconds: None))
@@ -306,92 +284,3 @@ async def _next(queue: asyncio.Queue[_News]) -> StreamDelta:
             break
         news.append(later)
     return news
-
-
-class _Link:
-    """The engine's process and the socket to it."""
-
-    def __init__(
-        self,
-        folder: tempfile.TemporaryDirectory[str],
-        context: zmq.asyncio.Context,
-        socket: zmq.asyncio.Socket,
-        process: asyncio.subprocess.Process,
-    ) -> None:
-        self._folder = folder
-        self._context = context
-        self._socket = socket
-        self._process = process
-        self._exited = asyncio.create_task(process.wait())
-
-    @classmethod
-    async def open(cls) -> _Link:
-        # A folder that only this user may enter is what authenticates the other end.
-        folder = tempfile.TemporaryDirectory(prefix="quire-")
-        address = f"ipc://{Path(folder.name) / 'engine'}"
-        context = zmq.asyncio.Context()
-        socket = context.socket(zmq.PAIR)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.bind(address)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "quire.core.process",
-            address,
-            stdin=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        return cls(folder, context, socket, process)
-
-    def send(self, call: Call) -> None:
-        """Queue a message; it leaves in order, at once when the socket can take it."""
-        sending = asyncio.ensure_future(self._socket.send(encode(call)))
-        # A send to an engine that has died is dropped; ``receive`` reports the death.
-        sending.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def receive(self) -> Reply | None:
-        """The next reply; None when the process has ended and everything was read."""
-        arrival = asyncio.ensure_future(self._socket.recv())
-        try:
-            await asyncio.wait({arrival, self._exited}, return_when=asyncio.FIRST_COMPLETED)
-            if not arrival.done():
-                # The process may have spoken just before it ended.
-                await asyncio.wait({arrival}, timeout=0.2)
-            return decode_reply(arrival.result()) if arrival.done() else None
-        finally:
-            arrival.cancel()
-
-    async def wait_ready(self, on_phase: Callable[[str, float], None]) -> EngineInfo:
-        while (reply := await self.receive()) is not None:
-            if isinstance(reply, Ready):
-                return reply.info
-            if isinstance(reply, Phase):
-                on_phase(reply.name, reply.seconds)
-            elif isinstance(reply, Refused):
-                raise _refusal(reply)
-            elif isinstance(reply, Fatal):
-                raise EngineDeadError(reply.message)
-        raise EngineDeadError(
-            f"the engine's process ended with code {self._process.returncode} before it was ready"
-        )
-
-    async def close(self) -> None:
-        """End the process, if need be by force, and clean up."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        done, _ = await asyncio.wait({self._exited}, timeout=5)
-        if not done:
-            self._process.kill()
-            await self._exited
-        self._socket.close()
-        self._context.term()
-        self._folder.cleanup()
-
-
-def _refusal(reply: Refused) -> QuireError:
-    """The error of that name, made anew in this process."""
-    kind = getattr(errors, reply.kind, None)
-    if not (isinstance(kind, type) and issubclass(kind, QuireError)):
-        return QuireError(reply.message)
-    error: QuireError = kind(reply.message)
-    return error
