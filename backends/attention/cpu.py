@@ -110,7 +110,7 @@ class CPUAttention(AttentionBackend):
         self._num_blocks = num_blocks
 
     def prepare(self, batch: AttentionBatch) -> Step:
-        write_slots = batch.write_slots if batch.chosen is None else batch.chosen.write_slots
+        write_slots = batch.all_slots
         num_tokens = len(write_slots)
         if self._queries.numel() < num_tokens * self._widest:
             self._queries = torch.empty(num_tokens * self._widest)

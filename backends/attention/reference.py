@@ -96,9 +96,8 @@ class Reference(AttentionBackend):
         keys, values = self._caches[layer]
         k_scale, v_scale = self._scales(spec)
         batch = prepared.batch
-        slots = batch.write_slots if batch.chosen is None else batch.chosen.write_slots
-        keys[slots] = self._stored(k, k_scale)
-        values[slots] = self._stored(v, v_scale)
+        keys[batch.all_slots] = self._stored(k, k_scale)
+        values[batch.all_slots] = self._stored(v, v_scale)
         if batch.chosen is not None:
             q = q[batch.chosen.tokens]
         out = torch.empty_like(q, memory_format=torch.contiguous_format)

@@ -153,13 +153,12 @@ class TritonPaged(AttentionBackend):
         rotation: Rotation | None = None,
     ) -> torch.Tensor:
         at, batch = self._layers[layer], prepared.batch
-        if batch.chosen is not None:
-            at.write(q, k, v, batch.chosen.write_slots, rotation)
-            q, k, v = (x.index_select(0, batch.chosen.tokens) for x in (q, k, v))
+        chosen = batch.chosen
+        if chosen is not None or prepared.prefill is not None or batch.siblings:
+            at.write(q, k, v, batch.all_slots, rotation)
             rotation = None
-        elif prepared.prefill is not None or batch.siblings:
-            at.write(q, k, v, batch.write_slots, rotation)
-            rotation = None
+        if chosen is not None:
+            q, k, v = (x.index_select(0, chosen.tokens) for x in (q, k, v))
         out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
         if prepared.decode is not None:
             plan = prepared.decode[at.layout]

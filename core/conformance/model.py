@@ -173,18 +173,9 @@ def _check_last(model: Architecture, context: BuildContext, vocab_size: int) -> 
     ids = torch.arange(7, device=context.device) % vocab_size
     tokens = torch.tensor([1, 4, 6], device=context.device)
     everything = _Recorder(model, 7)
-
-    def attend(
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        rotation: Rotation | None = None,
-    ) -> torch.Tensor:
-        return everything(layer, q, k, v, rotation)[tokens]
-
+    last = LastLayer(tokens, lambda *given: everything(*given)[tokens])
     whole = model.forward(ids, ids, _Recorder(model, 7))
-    found = model.forward(ids, ids, everything, last=LastLayer(tokens, attend))
+    found = model.forward(ids, ids, everything, last=last)
     layers = list(range(len(model.attention_layers())))
     require(everything.seen == layers, f"layers attended in the order {everything.seen}")
     shape = (len(tokens), whole.shape[1])

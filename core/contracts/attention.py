@@ -110,6 +110,11 @@ class AttentionBatch:
     chunk_plan: torch.Tensor | None = None
     chosen: Chosen | None = None
 
+    @property
+    def all_slots(self) -> torch.Tensor:
+        """Where keys and values of all tokens go that are handed over."""
+        return self.write_slots if self.chosen is None else self.chosen.write_slots
+
 
 @dataclass(slots=True)
 class Rotation:

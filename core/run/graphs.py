@@ -4,8 +4,8 @@ A step of single queries has a shape that depends on its number of rows and on h
 backend divides its longest row. Rows are rounded up to few sizes, the rest being padding that
 reads and writes the null block, so that few graphs serve every step. A capture takes as long as
 many steps, so one whose graph is missing runs in a larger one, or without, unless it keeps coming.
-Drafts are single queries,
-too: a sequence with k of them is k + 1 rows, which see each other's tokens.
+Drafts are single queries, too: a sequence with k of them is k + 1 rows, which see each other's
+tokens.
 
 A step leaves its inputs as the next one needs them where each row goes on by a token, so that
 steady decoding sends nothing to the device.

@@ -155,14 +155,17 @@ class Drafting:
         if not self.asks or seq.quarantined:
             return 0
         self._asked += 1
-        wanted = self._choose(seq) if self.showing.sees(seq) else 0
+        wanted, promising = self._choose(seq) if self.showing.sees(seq) else (0, False)
         if not wanted:
             return 0
         self._wanting += 1
         self._drafted = True
         if not seq.num_ready:
             self._beginning = SHOWN
-        return self._room(seq, end + 1, wanted)
+        drafts = self._room(seq, end + 1, wanted)
+        if drafts and promising:
+            self.showing.promise()
+        return drafts
 
     def learn(self, seq: Sequence, row: Row, delta: Delta) -> None:
         """Take in what a row has given; filling where no draft was proposed has its cost, too."""
@@ -228,20 +231,19 @@ class Drafting:
         room = min(seq.token_limit - 1, blocks * self._cache.block_size) - end
         return max(0, min(drafts, room))
 
-    def _choose(self, seq: Sequence) -> int:
+    def _choose(self, seq: Sequence) -> tuple[int, bool]:
+        """Drafts that a sequence wants, and whether they promise to pay."""
         if not self._settings.adaptive:
-            return self.most
+            return self.most, True
         acceptance, now = seq.drafting, self._now
         if not now.plain and acceptance.seeks():
             length = now.best(acceptance.likely(self._prior, self._doubt))
             if length:
-                if self._room(seq, seq.num_known + 1, length):
-                    self.showing.promise()
-                return length
+                return length, True
             self._declined += 1
             began = len(seq.token_ids) > seq.num_prompt
             if now.may_try and began and acceptance.may_try() and now.tries():
                 acceptance.tries()
-                return 1
+                return 1, False
         acceptance.rest(now.passed)
-        return 0
+        return 0, False

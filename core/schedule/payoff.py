@@ -56,6 +56,31 @@ _RATES = 128
 SHOWN = 3
 
 
+class _Allowance:
+    """Plain steps' time that may be lost: a share of what passes, and what is gained.
+
+    Args:
+        share: of the time.
+        saved: that may be saved.
+        begins: that is there at first.
+    """
+
+    def __init__(self, share: float, saved: float, begins: float) -> None:
+        self.left = begins
+        self._share = share
+        self._saved = saved
+
+    def earn(self, steps: int) -> None:
+        """So many steps pass."""
+        self.add(steps * self._share)
+
+    def add(self, time: float) -> None:
+        """So much was gained, or lost if negative; what is too long to be owed is paid in part,
+        as it may be the machine's fault."""
+        most = max(self.left, self._saved)
+        self.left = max(min(self.left + time, most), -_MOST_OWED)
+
+
 class Payoff:
     """One size of steps.
 
@@ -85,10 +110,10 @@ class Payoff:
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
-        # Plain steps' time that may go into finding out what lengths take, and into tries; and
-        # that drafts may lose in all.
-        self._allowed = _MOST_TRYING
-        self._affordable = _AT_FIRST
+        # What may go into finding out what lengths take, and into tries; and what drafts may lose
+        # in all.
+        self._trying = _Allowance(_TRYING, _MOST_TRYING, _MOST_TRYING)
+        self._losing = _Allowance(_LOSING, _MOST_SAVED, _AT_FIRST)
         self._since_plain = 0
         self._plain_again = _DOUBTED
         # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
@@ -113,8 +138,8 @@ class Payoff:
         self._steps += passed
         self.passed = passed
         self.costs.begin(passed)
-        self._allowed = min(self._allowed + passed * _TRYING, _MOST_TRYING)
-        self._afford(passed * _LOSING)
+        self._trying.earn(passed)
+        self._losing.earn(passed)
         self.plain = self._pause > 0 or unmeasured
         self._pause = max(0, self._pause - passed)
         if looks or promise != self._promise:
@@ -122,8 +147,8 @@ class Payoff:
             self._costs.clear()
         self._rate, self._most, self._promise = rate, most, promise
         waited = self._steps - self._tried_at
-        self.may_try = waited >= _TRY_AGAIN and self._allowed >= 0
-        if self.plain or self._allowed < 0:
+        self.may_try = waited >= _TRY_AGAIN and self._trying.left >= 0
+        if self.plain or self._trying.left < 0:
             self.length = 0
         elif self.length or looks:
             self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
@@ -158,9 +183,9 @@ class Payoff:
 
     def followed(self, tokens: float, cost: float) -> None:
         """Take in a step behind drafts that has none itself; see ``loses``."""
-        self._afford(tokens - cost)
+        self._losing.add(tokens - cost)
         if self._steps - self._tried_at <= SHOWN + 1:
-            self._spend(cost - tokens)
+            self._trying.add(min(tokens - cost, 0.0))
 
     def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:
         """Take in a step.
@@ -174,16 +199,16 @@ class Payoff:
             Whether drafting has not paid, and pauses.
         """
         self._since_plain += 1
-        self._afford(tokens - cost)
+        self._losing.add(tokens - cost)
         if self._steps - self._tried_at <= SHOWN:
-            self._spend(cost - 1)
+            self._trying.add(min(1 - cost, 0.0))
             return False
         self._gains.append((tokens, cost, begins))
         if not self.length and self._since_plain % LOOK_AGAIN:
             return False
         longest = _HICCUP * median(gain[1] for gain in self._gains)
         if self.length and not begins and cost <= longest:
-            self._spend(cost - tokens)
+            self._trying.add(min(tokens - cost, 0.0))
         whole = len(self._gains) == _WINDOW
         self.pays = whole and self._lost(longest, prepared=True) <= 0
         if self.pays:
@@ -193,7 +218,7 @@ class Payoff:
         if not whole and self._lost(longest, prepared=False) < _MOST_LOST:
             return False
         self._gains.clear()
-        self._pause = max(self._next_pause, round(-self._affordable / _LOSING))
+        self._pause = max(self._next_pause, round(-self._losing.left / _LOSING))
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True
 
@@ -201,15 +226,6 @@ class Payoff:
         """Plain steps' time that the last steps lost, with or without preparation."""
         taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
         return MARGIN * taken - sum(tokens for tokens, _, _ in self._gains)
-
-    def _afford(self, more: float) -> None:
-        """So many plain steps' time was gained, or lost if negative."""
-        most = max(self._affordable, _MOST_SAVED)
-        self._affordable = max(min(self._affordable + more, most), -_MOST_OWED)
-
-    def _spend(self, lost: float) -> None:
-        """Of what is allowed; a long step, which may be the machine's fault, is paid in part."""
-        self._allowed = max(self._allowed - max(0.0, lost), -_MOST_OWED)
 
     def best(self, rate: float) -> int:
         """The number of drafts that makes tokens come fastest."""

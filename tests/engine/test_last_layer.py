@@ -1,6 +1,5 @@
 """Of a prompt's last layer only what somebody wants is computed."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,9 @@ def count(tmp_path, monkeypatch):
     def run(
         prompts: list[list[int]], params: SamplingParams, **sections: Any
     ) -> list[tuple[int, int]]:
-        driver, rows, multiply = _driver(tmp_path, **sections), [], GatedMLP.__call__
+        driver = Driver(make_config(tmp_path, **sections))
+        rows: list[int] = []
+        multiply = GatedMLP.__call__
 
         def counting(self, x, **more):
             rows.append(len(x))
@@ -35,10 +36,6 @@ def count(tmp_path, monkeypatch):
         return list(zip(rows[::LAYERS], rows[LAYERS - 1 :: LAYERS], strict=True))
 
     return run
-
-
-def _driver(folder: Path, **sections: Any) -> Driver:
-    return Driver(make_config(folder, **sections))
 
 
 def test_a_prompt_goes_on_with_its_last_token_alone(count) -> None:

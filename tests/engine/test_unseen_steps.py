@@ -61,11 +61,10 @@ def alternate(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     seen: list[Plan] = []
     execute = Runner.execute
 
-    def choose(self: Drafting, seq: Sequence) -> int:
+    def choose(self: Drafting, seq: Sequence) -> tuple[int, bool]:
         if len(seen) // 12 % 2:
-            return 0
-        self.showing.promise()
-        return 3
+            return 0, False
+        return 3, True
 
     def note(self: Runner, plan: Plan) -> Any:
         seen.append(plan)

@@ -335,10 +335,9 @@ def make(bits: int, kv_bits: int):
     table of rotations, 0 for none, and positions; tokens and their slots; lengths, block_tables
     and the width of these; items, int32 [items, ITEM], a row, its lines from one to before another,
     its first token and its number of queries, and how many items; rotated queries; room, its bytes
-    a thread, and for how many. Then,
-    of the layer: keys, values, blocks and their size; heads, key heads and their width; float32
-    scale and soft cap, 0 for none; window, 0 for none; and what a first score's position is a
-    multiple of.
+    a thread, and for how many. Then, of the layer: keys, values, blocks and their size; heads, key
+    heads and their width; float32 scale and soft cap, 0 for none; window, 0 for none; and what a
+    first score's position is a multiple of.
     """
 
     def attention(args):

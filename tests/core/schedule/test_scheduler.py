@@ -227,11 +227,8 @@ def test_who_has_not_seen_every_step_is_not_asked_for_drafts(
     """While steps are shown at times; the device notices who is asked."""
     turns = itertools.count()
 
-    def choose(self: Drafting, seq: Sequence) -> int:
-        if next(turns) // 30 % 2:
-            return 0
-        self.showing.promise()
-        return 3
+    def choose(self: Drafting, seq: Sequence) -> tuple[int, bool]:
+        return (0, False) if next(turns) // 30 % 2 else (3, True)
 
     monkeypatch.setattr(Drafting, "_choose", choose)
     limits = make_settings(num_blocks=num_blocks, max_drafts=3, max_draws=20, watches=True)
