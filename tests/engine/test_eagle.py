@@ -79,7 +79,9 @@ def test_steps_may_be_shown_together(target, proposals, mode: str, tmp_path, mon
     turns = itertools.count()
     most = Drafting._choose
     monkeypatch.setattr(
-        Drafting, "_choose", lambda self, seq: most(self, seq) * (next(turns) % 11 < 2)
+        Drafting,
+        "_choose",
+        lambda self, seq: most(self, seq) if next(turns) % 11 < 2 else (0, False),
     )
     speculation = {"model": str(tmp_path), "adaptive": False, "num_speculative_tokens": 3}
     driver = Driver(configure(folder, speculation=speculation, **MODES[mode]))
