@@ -123,6 +123,9 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
             draw; such a sequence ends there.
         proposed: row index -> drafts that stand ready for the slot's next row, where the row
             asked for some.
+        cold: whether anything launched since the outcome before was captured for the first time,
+            or runs without what is yet to be captured for it: how long that took says nothing
+            about later steps.
     """
 
     step: int
@@ -132,6 +135,7 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     failures: dict[int, str] = {}
     exhausted: list[int] = []
     proposed: dict[int, int] = {}
+    cold: bool = False
 
 
 class Delta(msgspec.Struct, array_like=True, gc=False):

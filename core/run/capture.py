@@ -54,9 +54,15 @@ class Capturing:
 
 
 class CapturedShapes(ABC, Generic[Shape, Kept]):
-    """What was captured, by shape: ahead of need, the likeliest first, while nothing runs."""
+    """What was captured, by shape: ahead of need, the likeliest first, while nothing runs.
+
+    Attributes:
+        cold: whether a launch, since somebody last set this to False, had to be captured first or
+            ran without what is yet to be captured for it.
+    """
 
     def __init__(self) -> None:
+        self.cold = False
         self._graphs: dict[Hashable, Kept] = {}
         self._coming = self._shapes_to_come()
 

@@ -56,6 +56,9 @@ class _Shape(NamedTuple):
 class ChunkGraphs:
     """Runs steps of rows with any number of tokens, without drafts.
 
+    Attributes:
+        cold: as of ``CapturedShapes``.
+
     Args:
         watch: runs the model; it ``captures_chunks``.
         table: the slot table.
@@ -69,6 +72,7 @@ class ChunkGraphs:
         *,
         max_tokens: int,
     ) -> None:
+        self.cold = False
         self._watch = watch
         self._table = table
         most = min(max_tokens, _MOST_TOKENS)
@@ -141,13 +145,16 @@ class ChunkGraphs:
             return shape
         self._missed[shape] += 1
         if self._missed[shape] > PATIENCE:
+            self.cold = True
             self._capture(shape)
             return shape
         most = shape.tokens * 5 // 4
         sizes = [size for size in self._sizes if shape.tokens <= size <= most]
         # What is shown needlessly is harmless.
         fits = (_Shape(size, shown) for shown in sorted({shape.shown, True}) for size in sizes)
-        return next((held for held in fits if held in self._graphs), None)
+        held = next((held for held in fits if held in self._graphs), None)
+        self.cold |= held is None
+        return held
 
     def _capture(self, shape: _Shape) -> None:
         nothing = PlanRows(Plan(0, [], []), self._table, exact=False)

@@ -125,6 +125,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
             graph = self._graphs.get(self._key(held))
             if graph is not None:
                 return held, graph
+        self.cold = True
         return shape, self._graph(shape)
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:

@@ -45,7 +45,7 @@ __all__ = (
 # Rows at which a platform's products may change their kernels.
 _PRODUCT_ROWS = (1, 16, 32, 64)
 # Steps of one shape that run without a graph before it is captured while somebody waits.
-PATIENCE = 16
+PATIENCE = 4
 # Slots of a step that is nothing but padding.
 NOBODY = np.empty(0, dtype=np.int64)
 Ending = Literal["drawn", "filtered", "hidden"]
@@ -242,11 +242,13 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             return shape, graph
         self._missed[key] += 1
         if self._missed[key] > PATIENCE:
+            self.cold = True
             return shape, self._graph(shape)
         for larger in self._shapes_that_hold(shape):
             graph = self._graphs.get(self._key(larger))
             if graph is not None:
                 return larger, graph
+        self.cold = True
         return shape, None
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ class PendingStep:
         proposing: those rows of the plan.
         logprobs: draws that ask for log-probabilities, and theirs.
         prompts: log-probabilities of prompts by row.
+        take_cold: whether anything was cold since this was last called; see ``Outcome``.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PendingStep:
         proposing: list[int],
         logprobs: tuple[list[int], PendingLogprobs] | None,
         prompts: dict[int, list[PendingLogprobs]],
+        take_cold: Callable[[], bool],
     ) -> None:
         self._plan = plan
         self._rows = rows
@@ -58,12 +61,13 @@ class PendingStep:
         self._proposing = proposing
         self._logprobs = logprobs
         self._prompts = prompts
+        self._take_cold = take_cold
 
     def wait(self) -> Outcome:
         """The step's tokens, once the device has drawn them."""
         drawn, rows = self._drawn.read(), self._rows
         tokens: list[list[int]] = [[] for _ in self._plan.rows]
-        outcome = Outcome(self._plan.step, tokens)
+        outcome = Outcome(self._plan.step, tokens, cold=self._take_cold())
         if self._plan.plain and min(drawn) >= 0 and self._logprobs is None:
             for index, token in zip(rows, drawn, strict=True):
                 tokens[index].append(token)
@@ -184,6 +188,7 @@ class Runner:
         self.chunk_graphs: ChunkGraphs | None = None
         if graphs and self._watch.captures_chunks:
             self.chunk_graphs = ChunkGraphs(self._watch, self.slots, max_tokens=limits.max_tokens)
+        self._captured = self.captured()
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
 
@@ -213,7 +218,7 @@ class Runner:
             if observed is not None and self.drafter is not None:
                 self.drafter.observe(observed)
             nothing = self.slots.staging.fetch(hidden.new_empty(0, dtype=torch.int64))
-            return PendingStep(plan, [], nothing, [], None, prompts)
+            return PendingStep(plan, [], nothing, [], None, prompts, self._take_cold)
         chosen = hidden if last is None else hidden[last]
         return self._draw(plan, self.model.logits(chosen), draws, prompts, observed)
 
@@ -268,6 +273,13 @@ class Runner:
         drafts = None if self.drafter is None else self.drafter.graphs
         kinds: tuple[Captured | None, ...] = (self.graphs, self.chunk_graphs, drafts)
         return [graphs for graphs in kinds if graphs is not None]
+
+    def _take_cold(self) -> bool:
+        found = False
+        for graphs in self._captured:
+            found |= graphs.cold
+            graphs.cold = False
+        return found
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
         if self.drafter is not None:
@@ -329,7 +341,9 @@ class Runner:
             drawn = torch.cat((drawn, proposals.counts))
         proposing = [] if proposals is None else proposals.rows
         fetched = self.slots.staging.fetch(drawn)
-        return PendingStep(plan, draws.rows, fetched, proposing, logprobs, prompts or {})
+        return PendingStep(
+            plan, draws.rows, fetched, proposing, logprobs, prompts or {}, self._take_cold
+        )
 
     def _speculate(self, plan: Plan, draws: Draws, observed: Observed | None) -> Proposals | None:
         """Let the speculator see the step, and draft; verification has noted the lengths."""

@@ -111,6 +111,7 @@ class DefaultScheduler(Scheduler):
         plan = Plan(self._step, newcomers, planned, not self._special, shown)
         self._step += 1
         self._step_tokens = plan.num_tokens
+        self._drafting.ahead = plan
         return plan
 
     def update(self, plan: Plan, outcome: Outcome) -> list[Delta]:
@@ -138,8 +139,7 @@ class DefaultScheduler(Scheduler):
             elif delta.token_ids and seq.quarantined:
                 self._roster.clear(seq)
             deltas.append(delta)
-        tokens = sum(map(len, outcome.tokens))
-        self._drafting.measure(plan, tokens, last=not self._roster.running)
+        self._drafting.measure(plan, outcome, last=not self._roster.running)
         return deltas
 
     def fail(self, plan: Plan, message: str) -> list[Delta]:

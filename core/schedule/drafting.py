@@ -14,11 +14,11 @@ from collections.abc import Callable
 from ..cache.manager import CacheManager
 from ..contracts.scheduler import SchedulerSettings
 from ..sequence import Sequence
-from ..step import Delta, Plan, Row
+from ..step import Delta, Outcome, Plan, Row
 from .acceptance import Acceptance
-from .payoff import LOOK_AGAIN, MARGIN, PROMISE, SHOWN, Payoff
+from .payoff import LOOK_AGAIN, MARGIN, PROMISE, Payoff
 from .showing import Showing
-from .step_times import PlainTimes
+from .timing import Timing
 
 __all__ = ("Drafting",)
 
@@ -35,7 +35,7 @@ _MANY = 3
 _OVERALL_MEMORY = 30.0
 # Steps after which it is asked again who would draft, at most, where nobody does: asking takes
 # longer than planning.
-_LONGEST_REST = 32
+_LONGEST_REST = 64
 
 
 class Drafting:
@@ -44,6 +44,7 @@ class Drafting:
     Attributes:
         most: drafts of a row; 0 where nothing proposes any.
         asks: whether anybody may draft in the step that is planned.
+        ahead: the step that was planned last, which may be launched before another is taken in.
         showing: whether a speculator is shown that step.
         rows: that verified drafts.
         tried: drafts verified.
@@ -60,35 +61,40 @@ class Drafting:
     ) -> None:
         self.most = settings.max_drafts
         self.asks = False
+        self.ahead: Plan | None = None
         self.showing = Showing(rests=settings.watches and settings.adaptive)
         self.rows = 0
         self.tried = 0
+        self._adapts = self.most > 0 and settings.adaptive
         self.accepted_at = [0] * self.most
         self._settings = settings
         self._cache = cache
-        self._clock = clock
+        self._timing = Timing(clock, self.showing, watches=settings.watches)
         self._overall = Acceptance(_OVERALL_MEMORY)
-        self._plain = PlainTimes()
-        self._payoffs: dict[int, Payoff] = {}
         self._now = Payoff()
         self._prior = _FIRST_RATE
         self._doubt = _DOUBT_ALONE
-        self._updated: float | None = None
-        # Steps to be measured that may show what it takes to begin drafting for a sequence. With
-        # overlap the first was planned before: the host's part of a step is in the one before.
-        self._beginning = 0
         # Drafts of the step that is taken in, of those that counted, and right ones among them.
         self._judged = 0
         self._right = 0
-        # Sequences asked in the last step that asked, those that wanted drafts, those for which
-        # they would lose, and how many it was for; steps since it, and those that go by before the
-        # next.
+        # Sequences asked in the last step that looked, those that wanted drafts, those for which
+        # they would lose, how many it was for, and whether plain steps are to be measured where
+        # nobody looks.
         self._asked = 0
         self._wanting = 0
         self._declined = 0
         self._needed = 0
+        self._unmeasured = False
+        # Steps since that one, those of them that were shown, and steps that go by before the next.
         self._passed = 0
+        self._seen = 0
         self._rest = 0
+        # Steps since sequences were asked, and those between the last two times.
+        self._unasked = 0
+        self._draws = 0
+        # Whether nobody wants drafts as they do not pay, and steps that must therefore go unseen.
+        self._idle = False
+        self._owed = 0
         # Whether somebody has drafted since nobody last wanted to.
         self._drafted = False
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
@@ -105,42 +111,63 @@ class Drafting:
         """
         if not self.most:
             return
+        self._passed += 1
         needed = running + min(waiting, self._settings.max_num_seqs - running)
-        idle = self._asked > 0 and not self._wanting and self._settings.adaptive
-        if self.asks:
-            self._rest = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST) if idle else 0
-            if idle and self._declined and self._drafted:
-                # Perhaps because the machine has become slower.
-                self._plain.forget(self._needed)
-                self._drafted = False
+        if self._timing.looks:
+            self._settle()
         elif needed.bit_length() != self._needed.bit_length():
             self._rest = min(self._rest, LOOK_AGAIN)
-        self._passed += 1
-        self.showing.begin(idle=idle and self._now.hopeless(), waiting=waiting > 0)
-        self.asks = self.showing.shown and self._passed >= self._rest
-        if self.asks:
-            self._ask(running, needed, budget)
+        elif self._passed < self._rest and not self.showing.rests and self._timing.runs:
+            # Hundreds of steps a second are such.
+            return
+        self.showing.begin(
+            idle=self._idle,
+            owed=self._owed,
+            unpriced=self._timing.price is None,
+            waiting=waiting > 0,
+        )
+        self._owed = 0
+        self._seen += self.showing.shown
+        looks = self.showing.shown and self._passed >= self._rest
+        self.asks = False
+        self._timing.begin(looks=looks)
+        if looks:
+            self._look(running, needed, budget)
 
-    def _ask(self, running: int, needed: int, budget: int) -> None:
+    def _settle(self) -> None:
+        """Take in what those who were asked have said."""
+        idle = self._asked > 0 and not self._wanting and self._settings.adaptive
+        longer = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST)
+        self._rest = longer if idle else LOOK_AGAIN * self._unmeasured
+        if idle and self._declined and self._drafted:
+            # Perhaps because the machine has become slower.
+            self._timing.baseline.plain.forget(self._needed)
+            self._drafted = False
+        self._idle = idle and self._now.hopeless()
+        self._owed = self._now.owed() if idle and self._timing.price else 0
+
+    def _look(self, running: int, needed: int, budget: int) -> None:
         self._needed = needed
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        payoff = self._payoffs.get(needed.bit_length())
-        if payoff is None:
-            payoff = self._payoffs[needed.bit_length()] = Payoff()
-        self._now = payoff
-        self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
         # Among many, who has had luck would draft more and make the steps of the others longer.
         many = min(math.log2(max(running, 1)) / _MANY, 1.0)
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
+        self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
+        payoff = self._now = self._timing.payoff(needed)
+        if self._passed > 1 and self._timing.price:
+            payoff.shows(self._seen * self._timing.price)
+        unmeasured = self._timing.unmeasured(needed)
         promise = MARGIN + many * (PROMISE - MARGIN)
-        if payoff.doubts():
-            self._plain.forget(needed)
-        unmeasured = self._plain.wanted(needed)
         payoff.begin(self._prior, self.most, promise, self._passed, unmeasured=unmeasured)
+        self._unasked += self._passed
+        self._passed = self._seen = 0
         # Plain steps are measured one after the other until they are known.
-        self._asked, self._wanting, self._declined = 0, int(unmeasured), 0
-        self._passed = 0
+        self._unmeasured = unmeasured and self._timing.choosy
+        self._asked, self._wanting, self._declined = running, int(unmeasured), 0
+        self.asks = not (payoff.plain and self._adapts)
+        if self.asks:
+            self._asked, self._draws, self._unasked = 0, self._unasked, 0
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
@@ -154,6 +181,8 @@ class Drafting:
         """Drafts to propose after a row that ends with so many tokens computed."""
         if not self.asks or seq.quarantined:
             return 0
+        if end <= seq.num_prompt and self._timing.wants_bare_prompts:
+            return 0
         self._asked += 1
         wanted, promising = self._choose(seq) if self.showing.sees(seq) else (0, False)
         if not wanted:
@@ -161,7 +190,7 @@ class Drafting:
         self._wanting += 1
         self._drafted = True
         if not seq.num_ready:
-            self._beginning = SHOWN
+            self._timing.prepares()
         drafts = self._room(seq, end + 1, wanted)
         if drafts and promising:
             self.showing.promise()
@@ -180,50 +209,20 @@ class Drafting:
         self._judged += min(row.drafts, accepted + 1)
         self._right += accepted
 
-    def measure(self, plan: Plan, tokens: int, *, last: bool) -> None:
+    def measure(self, plan: Plan, outcome: Outcome, *, last: bool) -> None:
         """A step has ended; its duration is the time since the one before did.
 
         Args:
             plan: of the step.
-            tokens: that it has given.
+            outcome: of the step.
             last: whether no step follows at once, so that the next interval means nothing.
         """
-        if not self.most or not self._settings.adaptive:
+        if not self._adapts:
             return
         if self._judged:
             self._overall.add(self._judged, self._right)
             self._judged = self._right = 0
-        now = self._clock()
-        before, self._updated = self._updated, None if last else now
-        begins, self._beginning = self._beginning > 0, max(0, self._beginning - 1)
-        if before is None or not (self.asks or begins):
-            return
-        rows = plan.rows
-        if not plan.plain and any(row.count > 1 + row.drafts for row in rows):
-            return
-        count, seconds = len(rows), now - before
-        payoff = self._payoffs.get(count.bit_length())
-        if payoff is None:
-            return
-        # A step that looked for drafts and found none is no plain one, but part of the price.
-        drafted = not plan.plain and any(row.drafts or row.propose for row in rows)
-        # Behind drafts in flight a step verifies, even if it has none.
-        follows = not plan.plain and any(row.slack for row in rows)
-        if not (drafted or begins or follows):
-            payoff.rested(self._plain.add(count, seconds))
-            return
-        plain = self._plain.seconds(count)
-        if plain is None:
-            return
-        gained, cost = tokens / count, seconds / plain
-        if not (drafted or begins):
-            payoff.followed(gained, cost)
-            return
-        payoff.costs.add(sum(row.drafts for row in rows) / count, cost)
-        if payoff.loses(gained, cost, begins=begins):
-            self._plain.forget(count)
-        elif payoff.pays:
-            self.showing.pays()
+        self._timing.measure(plan, outcome, self.ahead or plan, last=last)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""
@@ -245,5 +244,5 @@ class Drafting:
             if now.may_try and began and acceptance.may_try() and now.tries():
                 acceptance.tries()
                 return 1, False
-        acceptance.rest(now.passed)
+        acceptance.rest(self._draws)
         return 0, False

@@ -24,7 +24,7 @@ _LONGEST_PAUSE = 600
 _LOSING = 0.02
 _AT_FIRST = 64.0
 _MOST_SAVED = 16.0
-_MOST_OWED = 16.0
+_MOST_OWED = 32.0
 # A pause from which on several attempts in a row have failed.
 _HOPELESS = 64
 # Times what plain steps were believed to take that explains why drafts did not pay.
@@ -36,10 +36,11 @@ _MORE_SURE = 8
 _PLAIN_AGAIN = 1000
 # Of the time that plain steps were believed to take: what drafts seemed to gain, they did not.
 _FASTER = 0.9
-# Times plain steps' speed that drafts must have kept there, and must promise to a sequence
-# alone; and what they must promise to many, whose batch ends with whoever has the least luck.
+# Times plain steps' speed that drafts must promise to a sequence alone, which must come true, and
+# to many, whose batch ends with whoever has the least luck; of what is more, the share that must.
 MARGIN = 1.02
 PROMISE = 1.1
+_KEPT = 0.5
 # Steps after which costs are looked at again, and whether drafting pays; and, at first, after which
 # it is asked again who would draft where nobody does.
 LOOK_AGAIN = 4
@@ -50,6 +51,7 @@ _TRIES = 4
 _TRY_AGAIN = 8
 _TRYING = 0.01
 _MOST_TRYING = 1.0
+_TRYING_OWED = 16.0
 # Rates between 0 and 1 that are told apart.
 _RATES = 128
 # Steps until the durations of a try are known.
@@ -62,13 +64,15 @@ class _Allowance:
     Args:
         share: of the time.
         saved: that may be saved.
+        owed: that may be owed.
         begins: that is there at first.
     """
 
-    def __init__(self, share: float, saved: float, begins: float) -> None:
+    def __init__(self, share: float, saved: float, owed: float, begins: float) -> None:
         self.left = begins
         self._share = share
         self._saved = saved
+        self._owed = owed
 
     def earn(self, steps: int) -> None:
         """So many steps pass."""
@@ -78,7 +82,7 @@ class _Allowance:
         """So much was gained, or lost if negative; what is too long to be owed is paid in part,
         as it may be the machine's fault."""
         most = max(self.left, self._saved)
-        self.left = max(min(self.left + time, most), -_MOST_OWED)
+        self.left = max(min(self.left + time, most), -self._owed)
 
 
 class Payoff:
@@ -89,7 +93,6 @@ class Payoff:
         plain: whether nobody drafts in the step that is planned.
         length: of drafts to try in it, for their cost; 0 for none.
         may_try: whether sequences for which drafts lose may try one in it.
-        passed: steps since one was planned that asked who drafts.
         pays: whether drafts have paid, when that was last looked at.
     """
 
@@ -99,7 +102,6 @@ class Payoff:
         self._rate = 0.0
         self.plain = False
         self.may_try = False
-        self.passed = 1
         self.pays = False
         self._most = 0
         self._promise = PROMISE
@@ -112,8 +114,8 @@ class Payoff:
         self._tries = 0
         # What may go into finding out what lengths take, and into tries; and what drafts may lose
         # in all.
-        self._trying = _Allowance(_TRYING, _MOST_TRYING, _MOST_TRYING)
-        self._losing = _Allowance(_LOSING, _MOST_SAVED, _AT_FIRST)
+        self._trying = _Allowance(_TRYING, _MOST_TRYING, _TRYING_OWED, _MOST_TRYING)
+        self._losing = _Allowance(_LOSING, _MOST_SAVED, _MOST_OWED, _AT_FIRST)
         self._since_plain = 0
         self._plain_again = _DOUBTED
         # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
@@ -136,7 +138,6 @@ class Payoff:
         """
         looks = (self._steps + passed) // LOOK_AGAIN > self._steps // LOOK_AGAIN
         self._steps += passed
-        self.passed = passed
         self.costs.begin(passed)
         self._trying.earn(passed)
         self._losing.earn(passed)
@@ -161,6 +162,10 @@ class Payoff:
         self._plain_again = min(_MORE_SURE * self._plain_again, _PLAIN_AGAIN)
         return True
 
+    def owed(self) -> int:
+        """Steps that make up for what was lost beyond what may be."""
+        return max(round(-self._losing.left / _LOSING), 0)
+
     def hopeless(self) -> bool:
         """Whether nobody drafts because it does not pay, and not for a few attempts that failed."""
         return not self._pause or self._next_pause >= _HOPELESS
@@ -180,6 +185,10 @@ class Payoff:
         if times > _SLOWER:
             self._pause = min(self._pause, _FIRST_PAUSE)
         self._since_plain = 0
+
+    def shows(self, price: float) -> None:
+        """Steps were shown at a price, in plain steps."""
+        self._losing.add(-price)
 
     def followed(self, tokens: float, cost: float) -> None:
         """Take in a step behind drafts that has none itself; see ``loses``."""
@@ -218,14 +227,15 @@ class Payoff:
         if not whole and self._lost(longest, prepared=False) < _MOST_LOST:
             return False
         self._gains.clear()
-        self._pause = max(self._next_pause, round(-self._losing.left / _LOSING))
+        self._pause = max(self._next_pause, self.owed())
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True
 
     def _lost(self, longest: float, *, prepared: bool) -> float:
         """Plain steps' time that the last steps lost, with or without preparation."""
         taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
-        return MARGIN * taken - sum(tokens for tokens, _, _ in self._gains)
+        kept = MARGIN + _KEPT * (self._promise - MARGIN)
+        return kept * taken - sum(tokens for tokens, _, _ in self._gains)
 
     def best(self, rate: float) -> int:
         """The number of drafts that makes tokens come fastest."""

@@ -14,6 +14,10 @@ __all__ = ("Showing",)
 # Steps in which sequences were there to be drafted for, and no drafts promised to pay, after which
 # showing rests.
 _PATIENCE = 256
+# Steps shown after which it must be known what they would take unseen, and those of a rest that is
+# to find out.
+_UNPRICED = 256
+_LOOK = 32
 # For how many times as many steps it rests as were shown in vain: at first, since the next requests
 # may be of another kind, and at most.
 _FIRST_REST = 2
@@ -25,14 +29,12 @@ class Showing:
 
     Attributes:
         shown: whether the step that is planned is shown.
-
-    Args:
         rests: whether steps may go unseen at all.
     """
 
     def __init__(self, *, rests: bool) -> None:
         self.shown = True
-        self._rests = rests
+        self.rests = rests
         # Counts the times that showing has begun.
         self._watch = 0
         # Steps shown since drafts last promised to pay, and those in which there was somebody to
@@ -40,16 +42,20 @@ class Showing:
         self._vain = 0
         self._idle = 0
         self._left = 0
+        self._unpriced = 0
         self._times = _FIRST_REST
 
-    def begin(self, *, idle: bool, waiting: bool) -> None:
+    def begin(self, *, idle: bool, owed: int, unpriced: bool, waiting: bool) -> None:
         """Plan a step.
 
         Args:
             idle: whether sequences were there to be drafted for, and none wants drafts.
+            owed: steps that must go unseen for what showing and drafting have lost, where nobody
+                wants drafts.
+            unpriced: whether nobody knows what such a step would take unseen.
             waiting: whether sequences may be admitted: only those can be drafted for after a rest.
         """
-        if not self._rests:
+        if not self.rests:
             return
         if not self.shown:
             self._left -= 1
@@ -58,10 +64,14 @@ class Showing:
             self.shown = True
             self._watch += 1
             self._vain = self._idle = 0
+        self._unpriced += unpriced
+        if self._unpriced > _UNPRICED:
+            self.shown, self._left, self._unpriced = False, _LOOK, 0
+            return
         self._idle += idle
-        if self._idle >= _PATIENCE and idle:
+        if (self._idle >= _PATIENCE and idle) or owed:
             self.shown = False
-            self._left = self._times * self._vain
+            self._left = max(self._times * self._vain, owed)
             self._times = min(2 * self._times, _LONGEST_REST)
             return
         self._vain += 1

@@ -1,13 +1,13 @@
-"""What steps take: plain ones by their number of rows, and those with drafts beside them."""
+"""What steps take: plain ones by their size, and those with drafts beside them."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median
 
-__all__ = ("DraftCosts", "PlainTimes")
+__all__ = ("Baseline", "DraftCosts", "PlainTimes")
 
 # Durations kept of one kind of step; their median counts, once there are a few.
 _KEPT = 7
@@ -65,7 +65,7 @@ class PlainTimes:
         if at in self._medians:
             return False
         self._planned[at] = self._planned.get(at, 0) + 1
-        near = any(abs(known - at) <= _NEAR for known in self._medians)
+        near = _close(at, self._medians)
         return at in self._before or not near or self._planned[at] > _UNMEASURED
 
     def seconds(self, rows: int) -> float | None:
@@ -77,12 +77,53 @@ class PlainTimes:
         nearest = min(believed, key=lambda known: abs(known - at))
         return believed[nearest] * math.sqrt(rows)
 
+    def near(self, rows: int) -> float | None:
+        """Seconds, where steps of about so many rows were measured."""
+        close = _close(_bin(rows), self._before | self._medians)
+        return self.seconds(rows) if close else None
+
     def forget(self, rows: int) -> None:
         """The machine may have become slower, or faster."""
         at = _bin(rows)
         self._kept.pop(at, None)
         if at in self._medians:
             self._before[at] = self._medians.pop(at)
+
+
+class Baseline:
+    """What steps take where nobody drafts or may: all that drafts cost is measured against it.
+
+    Attributes:
+        plain: steps of one token a row; where a speculator watches, those that it is shown.
+    """
+
+    def __init__(self) -> None:
+        self.plain = PlainTimes()
+        self._unseen = PlainTimes()
+        # By whether nothing ran before, so that launching it takes part in its time.
+        self._prompts = {first: PlainTimes() for first in (False, True)}
+
+    def seconds(self, rows: int) -> float | None:
+        """What a plain step of so many rows takes, seen or unseen, whichever was faster."""
+        unseen, plain = self._unseen.near(rows), self.plain.seconds(rows)
+        return plain if unseen is None or plain is None else min(unseen, plain)
+
+    def price(self, rows: int) -> float | None:
+        """Of showing a plain step, in plain steps; None where nobody knows."""
+        unseen, plain = self._unseen.near(rows), self.plain.near(rows)
+        return None if unseen is None or plain is None else max(plain / unseen - 1, 0.0)
+
+    def add_unseen(self, rows: int, seconds: float) -> None:
+        """Take in a plain step that was not shown."""
+        self._unseen.add(rows, seconds)
+
+    def add_prompts(self, tokens: int, seconds: float, *, first: bool) -> None:
+        """Take in a step with chunks of prompts that nothing was drafted from."""
+        self._prompts[first].add(tokens, seconds)
+
+    def prompts(self, tokens: int, *, first: bool) -> float | None:
+        """Seconds of such a step; None where none of about so many tokens was measured."""
+        return self._prompts[first].near(tokens)
 
 
 class DraftCosts:
@@ -202,6 +243,10 @@ class DraftCosts:
         """How often a length was tried lately."""
         times, since = self._trials.get(drafts, (0, 0))
         return times if self._steps - since < _STALE else 0
+
+
+def _close(at: int, bins: Iterable[int]) -> bool:
+    return any(abs(known - at) <= _NEAR for known in bins)
 
 
 def _bin(rows: int) -> int:

@@ -9,8 +9,10 @@ import quire.core.run.runner as runner_module
 from quire import LLM, SamplingParams
 from quire.core.contracts.speculator import Observed
 from quire.core.run.runner import Runner
-from quire.core.schedule import showing
+from quire.core.schedule import drafting, showing
 from quire.core.schedule.drafting import Drafting
+from quire.core.schedule.payoff import Payoff
+from quire.core.schedule.timing import Timing
 from quire.core.sequence import Sequence
 from quire.core.step import Plan
 from quire.plugins.demo.curriculum import held_out
@@ -58,6 +60,9 @@ def alternate(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     all steps from now on."""
     monkeypatch.setattr(showing, "_PATIENCE", 4)
     monkeypatch.setattr(showing, "_FIRST_REST", 3)
+    monkeypatch.setattr(drafting, "_LONGEST_REST", 2)
+    monkeypatch.setattr(Timing, "unmeasured", lambda *_: False)
+    monkeypatch.setattr(Payoff, "loses", lambda *_, **__: False)
     seen: list[Plan] = []
     execute = Runner.execute
 
@@ -101,7 +106,7 @@ def test_tokens_are_those_of_plain_decoding(case, plans, mode: str) -> None:
     assert arrive(driver, prompts) == 2 * wanted
     stats = driver.engine.stats()
     assert (stats.preemptions > 0) == mode.startswith("preemption")
-    assert stats.drafts > 10 and stats.accepted_tokens > 0
+    assert stats.drafts > 6 and stats.accepted_tokens > 0
     shown = [plan.shown for plan in plans]
     assert 10 < sum(shown) < len(shown) - 10
     assert len(list(itertools.groupby(shown))) >= 4
@@ -144,7 +149,7 @@ def test_drafts_are_those_of_a_head_that_saw_every_step(
     assert arrive(Driver(config), prompts) == 2 * wanted
     assert not all(plan.shown for plan in plans)
     oracle = Oracle(3, tensors, model.double())
-    assert len(proposals) > 10
+    assert len(proposals) > 6
     for tokens, drafts in proposals:
         if len(tokens) > 1:
             assert drafts == oracle.drafts(tokens, len(drafts))

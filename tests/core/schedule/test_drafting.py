@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from quire.core.schedule.acceptance import Acceptance
 from quire.core.schedule.drafting import Drafting
 from quire.core.schedule.step_times import DraftCosts
 from quire.core.sequence import Sequence
-from quire.core.step import Delta, Plan, Row
+from quire.core.step import Delta, Outcome, Plan, Row
 
 MOST = 6
 
@@ -34,6 +35,13 @@ class World:
         self.preparation = 0.0
         # Beside drafts in flight, where they end is known to the device alone.
         self.behind = 0.0
+        # Of an executor, beside the formula: whether a step is cold, and what it adds.
+        self.executor: Callable[[Plan], tuple[bool, float]] = lambda plan: (False, 0.0)
+        # Tokens of the prompt that a sequence begins with; what reading one takes.
+        self.prompt = 0
+        self.reading = 0.0
+        # Whether nothing runs before a batch is drained.
+        self.idles = False
         self.flight: dict[Sequence, tuple[int, int]] = {}
         self.rates = rates
         self.rng = random.Random(0)
@@ -52,10 +60,17 @@ class World:
         """The tokens of each row."""
         running = len(self.seqs) - len(self.waiting)
         self.drafting.begin(running, len(self.waiting), 4096)
+        new = set(self.waiting)
         while self.waiting:
             self.drafting.showing.enter(self.waiting.pop())
         rows = []
         for seq in self.seqs:
+            if self.prompt and seq in new:
+                rows.append(Row(seq.slot, 0, self.prompt, [], True))
+                seq.num_ready = rows[-1].propose = self.drafting.propose(seq, self.prompt)
+                self.flight[seq] = 0, 0
+                self.now += self.reading + self.preparation * (seq.num_ready > 0)
+                continue
             drafts = self.drafting.take(seq, 10, 4096)
             before = self.flight.get(seq, (0, 0))
             rows.append(Row(seq.slot, 10, 1 + drafts, [], True, drafts, sum(before)))
@@ -77,13 +92,23 @@ class World:
             delta = Delta("", [0] * (1 + accepted), num_drafts=row.drafts, num_accepted=accepted)
             self.drafting.learn(seq, row, delta)
         self.tokens += sum(made)
-        self.drafting.measure(Plan(0, [], rows), sum(made), last=False)
+        plain = not any(row.drafts or row.slack or row.propose or row.count > 1 for row in rows)
+        plan = Plan(0, [], rows, plain, self.drafting.showing.shown)
+        self.drafting.ahead = plan
+        cold, taken = self.executor(plan)
+        self.now += taken
+        outcome = Outcome(0, [[0] * count for count in made], cold=cold)
+        self.drafting.measure(plan, outcome, last=False)
         return made
 
     def drain(self, tokens: int) -> float:
         """Run a batch of new sequences to so many tokens each: the time it takes."""
+        if self.idles:
+            self.drafting.measure(Plan(0, [], []), Outcome(0, []), last=True)
+            self.now += 50.0
         begun, rates = self.now, self.rates
-        self.seqs = [Sequence(_request(str(index))) for index in range(len(rates))]
+        prompt = max(self.prompt, 1)
+        self.seqs = [Sequence(_request(str(index), prompt)) for index in range(len(rates))]
         self.waiting = list(self.seqs)
         made = [0] * len(rates)
         while self.seqs:
@@ -99,9 +124,11 @@ class World:
         return [self.step() for _ in range(steps)]
 
 
-def _request(name: str) -> Request:
+def _request(name: str, prompt: int = 1) -> Request:
     params = SamplingParams(max_tokens=90_000)
-    return Request(request_id=name, prompt_token_ids=[1], params=params, seed=0, max_tokens=90_000)
+    return Request(
+        request_id=name, prompt_token_ids=[1] * prompt, params=params, seed=0, max_tokens=90_000
+    )
 
 
 def flat(rows: int, drafts: int) -> float:
@@ -226,8 +253,10 @@ def test_a_few_tries_do_not_show_what_drafts_of_all_cost() -> None:
         world.now += 1 + 0.001 * tries
         drafts = [int(row < tries) for row in range(32)]
         rows = [Row(row, 10, 1 + count, [], True, count) for row, count in enumerate(drafts)]
-        world.drafting.measure(Plan(0, [], rows), 32, last=False)
-    (trial,) = world.drafting._payoffs.values()
+        plan = Plan(0, [], rows)
+        world.drafting.ahead = plan
+        world.drafting.measure(plan, Outcome(0, [[0]] * 32), last=False)
+    (trial,) = world.drafting._timing._payoffs.values()
     assert trial.costs.cost(1) == DraftCosts().cost(1)
 
 
@@ -452,3 +481,43 @@ def test_who_finds_no_drafts_looks_for_them_more_rarely() -> None:
     assert looked(100, found=False) < 35
     assert looked(8, found=True) >= 5
     assert looked(20, found=True) == 20
+
+
+def test_cold_steps_teach_nothing() -> None:
+    """Plain steps run without what is captured for them as long as all others have drafts."""
+    plain = 0
+
+    def executor(plan: Plan) -> tuple[bool, float]:
+        nonlocal plain
+        plain += plan.plain
+        cold = plan.plain and plain <= 30
+        return cold, 20.0 * cold
+
+    world = World([0.6], lambda rows, drafts: 2.5 if drafts else 1.0)
+    world.executor = executor
+    world.run(500)
+    before, since = world.tokens, world.now
+    world.run(4000)
+    assert (world.tokens - before) / (world.now - since) > 0.97
+
+
+def test_showing_is_part_of_the_price() -> None:
+    """Drafts that pay where all steps are seen, and do not pay for their being seen."""
+    world = World([0.3], lambda rows, drafts: 1.2 if drafts else 1.0, watches=True)
+    world.executor = lambda plan: (False, 0.4 * plan.shown)
+    for _ in range(30):
+        world.drain(96)
+    taken = [world.drain(96) for _ in range(100)]
+    assert sum(taken) < 1.03 * 96 * 100
+
+
+@pytest.mark.parametrize("prompts_first", [False, True])
+def test_preparation_beside_prompts_counts(prompts_first: bool) -> None:
+    """A draft model reads a prompt in the step that does; the answer is over too soon for that."""
+    world = World([0.7], flat)
+    world.prompt, world.reading, world.preparation = 100, 10.0, 30.0
+    world.idles = prompts_first
+    for _ in range(30):
+        world.drain(20)
+    taken = [world.drain(20) for _ in range(200)]
+    assert sum(taken) < 1.03 * 200 * (20 + world.reading)

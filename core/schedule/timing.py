@@ -1,0 +1,185 @@
+"""What every step took: what drafts cost beside steps without, and whether they have paid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..step import Outcome, Plan
+from .payoff import SHOWN, Payoff
+from .showing import Showing
+from .step_times import Baseline
+
+__all__ = ("Timing",)
+
+# Of plain steps one in so many is measured, once it is known what they take.
+_SAMPLED = 8
+# Looks for a plain step that nothing else is part of, after which any will do.
+_CHOOSY = 8
+# Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
+# drafts after which one more is.
+_BARE = 3
+_BARE_AGAIN = 64
+
+
+class Timing:
+    """Measures steps, each from the end of the one before to its own.
+
+    Attributes:
+        baseline: what steps take where nobody drafts.
+        looks: whether it is looked at who drafts in the step that is planned, or who might.
+        choosy: whether plain steps are measured only where nobody looks and no prompts are ahead.
+        price: of showing a plain step of that size, in plain steps; None where nobody knows.
+
+    Args:
+        clock: seconds, monotonic.
+        showing: is told when drafts pay.
+        watches: whether a speculator is shown steps.
+    """
+
+    def __init__(self, clock: Callable[[], float], showing: Showing, *, watches: bool) -> None:
+        self.baseline = Baseline()
+        self.looks = False
+        self.choosy = False
+        self.price: float | None = None
+        self._clock = clock
+        self._showing = showing
+        self._watches = watches
+        self._payoffs: dict[int, Payoff] = {}
+        # When the step before ended, or else when the first was planned.
+        self._since: float | None = None
+        self._first = True
+        # Steps to be measured that may show what it takes to begin drafting for a sequence.
+        self._preparing = 0
+        # Plain steps in which nobody looked, whether all of them are to be measured, and for how
+        # many looks they have been.
+        self._quiet = 0
+        self._unmeasured = False
+        self._waited = 0
+        # Steps with prompts that are yet to go without drafts, and those since that did not.
+        self._bare = 0
+        self._prompts_drafted = 0
+
+    def begin(self, *, looks: bool) -> None:
+        """A step is planned."""
+        self.looks = looks
+        if self._since is None:
+            self._since, self._first = self._clock(), True
+
+    @property
+    def runs(self) -> bool:
+        """Whether the end of a step is there to measure the next one from."""
+        return self._since is not None
+
+    def payoff(self, needed: int) -> Payoff:
+        """That of steps for so many sequences."""
+        self.price = self.baseline.price(needed)
+        return self._payoffs.setdefault(needed.bit_length(), Payoff())
+
+    def unmeasured(self, needed: int) -> bool:
+        """Whether it is to be found out what plain steps take."""
+        if self._payoffs[needed.bit_length()].doubts():
+            self.baseline.plain.forget(needed)
+        self._unmeasured = self.baseline.plain.wanted(needed)
+        known = self.baseline.plain.near(needed) is not None
+        self._waited = self._waited + 1 if self._unmeasured and known else 0
+        self.choosy = known and self._waited <= _CHOOSY
+        return self._unmeasured
+
+    def prepares(self) -> None:
+        """Drafting begins for a sequence in the step that is planned.
+
+        With overlap the host's part of a step is measured as that of the one before.
+        """
+        self._preparing = SHOWN
+
+    @property
+    def wants_bare_prompts(self) -> bool:
+        """Whether nothing is to be drafted from prompts, so that they can be measured."""
+        return self._bare > 0
+
+    def measure(self, plan: Plan, outcome: Outcome, ahead: Plan, *, last: bool) -> None:
+        """A step has ended; see ``Drafting.measure``.
+
+        Launching the step ahead may be part of what this one takes.
+        """
+        now = self._clock()
+        since, self._since = self._since, None if last else now
+        first, self._first = self._first, False
+        begins = self._preparing > 0
+        if plan.plain and not (self.looks or begins):
+            self._quiet += 1
+            if self._quiet % _SAMPLED and not self._unmeasured:
+                return
+        self._preparing -= begins
+        if since is None or outcome.cold:
+            return
+        seconds = now - since
+        if _reads_prompts(plan):
+            self._prompts(plan, seconds, first=first)
+        elif first or (self.choosy and _reads_prompts(ahead)):
+            return
+        elif plan.shown:
+            tokens = sum(map(len, outcome.tokens))
+            self._draws(plan, ahead, tokens, seconds, begins=begins)
+        elif plan.plain:
+            self.baseline.add_unseen(len(plan.rows), seconds)
+
+    def _prompts(self, plan: Plan, seconds: float, *, first: bool) -> None:
+        """A step with chunks of prompts: what it takes longer for being seen and drafted from."""
+        count, rows = plan.num_tokens, len(plan.rows)
+        proposes = any(row.propose or row.drafts for row in plan.rows)
+        if not proposes and not (self._watches and plan.shown):
+            self.baseline.add_prompts(count, seconds, first=first)
+            self._bare = max(0, self._bare - 1)
+            return
+        payoff, step = self._payoffs.get(rows.bit_length()), self.baseline.seconds(rows)
+        usual = self.baseline.prompts(count, first=first)
+        self._prompts_drafted += proposes
+        if proposes and (usual is None or self._prompts_drafted % _BARE_AGAIN == 0):
+            self._bare = _BARE if usual is None else 1
+        if payoff is None or step is None or usual is None:
+            return
+        cost = max(seconds - usual, 0.0) / step
+        if not proposes:
+            payoff.shows(cost)
+        elif payoff.loses(0.0, cost, begins=True):
+            self.baseline.plain.forget(rows)
+
+    def _draws(self, plan: Plan, ahead: Plan, tokens: int, seconds: float, *, begins: bool) -> None:
+        """A step of nothing but single tokens and drafts."""
+        rows, baseline = plan.rows, self.baseline
+        count = len(rows)
+        payoff = self._payoffs.get(count.bit_length())
+        if payoff is None:
+            return
+        # A step that looked for drafts and found none is no plain one, but part of the price; so is
+        # one before it.
+        drafted, leads = _drafts(plan), _drafts(ahead)
+        # Behind drafts in flight a step verifies, even if it has none.
+        follows = not plan.plain and any(row.slack for row in rows)
+        plain_one = not (drafted or begins or follows or leads)
+        # Looking takes its time as well.
+        if plain_one and not (self.looks and self.choosy):
+            payoff.rested(baseline.plain.add(count, seconds))
+            return
+        plain = baseline.seconds(count)
+        if plain is None:
+            return
+        gained, cost = tokens / count, seconds / plain
+        if not (drafted or begins or leads):
+            payoff.followed(gained, cost)
+            return
+        if drafted or begins:
+            payoff.costs.add(sum(row.drafts for row in rows) / count, cost)
+        if payoff.loses(gained, cost, begins=begins):
+            baseline.plain.forget(count)
+        elif payoff.pays:
+            self._showing.pays()
+
+
+def _drafts(plan: Plan) -> bool:
+    return not plan.plain and any(row.drafts or row.propose for row in plan.rows)
+
+
+def _reads_prompts(plan: Plan) -> bool:
+    return not plan.plain and any(row.count > 1 + row.drafts for row in plan.rows)
