@@ -252,7 +252,7 @@ class DefaultScheduler(Scheduler):
             prompts.take(count)
 
     def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]], budget: int) -> int:
-        """Plan the next token of a sequence that lacks only that, in a block it has.
+        """Plan the next token of a sequence that lacks only that, and a block for it if need be.
 
         ``_advance`` would do the same. With hundreds of sequences nearly every row of every step
         is such a one, and what they cost is what the host costs.
@@ -260,13 +260,12 @@ class DefaultScheduler(Scheduler):
         Returns:
             Tokens planned, with the sequence's drafts; 0 for a sequence of another kind.
         """
-        start = seq.num_computed
-        end = start + 1
-        known = len(seq.token_ids) + seq.num_pending
-        size = self.cache.block_size
+        start, size = seq.num_computed, self.cache.block_size
+        end, known = start + 1, len(seq.token_ids) + seq.num_pending
         if end <= seq.num_prompt or end != known:
             return 0
-        if end >= seq.token_limit or end > len(seq.blocks) * size:
+        grows = end > len(seq.blocks) * size
+        if end >= seq.token_limit or (grows and not self.cache.pool.num_free):
             return 0
         if self._drafting.asks or seq.num_ready or seq.num_slack:
             drafts = self._drafting.take(seq, end, budget - 1)
@@ -275,7 +274,9 @@ class DefaultScheduler(Scheduler):
                 self._advance(seq, 1 + drafts, rows, drafts, propose)
                 return 1 + drafts
             seq.num_ready = 0
-        rows.append((Row(seq.slot, start, 1, [], True), seq))
+        self._special += grows
+        new = self.cache.grow(seq, end) if grows else []
+        rows.append((Row(seq.slot, start, 1, new, True), seq))
         seq.num_computed = end
         seq.num_pending += 1
         if end >= (seq.num_committed + 1) * size:

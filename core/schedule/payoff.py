@@ -22,7 +22,7 @@ _LONGEST_PAUSE = 600
 # Share of the time that may be lost with drafts that do not pay. Of it, in plain steps' time: what
 # an engine begins with, since much is captured or recorded then, once; what may be saved, and owed.
 _LOSING = 0.02
-_AT_FIRST = 64.0
+_AT_FIRST = 32.0
 _MOST_SAVED = 16.0
 _MOST_OWED = 32.0
 # A pause from which on several attempts in a row have failed.
@@ -33,14 +33,13 @@ _SLOWER = 1.1
 # been slow in the beginning, and at most.
 _DOUBTED = 32
 _MORE_SURE = 8
-_PLAIN_AGAIN = 1000
+_PLAIN_AGAIN = 512
 # Of the time that plain steps were believed to take: what drafts seemed to gain, they did not.
 _FASTER = 0.9
-# Times plain steps' speed that drafts must promise to a sequence alone, which must come true, and
-# to many, whose batch ends with whoever has the least luck; of what is more, the share that must.
+# Times plain steps' speed that drafts must promise, and keep: to a sequence alone, and to many,
+# whose batch ends with whoever has the least luck.
 MARGIN = 1.02
 PROMISE = 1.1
-_KEPT = 0.5
 # Steps after which costs are looked at again, and whether drafting pays; and, at first, after which
 # it is asked again who would draft where nobody does.
 LOOK_AGAIN = 4
@@ -234,8 +233,7 @@ class Payoff:
     def _lost(self, longest: float, *, prepared: bool) -> float:
         """Plain steps' time that the last steps lost, with or without preparation."""
         taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
-        kept = MARGIN + _KEPT * (self._promise - MARGIN)
-        return kept * taken - sum(tokens for tokens, _, _ in self._gains)
+        return self._promise * taken - sum(tokens for tokens, _, _ in self._gains)
 
     def best(self, rate: float) -> int:
         """The number of drafts that makes tokens come fastest."""

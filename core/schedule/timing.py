@@ -12,7 +12,7 @@ from .step_times import Baseline
 __all__ = ("Timing",)
 
 # Of plain steps one in so many is measured, once it is known what they take.
-_SAMPLED = 8
+_SAMPLED = 32
 # Looks for a plain step that nothing else is part of, after which any will do.
 _CHOOSY = 8
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
@@ -50,9 +50,10 @@ class Timing:
         self._first = True
         # Steps to be measured that may show what it takes to begin drafting for a sequence.
         self._preparing = 0
-        # Plain steps in which nobody looked, whether all of them are to be measured, and for how
-        # many looks they have been.
-        self._quiet = 0
+        # Steps, those yet to come behind one with drafts, which it is part of; whether all plain
+        # ones are to be measured, and for how many looks they have been.
+        self._steps = 0
+        self._follow = 0
         self._unmeasured = False
         self._waited = 0
         # Steps with prompts that are yet to go without drafts, and those since that did not.
@@ -90,7 +91,7 @@ class Timing:
 
         With overlap the host's part of a step is measured as that of the one before.
         """
-        self._preparing = SHOWN
+        self._preparing = self._follow = SHOWN
 
     @property
     def wants_bare_prompts(self) -> bool:
@@ -106,11 +107,11 @@ class Timing:
         since, self._since = self._since, None if last else now
         first, self._first = self._first, False
         begins = self._preparing > 0
-        if plan.plain and not (self.looks or begins):
-            self._quiet += 1
-            if self._quiet % _SAMPLED and not self._unmeasured:
-                return
+        self._steps += 1
+        if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow):
+            return
         self._preparing -= begins
+        self._follow = SHOWN if _drafts(plan) or begins else max(0, self._follow - 1)
         if since is None or outcome.cold:
             return
         seconds = now - since
