@@ -17,7 +17,7 @@ from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.platform import Platform
 from quire.core.request import SamplingParams
 from quire.core.run import chunk_graphs, draft_graphs, graphs
-from quire.core.run.runner import Runner
+from quire.core.run.runner import PendingStep, Runner
 from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
 from quire.plugins.speculation import eagle
@@ -204,7 +204,36 @@ def test_shapes_captured_ahead_serve_every_length(case, captured, method: str) -
     assert [len(graphs) for graphs in held] == [graphs.num_shapes for graphs in runner.captured()]
     assert driver.generate(prompts, GREEDY) == wanted
     assert [graphs._graphs for graphs in runner.captured()] == held
+    assert not any(graphs.cold for graphs in runner.captured())
     assert all(capturing.launches for capturing in captured)
+
+
+@pytest.mark.parametrize("method", ["none", "draft_model"])
+@pytest.mark.parametrize("mode", ["whole", "overlap"])
+def test_what_is_captured_first_is_cold(
+    case, captured, monkeypatch, method: str, mode: str
+) -> None:
+    """Until nothing is missing any more; whoever measures steps is told."""
+    folder, prompts, wanted = case
+    monkeypatch.setattr(graphs, "PATIENCE", 3)
+    cold: list[bool] = []
+    wait = PendingStep.wait
+
+    def note(self):
+        outcome = wait(self)
+        cold.append(outcome.cold)
+        return outcome
+
+    monkeypatch.setattr(PendingStep, "wait", note)
+    speculation = {"none": {}, "draft_model": {"model": str(folder), "adaptive": False}}[method]
+    sections = {"attention": {"backend": "cpu"}, "speculation": speculation}
+    driver = Driver(configure(folder, **sections, **MODES[mode]))
+    assert driver.generate(prompts[:1], GREEDY) == wanted[:1]
+    assert cold[0] and sum(cold) >= 4
+    for _ in range(8):
+        cold.clear()
+        assert driver.generate(prompts[:1], GREEDY) == wanted[:1]
+    assert len(cold) > 4 and not any(cold)
 
 
 def test_a_chain_without_a_graph_runs_in_a_longer_one(case, captured) -> None:
