@@ -16,7 +16,7 @@ __all__ = ("Showing",)
 _PATIENCE = 256
 # Steps shown after which it must be known what they would take unseen, and those of a rest that is
 # to find out.
-_UNPRICED = 256
+_UNPRICED = 128
 _LOOK = 32
 # For how many times as many steps it rests as were shown in vain: at first, since the next requests
 # may be of another kind, and at most.
