@@ -107,6 +107,7 @@ class AsyncLLM:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        streamed: bool = True,
     ) -> AsyncIterator[StreamDelta]:
         """Complete a prompt and yield what is new after each step; closing it aborts.
 
@@ -116,6 +117,8 @@ class AsyncLLM:
             request_id: a label that ``abort`` understands too.
             priority: smaller is sooner, for policies that look at it.
             cache_salt: requests of different salts share no prefix.
+            streamed: False where nobody reads tokens as they come: what is new may then be all of
+                a completion, at its end, and prompts of others may make its tokens wait.
 
         Raises:
             InvalidRequest: when the request can never run.
@@ -127,7 +130,12 @@ class AsyncLLM:
         try:
             _, ids = self._frontend.encode(prompt)
             collector, requests = self._frontend.collect(
-                ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt
+                ids,
+                params,
+                request_id=request_id,
+                priority=priority,
+                cache_salt=cache_salt,
+                streamed=streamed,
             )
         except InvalidRequest:
             self._rejected("invalid")

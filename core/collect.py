@@ -26,6 +26,7 @@ class _Completion:
     first_token: float | None = None
     last_token: float = 0.0
     gaps: list[float] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
     record: CompletionRecord | None = None
 
 
@@ -37,15 +38,24 @@ class Collector:
         requests: one a completion, as sent to the engine.
         params: as given.
         tokenizer: for text.
+        streamed: whether somebody reads tokens as they come; else each completion is given whole
+            at its end, but where a stop string may end it or log-probabilities come with tokens.
     """
 
     def __init__(
-        self, request_id: str, requests: list[Request], params: SamplingParams, tokenizer: Tokenizer
+        self,
+        request_id: str,
+        requests: list[Request],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        *,
+        streamed: bool = True,
     ) -> None:
         self.request_id = request_id
         self.params = params
         self.prompt_token_ids = requests[0].prompt_token_ids
         self._tokenizer = tokenizer
+        self._holds = not (streamed or params.stop_strings or params.logprobs is not None)
         self._completions = {
             request.request_id: (index, _Completion(request, self._detokenizer()))
             for index, request in enumerate(requests)
@@ -73,6 +83,11 @@ class Collector:
         self._note(part, delta)
         if delta.prompt_logprobs and index == 0:
             self._prompt_logprobs += [self._entry(entry) for entry in delta.prompt_logprobs]
+        if self._holds:
+            part.held += delta.token_ids
+            if delta.finish_reason is None:
+                return None, None
+            delta.token_ids = part.held
         news = self._news(index, part, delta)
         abort = delta.request_id if news.finish_reason and not delta.finish_reason else None
         if news.finish_reason is not None:
@@ -166,10 +181,12 @@ class Collector:
 
     def _note(self, part: _Completion, delta: Delta) -> None:
         now = time.monotonic()
-        self._num_drafts += delta.num_drafts
-        self._num_accepted += delta.num_accepted
-        self._num_cached = max(self._num_cached, delta.num_cached)
-        part.queued = part.queued or delta.queued
+        if delta.num_drafts:
+            self._num_drafts += delta.num_drafts
+            self._num_accepted += delta.num_accepted
+        if part.first_token is None:
+            self._num_cached = max(self._num_cached, delta.num_cached)
+            part.queued = part.queued or delta.queued
         if not delta.token_ids:
             return
         if part.first_token is None:

@@ -108,7 +108,8 @@ class Frontend:
             )
             for index in range(params.n)
         ]
-        return Collector(request_id or name, requests, params, self.tokenizer), requests
+        label = request_id or name
+        return Collector(label, requests, params, self.tokenizer, streamed=streamed), requests
 
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
         """Each word as it is written at the start of a text, and after a space."""

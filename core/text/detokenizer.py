@@ -69,7 +69,7 @@ class IncrementalDetokenizer:
         if self._stops is None:
             if len(token_ids) == 1:
                 return Piece(push(token_ids[0]), None, 1)
-            return Piece("".join(map(push, token_ids)), None, len(token_ids))
+            return Piece(self._stream.extend(token_ids), None, len(token_ids))
         if self._stops.found is not None:
             return Piece("", self._stops.found, 0)
         text = ""
@@ -91,6 +91,8 @@ class _Stream(Protocol):
     """Tokens to whole characters."""
 
     def push(self, token: int) -> str: ...
+
+    def extend(self, tokens: Sequence[int]) -> str: ...
 
     def finish(self) -> str: ...
 
@@ -119,6 +121,13 @@ class _Bytes:
             data = data.removeprefix(b" ")
         return self._decoder.decode(data)
 
+    def extend(self, tokens: Sequence[int]) -> str:
+        if self._at_start:
+            return "".join(map(self.push, tokens))
+        skipped = self._skipped
+        shown = (token for token in tokens if token not in skipped)
+        return self._decoder.decode(b"".join(map(self._pieces, shown)))
+
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
 
@@ -137,6 +146,9 @@ class _Window:
     def push(self, token: int) -> str:
         self._ids.append(token)
         return self._news(force=len(self._ids) > _MAX_WINDOW)
+
+    def extend(self, tokens: Sequence[int]) -> str:
+        return "".join(map(self.push, tokens))
 
     def finish(self) -> str:
         return self._news(force=True)

@@ -67,6 +67,7 @@ class Generation:
                     request_id=name,
                     priority=request.priority or 0,
                     cache_salt=request.cache_salt or "",
+                    streamed=bool(request.stream),
                 )
                 for name, index in self._open.items()
             ]
