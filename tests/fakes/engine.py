@@ -88,6 +88,7 @@ class FakeEngine:
         self.closed: list[str] = []
         self.running: set[str] = set()
         self.requests: list[tuple[list[int], SamplingParams, dict[str, Any]]] = []
+        self.streamed: list[bool] = []
         self._dead = asyncio.Event()
 
     def add_observer(self, observer: Any) -> None:
@@ -119,6 +120,7 @@ class FakeEngine:
         request_id: str | None = None,
         priority: int = 0,
         cache_salt: str = "",
+        streamed: bool = True,
     ) -> AsyncIterator[StreamDelta]:
         name = request_id or "anonymous"
         if not self.alive:
@@ -128,6 +130,7 @@ class FakeEngine:
         if not prompt:
             raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
         self.requests.append((prompt, params, {"priority": priority, "cache_salt": cache_salt}))
+        self.streamed.append(streamed)
         self.running.add(name)
         try:
             async for delta in self._generate(name, prompt, params):

@@ -22,6 +22,7 @@ async def test_whole_answer(server):
     assert answer.usage.total_tokens == prompt + SIZE
     assert answer.usage.prompt_tokens_details.cached_tokens == 2
     assert answer.id == answer._request_id
+    assert server.engine.streamed == [False]
 
 
 async def test_stream_joins_to_the_whole(server):
@@ -29,6 +30,7 @@ async def test_stream_joins_to_the_whole(server):
         model="demo", messages=USER, n=2, stream=True, stream_options={"include_usage": True}
     )
     chunks = [chunk async for chunk in stream]
+    assert server.engine.streamed == [True]
     *body, last = chunks
     texts, roles, reasons = {0: "", 1: ""}, {0: [], 1: []}, {0: [], 1: []}
     for chunk in body:
