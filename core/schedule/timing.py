@@ -14,7 +14,7 @@ __all__ = ("Timing",)
 # Of plain steps one in so many is measured, once it is known what they take.
 _SAMPLED = 32
 # Looks for a plain step that nothing else is part of, after which any will do.
-_CHOOSY = 8
+_CHOOSY = 3
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
 # drafts after which one more is.
 _BARE = 3
@@ -116,7 +116,7 @@ class Timing:
             return
         seconds = now - since
         if _reads_prompts(plan):
-            self._prompts(plan, seconds, first=first)
+            self._prompts(plan, outcome, seconds, first=first)
         elif first or (self.choosy and _reads_prompts(ahead)):
             return
         elif plan.shown:
@@ -125,8 +125,9 @@ class Timing:
         elif plan.plain:
             self.baseline.add_unseen(len(plan.rows), seconds)
 
-    def _prompts(self, plan: Plan, seconds: float, *, first: bool) -> None:
-        """A step with chunks of prompts: what it takes longer for being seen and drafted from."""
+    def _prompts(self, plan: Plan, outcome: Outcome, seconds: float, *, first: bool) -> None:
+        """A step with chunks of prompts: what it takes longer for being seen and drafted from, and
+        the tokens that drafts have given beside them."""
         count, rows = plan.num_tokens, len(plan.rows)
         proposes = any(row.propose or row.drafts for row in plan.rows)
         if not proposes and not (self._watches and plan.shown):
@@ -143,7 +144,9 @@ class Timing:
         cost = max(seconds - usual, 0.0) / step
         if not proposes:
             payoff.shows(cost)
-        elif payoff.loses(0.0, cost, begins=True):
+            return
+        gained = sum(len(drawn) - 1 for drawn in outcome.tokens if drawn) / rows
+        if payoff.loses(gained, cost, begins=True):
             self.baseline.plain.forget(rows)
 
     def _draws(self, plan: Plan, ahead: Plan, tokens: int, seconds: float, *, begins: bool) -> None:

@@ -5,14 +5,17 @@ import pytest
 from quire.core.schedule import drafting, showing
 from quire.core.schedule.showing import Showing
 from quire.core.sequence import Sequence
+from quire.core.step import Outcome, Plan, Row
 from tests.core.schedule.test_drafting import World, _request, busy, flat, gpu
 
 
 class Stream(World):
     """A world where a sequence that has so many tokens is replaced by a new one."""
 
-    def __init__(self, rates: list[float], seconds, *, length: int = 128) -> None:
-        super().__init__(rates, seconds, watches=True)
+    def __init__(
+        self, rates: list[float], seconds, *, length: int = 128, watches: bool = True
+    ) -> None:
+        super().__init__(rates, seconds, watches=watches)
         self.length = length
 
     def shown(self, steps: int) -> list[bool]:
@@ -23,7 +26,7 @@ class Stream(World):
             found.append(self.drafting.showing.shown)
             for index, seq in enumerate(self.seqs):
                 if len(seq.token_ids) >= self.length:
-                    self.seqs[index] = Sequence(_request("new"))
+                    self.seqs[index] = Sequence(_request("new", max(self.prompt, 1)))
                     self.waiting.append(self.seqs[index])
         return found
 
@@ -130,3 +133,33 @@ def test_a_rest_makes_up_for_prompts_shown_in_vain() -> None:
         watched.begin(idle=step % 10 == 0, owed=0, unpriced=False, waiting=True)
         shown += watched.shown
     assert 0.02 < shown / 1_000_000 < 0.04
+
+
+def test_drafts_pay_beside_prompts_as_well() -> None:
+    """Where requests are short and many, hardly a step is without a prompt."""
+    world = Stream([0.9] * 8, flat, length=440, watches=False)
+    world.prompt, world.reading, world.preparation = 400, 1.0, 0.5
+    world.shown(2000)
+    tried, steps = world.drafting.tried, 1000
+    world.shown(steps)
+    assert world.drafting.tried - tried > 2 * 8 * steps
+
+
+def test_tokens_of_drafts_beside_a_prompt_count() -> None:
+    """14 tokens of drafts for half of a plain step have lost nothing."""
+    world = Stream([0.9] * 8, flat, length=440, watches=False)
+    world.prompt, world.reading, world.preparation = 400, 1.0, 0.5
+    world.shown(300)
+    timing = world.drafting._timing
+    payoff = timing.payoff(8)
+    drafted = Row(1, 10, 3, [], True, 2)
+    plan = Plan(0, [], [Row(0, 0, 400, [], True), *[drafted] * 7])
+    usual = timing.baseline.prompts(plan.num_tokens, first=False)
+    assert usual is not None
+    payoff._losing.add(-10)
+    left = payoff._losing.left
+    timing.looks = True
+    timing.measure(plan, Outcome(0, []), plan, last=False)
+    world.now += usual + 0.5
+    timing.measure(plan, Outcome(0, [[1], *[[1, 2, 3]] * 7]), plan, last=False)
+    assert payoff._losing.left > left
