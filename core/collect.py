@@ -94,7 +94,7 @@ class Collector:
             self._end(part, news.finish_reason, delta.num_preemptions)
         if not (news.text or news.token_ids or news.finish_reason):
             return None, None
-        finished = not self.unfinished
+        finished = news.finish_reason is not None and not self.unfinished
         stream = StreamDelta(
             self.request_id,
             self.prompt_token_ids,
