@@ -52,10 +52,13 @@ def _check_product(platform: Platform, device: torch.device, dtype: torch.dtype)
                 x = torch.randn(tokens, width).to(device, dtype)
                 found = multiply(x)
                 expected = x.double().cpu() @ expected_weight.T
+                size = expected.abs()
                 if bias is not None:
+                    # Of what is added, not of what that leaves.
                     expected += bias.double().cpu()
+                    size += bias.double().cpu().abs()
                 same = found.dtype == dtype and found.shape == expected.shape
                 require(same, f"a product is {found.dtype} {list(found.shape)}")
-                error = (found.double().cpu() - expected).norm() / expected.norm()
+                error = (found.double().cpu() - expected).norm() / size.norm()
                 close = bool(error <= tolerance)
                 require(close, f"{out}x{width}, {tokens} tokens, {dtype}: off by {error}")

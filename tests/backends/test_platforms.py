@@ -36,6 +36,16 @@ def test_cpu_without_packing(
     check_platform(CPU)
 
 
+def test_a_bias_that_leaves_little_of_a_product_is_no_fault(monkeypatch) -> None:
+    """What is left has the error of what there was."""
+
+    def close(*shape: int) -> torch.Tensor:
+        return torch.full(shape, -0.77001 if len(shape) == 1 else 0.77**0.5)
+
+    monkeypatch.setattr(torch, "randn", close)
+    check_platform(CPU)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda() -> None:
