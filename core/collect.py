@@ -113,6 +113,7 @@ class Collector:
         """Nobody waits any more, or nobody answers: what still runs has ended for this reason."""
         for _, part in self._completions.values():
             if part.record is None:
+                part.num_tokens += len(part.held)
                 self._end(part, reason, 0)
 
     def record(self) -> RequestRecord | None:

@@ -61,7 +61,7 @@ class Drafting:
     ) -> None:
         self.most = settings.max_drafts
         self.asks = False
-        self.ahead: Plan | None = None
+        self.ahead = Plan(0, [], [])
         self.showing = Showing(rests=settings.watches and settings.adaptive)
         self.rows = 0
         self.tried = 0
@@ -222,7 +222,7 @@ class Drafting:
         if self._judged:
             self._overall.add(self._judged, self._right)
             self._judged = self._right = 0
-        self._timing.measure(plan, outcome, self.ahead or plan, last=last)
+        self._timing.measure(plan, outcome, self.ahead, last=last)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""

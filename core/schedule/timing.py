@@ -73,8 +73,11 @@ class Timing:
 
     def payoff(self, needed: int) -> Payoff:
         """That of steps for so many sequences."""
-        self.price = self.baseline.price(needed)
-        return self._payoffs.setdefault(needed.bit_length(), Payoff())
+        self.price = self.baseline.price(needed) if self._watches else None
+        payoff = self._payoffs.get(needed.bit_length())
+        if payoff is None:
+            payoff = self._payoffs[needed.bit_length()] = Payoff()
+        return payoff
 
     def unmeasured(self, needed: int) -> bool:
         """Whether it is to be found out what plain steps take."""

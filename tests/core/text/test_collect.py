@@ -93,6 +93,17 @@ def test_where_a_stop_string_may_end_it_tokens_are_looked_at_as_they_come(
     assert aborted == ["r.0"]
 
 
+@pytest.mark.parametrize("streamed", [True, False])
+def test_tokens_of_who_has_left_count(tokenizers: dict[str, Tokenizer], streamed: bool) -> None:
+    params = SamplingParams(max_tokens=99)
+    taker = collector(tokenizers["byte_level"], params, streamed=streamed)
+    for size in (1, 3):
+        taker.take(Delta("r.0", [7] * size))
+    taker.give_up("abort")
+    record = taker.record()
+    assert record is not None and record.completions[0].num_generated == 4
+
+
 def test_log_probabilities_come_with_their_tokens(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["byte_level"]
     params = SamplingParams(max_tokens=99, logprobs=0)
