@@ -26,7 +26,6 @@ class TritonKernels:
     """See ``platform.Kernels``."""
 
     activations = activation.ACTIVATIONS
-    activate = activation.activate
     conclude = conclusion.conclude
     finish = conclusion.finish
     launch = staticmethod(launch)

@@ -104,21 +104,13 @@ def _vector(
     finish(y, gate, inside, rows < N, bias_ptr, add_at, out_at, N, ACT, BIAS, ADD)
 
 
-@triton.jit
-def _prefetch(at):
-    """Bring the lines of these addresses into the L2 cache."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], tl.int32, is_pure=False, pack=1
-    )
-
-
 @triton.jit(do_not_specialize=["M"])
 def _dot(
     x_ptr, w_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M, N: tl.constexpr,
     K: tl.constexpr, x_stride: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr,
-    SPLIT: tl.constexpr, AHEAD: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr,
-    BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
+    ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     part = tl.program_id(1)
@@ -134,11 +126,6 @@ def _dot(
     up_offset = N * K
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        lines = first + tl.arange(0, AHEAD * DEPTH // 64) * 64
-        w_lines = w_ptr + inside[:, None] * K + tl.minimum(lines, K - 1)[None, :]
-        _prefetch(w_lines)
-        if ACT is not None:
-            _prefetch(w_lines + up_offset)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
@@ -287,7 +274,6 @@ def dot_product(
         tokens,
         config.depth,
         split,
-        1 << (config.stages.bit_length() - 1),
         depth % config.depth != 0,
         None if act is None else ACTIVATIONS[act],
         bias is not None,

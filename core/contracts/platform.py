@@ -134,8 +134,8 @@ class ProductShape(msgspec.Struct, frozen=True):
 class Kernels(Protocol):
     """What the platform's own kernels are made of, for kernels that live elsewhere.
 
-    ``conclude``, ``finish`` and ``activate`` are functions in the kernels' language, to be handed
-    to a kernel as constants.
+    ``conclude`` and ``finish`` are functions in the kernels' language, to be handed to a kernel as
+    constants.
     """
 
     @property
@@ -150,12 +150,7 @@ class Kernels(Protocol):
 
     @property
     def activations(self) -> Mapping[str, str]:
-        """``Gate.act`` -> what ``conclude`` and ``activate`` call it."""
-        ...
-
-    @property
-    def activate(self) -> Any:
-        """An activation of float32."""
+        """``Gate.act`` -> what ``conclude`` and ``finish`` call it."""
         ...
 
     @property

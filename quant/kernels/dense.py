@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .decode import bytes_of, nibbles, places, row_vector, whole
+from .decode import bytes_of, minus, nibbles, places, row_vector, whole
 from .grouped import Packed
 
 __all__ = ("Scratch", "write_out")
@@ -25,31 +25,37 @@ _Key = tuple[torch.dtype, torch.device]
 class Scratch:
     """Memory that products of one dtype and device write matrices out into, one after the other.
 
-    It is freed with the last of them, and stays where it is, as captured graphs need: one that asks
-    for more gets another, which serves those to come.
+    It is made when the first of them does so, for the largest until then, is freed with the last of
+    them, and stays where it is, as captured graphs need: who asks for more gets another, which
+    serves those to come.
 
     Args:
-        size: entries.
         dtype: of the activations.
         device: of the products.
     """
 
     _shared: ClassVar[WeakValueDictionary[_Key, Scratch]] = WeakValueDictionary()
 
-    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._memory = torch.empty(size, dtype=dtype, device=device)
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._size = 0
+        self._memory: torch.Tensor | None = None
+        self._dtype = dtype
+        self._device = device
 
     @classmethod
     def of(cls, n: int, k: int, dtype: torch.dtype, device: torch.device) -> Scratch:
         """What a product with a matrix [n, k] keeps as long as it may multiply."""
         size = _chunk(n, k) * k
         shared = cls._shared.get((dtype, device))
-        if shared is None or len(shared._memory) < size:
-            shared = cls._shared[dtype, device] = cls(size, dtype, device)
+        if shared is None or (shared._memory is not None and shared._size < size):
+            shared = cls._shared[dtype, device] = cls(dtype, device)
+        shared._size = max(shared._size, size)
         return shared
 
     def chunks(self, n: int, k: int) -> Iterator[tuple[int, torch.Tensor]]:
         """For each chunk of a matrix [n, k] its first row and where to write it, [rows, k]."""
+        if self._memory is None:
+            self._memory = torch.empty(self._size, dtype=self._dtype, device=self._device)
         rows = _chunk(n, k)
         for first in range(0, n, rows):
             count = min(rows, n - first)
@@ -80,13 +86,9 @@ def _write_out(
     words = tl.reshape(words, (U, R, 8, 4, 2, 2, 2))
     place = places(first + base, N, R) + step // PARTS * N
     if ZERO:
-        zero = row_vector(tl.load(zero_ptr + place), R, U)
-    elif BITS == 8:
-        zero = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
-    elif tl.bfloat16 == DTYPE:
-        zero = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
+        zero = row_vector(minus(tl.load(zero_ptr + place), BITS, DTYPE), R, U)
     else:
-        zero = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
+        zero = minus(tl.full((U, R, 8, 4, 2, 2, 2), 2 ** (BITS - 1), tl.uint8), BITS, DTYPE)
     scale = row_vector(tl.load(scale_ptr + place).to(tl.float32), R, U)
     if SLICES == 2:
         a, b = bytes_of(words, zero)

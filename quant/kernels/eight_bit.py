@@ -13,7 +13,6 @@ import triton.language as tl
 
 from ...core.contracts.platform import Kernels
 from .decode import settled
-from .prefetch import prefetch
 from .tiles import Config, output, shared_depth
 
 __all__ = ("multiply",)
@@ -70,11 +69,6 @@ def _product(
     some = (tokens < M)[None, :]
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        lines = first + tl.arange(0, 2) * DEPTH
-        w_lines = w_ptr + inside.to(tl.int64)[:, None] * K + tl.minimum(lines, K - 1)[None, :]
-        prefetch(w_lines)
-        if ACT is not None:
-            prefetch(w_lines + N * K)
         tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total

@@ -24,9 +24,8 @@ import triton.language as tl
 from ...core.contracts.platform import Kernels
 from ..weights import GroupedWeight
 from .apart import apart
-from .decode import bytes_of, group_of, nibbles, operand, places, row_vector, settled, whole
+from .decode import bytes_of, group_of, minus, nibbles, operand, places, row_vector, settled, whole
 from .layout import pack
-from .prefetch import prefetch, prefetch_scales
 from .tiles import Config, output, shared_depth
 
 __all__ = ("Packed", "multiply", "packed_width", "part_of_groups")
@@ -34,13 +33,6 @@ __all__ = ("Packed", "multiply", "packed_width", "part_of_groups")
 
 _STEP = 128
 """Columns that one step multiplies at most."""
-_OFFSETS = {
-    (4, torch.bfloat16): 128.0,
-    (4, torch.float16): 1024.0,
-    (8, torch.bfloat16): 0.0,
-    (8, torch.float16): 0.0,
-}
-"""What decoding adds to a code besides, see ``decode``."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +42,7 @@ class Packed:
     Attributes:
         words: of ``layout.pack``.
         scales: [groups, N].
-        zeros: [groups, N] in the activations' dtype, as ``decode`` takes them; None where all are
-            2^(bits - 1).
+        zeros: uint8 [groups, N]; None where all are 2^(bits - 1).
         bits: 4 or 8.
         n: rows of the matrix.
         k: columns.
@@ -96,12 +87,10 @@ class Packed:
         zeros = weight.zeros
         if zeros is None and bits != weight.bits:
             zeros = torch.full_like(weight.scales, 2 ** (weight.bits - 1), dtype=torch.uint8)
-        if zeros is not None:
-            zeros = (-(_OFFSETS[bits, dtype] + zeros.t().float())).to(dtype).contiguous()
         return cls(
             words=pack(weight.codes, bits, part),
             scales=weight.scales.t().contiguous(),
-            zeros=zeros,
+            zeros=None if zeros is None else zeros.t().contiguous(),
             bits=bits,
             n=n,
             k=k,
@@ -130,14 +119,10 @@ def _zero(
 ):  # fmt: skip
     """What decoding subtracts, of every word of a tile; values are the rows' if they differ."""
     if ZERO:
-        values = row_vector(values, R, U)
-    elif BITS == 8:
-        values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
-    elif tl.bfloat16 == DTYPE:
-        values = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
+        zero = row_vector(minus(values, BITS, DTYPE), R, U)
     else:
-        values = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
-    return values
+        zero = minus(tl.full((U, R, 8, 4, 2, 2, 2), 2 ** (BITS - 1), tl.uint8), BITS, DTYPE)
+    return zero
 
 
 @triton.jit
@@ -195,19 +180,60 @@ def _step(
     return total
 
 
+@triton.jit
+def _words(at, N: tl.constexpr, GATED: tl.constexpr):
+    """The words of a step, and behind a gate those of the other half, which is N rows on."""
+    w = tl.load(at, eviction_policy="evict_first")
+    up = w
+    if GATED:
+        up = tl.load(at + N * 16, eviction_policy="evict_first")
+    return w, up
+
+
+@triton.jit
+def _both(
+    words, x, group, total, gate, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
+    R: tl.constexpr, U: tl.constexpr, WHOLE: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr,
+    GATED: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """(total, gate) and the products of a step of both halves, of which a product without a gate
+    has one; group is of ``group_of``."""
+    SLICES: tl.constexpr = 16 // BITS
+    w, up = words
+    scale, zero, up_scale, up_zero = group
+    zero = _zero(zero, DTYPE, BITS, ZERO, R, U)
+    if FOLD:
+        scale = row_vector(scale.to(DTYPE), R, U)
+        if GATED:
+            gate = _step(w, x, zero, scale, gate, SLICES, R, U, WHOLE, FOLD, ASM)
+            w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
+            zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
+        total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
+        total = settled(total, PDL)
+    else:
+        none = tl.zeros_like(total)
+        scale = scale.to(tl.float32)[:, None]
+        if GATED:
+            gate += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
+            w, scale = up, up_scale.to(tl.float32)[:, None]
+            zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
+        total += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
+    return total, gate
+
+
 @triton.jit(do_not_specialize=["M"])
 def _product(
     x_ptr, w_ptr, scale_ptr, zero_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, TALL: tl.constexpr, x_stride: tl.constexpr,
     add_stride: tl.constexpr, out_stride: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     PART: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, LINES: tl.constexpr, FOLD: tl.constexpr, WHOLE: tl.constexpr,
+    SPLIT: tl.constexpr, HELD: tl.constexpr, FOLD: tl.constexpr, WHOLE: tl.constexpr,
     ASM: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """N rows of the weights, or behind a gate of either half; TALL of all, in whole units.
 
-    While the kernel before ends, weights of two steps and scales of LINES, all, come nearer.
+    While the kernel before ends, words of the last HELD steps and scales of the first are read.
     """
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     SLICES: tl.constexpr = 16 // BITS
@@ -215,7 +241,8 @@ def _product(
     R: tl.constexpr = ROWS // 16
     U: tl.constexpr = PART // UNIT
     LINE: tl.constexpr = TALL * 16
-    ALL: tl.constexpr = N if ACT is None else 2 * N
+    GATED: tl.constexpr = ACT is not None
+    ALL: tl.constexpr = 2 * N if GATED else N
     STEPS: tl.constexpr = (K + PART - 1) // PART
     tile = tl.program_id(1)
     part = tl.program_id(2)
@@ -238,48 +265,39 @@ def _product(
     place = places(tile * ROWS, N, R)
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
-        ahead = tl.minimum(first + tl.arange(0, 2), STEPS - 1).to(tl.int64)[:, None, None]
-        lines = ahead * (U * LINE) + tl.arange(0, U)[None, :, None] * LINE
-        lines += tile * (R * 256) + tl.arange(0, R * 4)[None, None, :] * 64
-        prefetch(w_ptr + lines)
-        if ACT is not None:
-            prefetch(w_ptr + N * 16 + lines)
-        ahead = tl.minimum(first + tl.arange(0, LINES), STEPS - 1) // PARTS * ALL
-        lines = ahead[:, None] + tile * ROWS + tl.arange(0, (ROWS + 63) // 64)[None, :] * 64
-        prefetch_scales(scale_ptr, zero_ptr, lines, N, ZERO, ACT is not None)
-        tl.extra.cuda.gdc_wait()
-    total = tl.zeros((ROWS, TOKENS), tl.float32)
-    gate = total
+    held_at = w_at + (last - HELD - first).to(tl.int64) * (U * LINE)
+    held = ()
+    for index in tl.static_range(HELD):
+        held += (_words(held_at + index * (U * LINE), N, GATED),)  # type: ignore[assignment]
     # Scales and zeros are loaded a step ahead.
     group = tl.minimum(first, STEPS - 1) // PARTS * ALL
     scale_at = scale_ptr + (place if FOLD else tall)
-    ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, ACT is not None)
-    for step in range(first, last):
-        w = tl.load(w_at, eviction_policy="evict_first")
+    ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, GATED)
+    if PDL:
+        # Weights do not depend on the kernel before; everything below may.
+        tl.extra.cuda.gdc_wait()
+    total = tl.zeros((ROWS, TOKENS), tl.float32)
+    gate = total
+    for step in range(first, last - HELD):
+        words = _words(w_at, N, GATED)
         x = _inputs(x_at, inside, SLICES, WHOLE, K % PART != 0, columns, K - step * PART)
-        if ACT is not None:
-            up = tl.load(w_at + N * 16, eviction_policy="evict_first")
-        scale, zero, up_scale, up_zero = ahead
+        now = ahead
         group = tl.minimum(step + 1, last - 1) // PARTS * ALL
-        ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, ACT is not None)
-        zero = _zero(zero, DTYPE, BITS, ZERO, R, U)
-        if FOLD:
-            scale = row_vector(scale.to(DTYPE), R, U)
-            if ACT is not None:
-                gate = _step(w, x, zero, scale, gate, SLICES, R, U, WHOLE, FOLD, ASM)
-                w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
-                zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
-            total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
-            total = settled(total, PDL)
-        else:
-            none = tl.zeros((ROWS, TOKENS), tl.float32)
-            scale = scale.to(tl.float32)[:, None]
-            if ACT is not None:
-                gate += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
-                w, scale = up, up_scale.to(tl.float32)[:, None]
-                zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
-            total += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
+        ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, GATED)
+        total, gate = _both(
+            words, x, now, total, gate, DTYPE, BITS, ZERO, R, U, WHOLE, FOLD, ASM, GATED, PDL
+        )
         w_at += U * LINE
+        x_at += PART
+    for index in tl.static_range(HELD):
+        step = last - HELD + index
+        x = _inputs(x_at, inside, SLICES, WHOLE, K % PART != 0, columns, K - step * PART)
+        now = ahead
+        group = tl.minimum(step + 1, last - 1) // PARTS * ALL
+        ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, GATED)
+        total, gate = _both(
+            held[index], x, now, total, gate, DTYPE, BITS, ZERO, R, U, WHOLE, FOLD, ASM, GATED, PDL
+        )
         x_at += PART
     tile += tl.program_id(0) * tl.num_programs(1)
     CONCLUDE(
@@ -356,13 +374,14 @@ def multiply(
         # their operands from the words as they come.
         hopper = config.tokens >= 16 and rows % 64 == 0 and config.warps % 4 == 0
         hopper = hopper and (kernels.overlaps or x.is_cpu)
-        lines = _power(-(-weight.k // part // split))
-        cut = (rows, config.tokens, split, lines, fold, hopper)
+        cut = (rows, config.tokens, split, _held(config, weight.k, part), fold, hopper)
         options["num_stages"] = config.stages
         kernels.launch(_product, grid, *memory, count, *shape, *cut, *around, **options)
     return out
 
 
-def _power(count: int) -> int:
-    """The power of two from a number on."""
-    return 1 << (count - 1).bit_length()
+def _held(config: Config, k: int, part: int) -> int:
+    """Steps to hold: no more than the program with fewest has."""
+    steps = -(-k // part)
+    each = -(-steps // config.split)
+    return max(min(config.held, steps - each * (config.split - 1)), 0)

@@ -198,11 +198,15 @@ class _ByteProduct:
             norm=norm, block=self._block, scale=self._input_scale,
         )  # fmt: skip
         n, k = values.shape
-        kind = self._kind
-        config = choose(kind, len(x), n, k, gated=False, device=x.device)
+        inside = gate is not None and len(x) <= _GATED and self._block is None
+        width = n // 2 if inside else n
+        config = choose(self._kind, len(x), width, k, gated=inside, device=x.device)
         if config.form == "library":
             y = torch._scaled_mm(q, values.t(), s, scales.t(), self._bias, out_dtype=self._dtype)
             return _finish(y, gate, add)
+        act = None
+        if gate is not None and inside:
+            act, gate = gate.act, None
         y = scaled.multiply(
             q,
             s,
@@ -214,6 +218,7 @@ class _ByteProduct:
             block=self._block,
             depth=self._depth,
             bias=self._bias,
+            act=act,
             add=add if gate is None else None,
         )
         return y if gate is None else _finish(y, gate, add)
@@ -307,7 +312,7 @@ def held_bits(weight: Weight) -> float:
     if not isinstance(weight, GroupedWeight):
         return 8
     part = part_of_groups(weight) or weight.group_size
-    zero = 0 if weight.zeros is None else 16
+    zero = 0 if weight.zeros is None else 8
     scale = 8 * weight.scales.element_size()
     return packed_width(weight, part) + (scale + zero) / weight.group_size
 

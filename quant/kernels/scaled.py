@@ -55,16 +55,38 @@ def _squares(
     return total
 
 
+@triton.jit
+def _rows(
+    x_at, w_at, first, last, K: tl.constexpr, N: tl.constexpr, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """Sums [ROWS, TOKENS] of rows that have a scale each, and behind a gate of the other half's,
+    which are N rows on; int8 is summed up exactly."""
+    EDGE: tl.constexpr = K % DEPTH != 0
+    SUM: tl.constexpr = tl.int32 if w_at.dtype.element_ty == tl.int8 else tl.float32
+    columns = tl.arange(0, DEPTH)
+    total = tl.zeros((ROWS, TOKENS), SUM)
+    gate = total
+    for k in range(first, last, DEPTH):
+        left = columns < K - k
+        w = _load(w_at + k, left[None, :], EDGE)
+        x = _load(x_at + k, left[:, None], EDGE)
+        if GATED:
+            gate = tl.dot(w, x, gate, out_dtype=SUM)
+            w = _load(w_at + N * K + k, left[None, :], EDGE)
+        total = tl.dot(w, x, total, out_dtype=SUM)
+    return total.to(tl.float32), gate.to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["M"])
 def _product(
     x_ptr, w_ptr, x_scale_ptr, w_scale_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M,
     N: tl.constexpr, K: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
     BLOCK: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    SPLIT: tl.constexpr, TALL: tl.constexpr, CONCLUDE: tl.constexpr, BIAS: tl.constexpr,
-    ADD: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, TALL: tl.constexpr, CONCLUDE: tl.constexpr, ACT: tl.constexpr,
+    BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    EDGE: tl.constexpr = K % DEPTH != 0
-    EXACT: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
+    """N rows of the weights, or behind a gate, which squares have no, of either half."""
     tile = tl.program_id(1)
     part = tl.program_id(2)
     tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -90,27 +112,18 @@ def _product(
         )  # fmt: skip
         if TALL:
             total = tl.trans(total)
+        gate = total
     else:
-        total = tl.zeros((ROWS, TOKENS), tl.float32)
-        if EXACT:
-            sums = tl.zeros((ROWS, TOKENS), tl.int32)
-            for k in range(first, last, DEPTH):
-                left = columns < K - k
-                w = _load(w_at + k, left[None, :], EDGE)
-                x = _load(x_at + k, left[:, None], EDGE)
-                sums = tl.dot(w, x, sums, out_dtype=tl.int32)
-            total = sums.to(tl.float32)
-        else:
-            for k in range(first, last, DEPTH):
-                left = columns < K - k
-                w = _load(w_at + k, left[None, :], EDGE)
-                x = _load(x_at + k, left[:, None], EDGE)
-                total = tl.dot(w, x, total)
-        total *= tl.load(w_scale_ptr + inside)[:, None] * tl.load(x_scale_ptr + present)[None, :]
+        total, gate = _rows(x_at, w_at, first, last, K, N, DEPTH, ROWS, TOKENS, ACT is not None)
+        x_scale = tl.load(x_scale_ptr + present)[None, :]
+        if ACT is not None:
+            gate *= tl.load(w_scale_ptr + inside)[:, None] * x_scale
+            w_scale_ptr += N
+        total *= tl.load(w_scale_ptr + inside)[:, None] * x_scale
     tile += tl.program_id(0) * tl.num_programs(1)
     CONCLUDE(
-        total, total, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr,
-        counter_ptr, M, N, add_stride, out_stride, SPLIT, None, BIAS, ADD,
+        total, gate, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr,
+        counter_ptr, M, N, add_stride, out_stride, SPLIT, ACT, BIAS, ADD,
     )  # fmt: skip
 
 
@@ -126,16 +139,18 @@ def multiply(
     block: int | None = None,
     depth: int = 128,
     bias: torch.Tensor | None = None,
+    act: str | None = None,
     add: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """add + (x * x_scales) @ (values * scales).T + bias; what is None is left out.
+    """add + gate((x * x_scales) @ (values * scales).T + bias); what is None is left out.
 
     Launches that share a depth must follow one another on one stream: they share counters.
 
     Args:
         x: [M, K] contiguous, int8 or float8_e4m3fn.
         x_scales: float32 [M, 1], or with a block [M, ceil(K / block)].
-        values: [N, K] contiguous, of x's dtype.
+        values: [N, K] contiguous, of x's dtype; behind a gate the gate's rows, then the other
+            half's.
         scales: float32, [N, 1] or, with a block, [ceil(N / block), ceil(K / block)].
         config: of tiles; its form does not matter.
         kernels: the platform's.
@@ -143,18 +158,20 @@ def multiply(
         block: side of the square that shares a scale, a multiple of the depth.
         depth: of a tile.
         bias: [N].
-        add: [M, N]; the result is written into it.
+        act: a ``Gate.act``, not with a block; the product's first half goes through it and gates
+            the second.
+        add: [M, N], or [M, N / 2] behind a gate; the result is written into it.
 
     Returns:
-        [M, N]; add itself if it was given.
+        [M, N] or [M, N / 2]; add itself if it was given.
     """
     count, k = x.shape
-    n = values.shape[0]
+    n = values.shape[0] if act is None else values.shape[0] // 2
     out = torch.empty((count, n), dtype=dtype, device=x.device) if add is None else add
     if not count:
         return out
     grid = (-(-count // config.tokens), -(-n // config.rows), config.split)
-    partial, arrived = shared_depth(config, grid, kernels, x.device, 1)
+    partial, arrived = shared_depth(config, grid, kernels, x.device, 1 if act is None else 2)
     kernels.launch(
         _product,
         grid,
@@ -179,6 +196,7 @@ def multiply(
         config.split,
         config.tokens >= 64 and config.rows <= (block or 0),
         kernels.conclude,
+        None if act is None else kernels.activations[act],
         bias is not None,
         add is not None,
         kernels.overlaps,

@@ -23,6 +23,8 @@ class Config(NamedTuple):
         warps: a program.
         stages: tiles in flight.
         split: programs that share the depth.
+        held: steps whose words a program reads before the kernel before has ended, and multiplies
+            at last; of the form "after".
     """
 
     form: str
@@ -31,6 +33,7 @@ class Config(NamedTuple):
     warps: int = 4
     stages: int = 4
     split: int = 1
+    held: int = 0
 
 
 def output(x: torch.Tensor, width: int, add: torch.Tensor | None) -> torch.Tensor:

@@ -95,7 +95,8 @@ def _default(kind: str, m: int, n: int, k: int) -> Config:
         if kind == "byte":
             return Config("vector", 2, 1, 2)
         return Config("apart", 16, 1, 8 if k <= 8192 else 16, 2, _split(-(-n // 16), k, 1))
-    return Config("after", 64, m, 4, 4 if m <= 16 else 3, _split(-(-n // 64), k, 4))
+    stages, held = (4, 1) if m <= 16 else (3, 1 if m <= 32 else 0)
+    return Config("after", 64, m, 4, stages, _split(-(-n // 64), k, 4), held)
 
 
 def _split(tiles: int, k: int, programs: int) -> int:

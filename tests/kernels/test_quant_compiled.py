@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.backends.kernels.operations import TritonGate, TritonKernels
+from quire.backends.kernels.operations import TritonKernels
 from quire.quant import kernels
 from quire.quant.kernels import dense, eight_bit, grouped, quantize, scaled, tuned
 from quire.quant.kernels.grouped import Packed
@@ -31,9 +31,9 @@ def _empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def _packed(n: int, k: int, bits: int = 4, dtype: torch.dtype = BF16) -> Packed:
+def _packed(n: int, k: int, bits: int = 4) -> Packed:
     words = _empty(n * k * bits // 16, dtype=torch.int16)
-    scales, zeros = _empty(k // 128, n, dtype=FP16), _empty(k // 128, n, dtype=dtype)
+    scales, zeros = _empty(k // 128, n, dtype=FP16), _empty(k // 128, n, dtype=torch.uint8)
     return Packed(words, scales, zeros, bits, n, k, 128, 1)
 
 
@@ -54,7 +54,7 @@ def _multiply(kind: str, m: int, n: int, k: int, config: Config, made: Platform,
         return eight_bit.multiply(x, values, scales, config, made, act=act, add=add)
     values = _empty(rows, k, dtype=dtype)
     q, s = _empty(m, k, dtype=dtype), _empty(m, 1 if block is None else k // block).float()
-    return scaled.multiply(q, s, values, scales, config, made, BF16, block=block, add=add)
+    return scaled.multiply(q, s, values, scales, config, made, BF16, block=block, act=act, add=add)
 
 
 def _compile(
@@ -120,7 +120,7 @@ def test_codes_become_operands_without_a_detour(dtype: torch.dtype, capability: 
     shared memory, no conversion of single numbers."""
     config = Config("after", 64, 8, 4, 4)
     with compiling(capability) as compiled:
-        x, weight = _empty(1, K, dtype=dtype), _packed(N, K, dtype=dtype)
+        x, weight = _empty(1, K, dtype=dtype), _packed(N, K)
         grouped.multiply(x, weight, config, Platform(capability))
     kernel = _checked(compiled[0], capability)
     ttgir = kernel.kernel.asm["ttgir"]
@@ -155,7 +155,6 @@ def test_the_others(capability: int) -> None:
         lambda: quantize.gather(x, order, made, norm=Norm),
         lambda: quantize.gather(x, order, made),
         lambda: quantize.quantize(x, torch.int8, made, norm=Norm),
-        lambda: quantize.quantize(_empty(16, 2 * K), torch.int8, made, gate=TritonGate("silu")),
     ]
     if capability >= 90:
         launches.append(lambda: quantize.quantize(x, FP8, made, block=128))

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from quire.backends.kernels.operations import TritonKernels
-from quire.core.layers.mlp import TorchGate
 from quire.core.layers.norm import TorchNorm
 from quire.quant.kernels import eight_bit, scaled
 from quire.quant.kernels.dense import write_out
@@ -100,20 +99,36 @@ def test_eight_bit_activations(m, n, k, block, config, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.int8, FP8])
+@pytest.mark.parametrize("config", [SMALL, SPLIT, TALL], ids=str)
+@pytest.mark.parametrize("act", ["silu", "gelu_tanh"])
+def test_eight_bit_activations_behind_a_gate(act, config, kind) -> None:
+    m, n, k = 18, 40, 200
+    values, scales, dense = _eight(2 * n, k, kind, None)
+    x, x_scales = quantize(random(m, k, dtype=BF16), kind, KERNELS)
+    bias, residual = random(2 * n, dtype=BF16), poison(torch.empty(m, n + 8, dtype=BF16))
+    add = residual[:, :n].copy_(random(m, n, dtype=BF16))
+    expected = product(x.double() * x_scales.double(), dense, bias=bias, act=act, add=add)
+    got = scaled.multiply(
+        x, x_scales, values, scales, config, KERNELS, BF16,
+        depth=64, bias=bias, act=act, add=add,
+    )  # fmt: skip
+    assert got is add
+    assert_close(got, expected, steps=2, accumulated=1e-3)
+    assert residual[:, n:].isnan().all()
+
+
+@pytest.mark.parametrize("kind", [torch.int8, FP8])
 @pytest.mark.parametrize("block", [None, 32])
-@pytest.mark.parametrize("before", ["nothing", "norm", "gate"])
-def test_quantizing(before, block, kind) -> None:
+@pytest.mark.parametrize("normed", [False, True])
+def test_quantizing(normed, block, kind) -> None:
     k = 200
-    x = random(5, 2 * k if before == "gate" else k, dtype=BF16)
+    x = random(5, k, dtype=BF16)
     x[3] = 0
-    norm = TorchNorm(random(k, dtype=BF16), 1e-5) if before == "norm" else None
-    gate = TorchGate("silu") if before == "gate" else None
+    norm = TorchNorm(random(k, dtype=BF16), 1e-5) if normed else None
     expected = x.double()
     if norm is not None:
         expected = oracles.rms_norm(x, norm.weight, norm.eps)
-    if gate is not None:
-        expected = oracles.gated(x, "silu")
-    values, scales = quantize(x, kind, KERNELS, norm=norm, gate=gate, block=block)
+    values, scales = quantize(x, kind, KERNELS, norm=norm, block=block)
     wide = scales.double().repeat_interleave(block or k, 1)[:, :k]
     parts = torch.split(expected, block or k, 1)
     largest = torch.cat([part.abs().amax(1, keepdim=True) for part in parts], 1)

@@ -13,6 +13,7 @@ from tests.kernels.quantized import dequantized, grouped
 BF16, FP16 = torch.bfloat16, torch.float16
 SMALL = Config("after", 32, 8, 2, 2)
 SPLIT = Config("after", 64, 16, 4, 3, 3)
+HELD = Config("after", 32, 8, 2, 2, 2, held=2)
 APART = Config("apart", 16, 1, 4, 2)
 BOTH = Config("apart", 16, 1, 2, 1, 2)
 FOLDED = Config("folded", 64, 32, 4, 2)
@@ -43,13 +44,13 @@ def test_packing_keeps_every_code(n: int, k: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [BF16, FP16])
-@pytest.mark.parametrize("config", [SMALL, SPLIT, FOLDED, APART, BOTH], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, HELD, FOLDED, APART, BOTH], ids=str)
 @pytest.mark.parametrize(("m", "n", "k", "group"), [(1, 32, 256, 128), (17, 72, 384, 128)])
 def test_four_bits(m, n, k, group, config, dtype) -> None:
     _check(m, n, k, group, config, dtype)
 
 
-@pytest.mark.parametrize("config", [SPLIT, APART], ids=str)
+@pytest.mark.parametrize("config", [SPLIT, HELD, APART], ids=str)
 @pytest.mark.parametrize(("k", "group"), [(192, 64), (160, 32), (200, 200), (512, 256), (192, 96)])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_groups(k, group, zeros, config) -> None:
@@ -73,7 +74,7 @@ def test_scales_of_other_types(scales) -> None:
 @pytest.mark.parametrize("act", [None, "silu", "gelu_tanh"])
 @pytest.mark.parametrize(("bias", "add"), [(True, False), (False, True), (True, True)])
 def test_what_stands_around(act, bias, add) -> None:
-    for config in (SMALL, SPLIT, FOLDED) if act is None else (SMALL, SPLIT, BOTH):
+    for config in (SMALL, SPLIT, HELD, FOLDED) if act is None else (SMALL, SPLIT, HELD, BOTH):
         _check(5, 48, 256, 128, config, act=act, bias=bias, add=add)
 
 
@@ -82,7 +83,7 @@ def test_groups_that_are_not_supported() -> None:
         Packed.of(grouped(8, 96, 48), BF16)
 
 
-@pytest.mark.parametrize("config", [SMALL, SPLIT, FOLDED, APART, BOTH], ids=str)
+@pytest.mark.parametrize("config", [SMALL, SPLIT, HELD, FOLDED, APART, BOTH], ids=str)
 def test_a_token_does_not_depend_on_the_others(config) -> None:
     packed = Packed.of(grouped(48, 256, 128), BF16)
     x = random(40, 256, dtype=BF16)

@@ -130,18 +130,23 @@ def test_what_kernels_do_not_take() -> None:
         Float8Product(odd, None, BF16, Platform())
 
 
-def test_what_is_shared_ends_with_the_last_product() -> None:
+def test_what_is_shared_ends_with_the_last_product(monkeypatch) -> None:
     """128 MiB that a device would miss after the engine has ended."""
-    first = GroupedProduct(grouped(32, K, 128), None, BF16, Platform())
-    second = GroupedProduct(grouped(N, K, 128), None, BF16, Platform())
-    third = GroupedProduct(grouped(64, K, 128), None, BF16, Platform())
-    assert third._scratch is second._scratch is not first._scratch
-    shared = [weakref.ref(made._scratch._memory) for made in (first, second)]
-    del first
+    monkeypatch.setattr(products, "choose", lambda *_, **__: WAYS["dense"])
+    made = [GroupedProduct(grouped(n, K, 128), None, BF16, Platform()) for n in (32, 64)]
+    assert made[0]._scratch is made[1]._scratch
+    made[0](random(3, K, dtype=BF16))
+    # As large as the largest until now; its place stays, so that more is another's.
+    memory = made[0]._scratch._memory
+    assert memory.numel() == 64 * K
+    made += [GroupedProduct(grouped(n, K, 128), None, BF16, Platform()) for n in (64, N)]
+    assert made[2]._scratch is made[0]._scratch is not made[3]._scratch
+    made[3](random(3, K, dtype=BF16))
+    assert made[0]._scratch._memory is memory
+    kept = [weakref.ref(each._scratch._memory) for each in (made[0], made[3])]
+    del memory, made[:3]
     gc.collect()
-    assert [kept() is not None for kept in shared] == [False, True]
-    del second
-    assert shared[1]() is not None
-    del third
+    assert [each() is not None for each in kept] == [False, True]
+    made.clear()
     gc.collect()
-    assert shared[1]() is None
+    assert kept[1]() is None
