@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ...core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 from ..kernels.cache_write import write_cache
-from ..kernels.launch import launch, overlaps
+from ..kernels.launch import launch
 from ..kernels.paged_decode import paged_decode
 from ..kernels.paged_prefill import paged_prefill
 from ..kernels.paged_shared import paged_shared
@@ -77,8 +77,7 @@ class PagedLayer:
         self._write = shape | {"TILE": _WRITE_TILE}
         # Triton's interpreter, on a CPU, runs no assembly.
         single = common | {"ASM": device.type != "cpu"}
-        self._decode = single | {"M": heads, "PDL": overlaps(device)}
-        self._decode |= _options(decode_tile(width, kv_dtype))
+        self._decode = single | {"M": heads} | _options(decode_tile(width, kv_dtype))
         tile = prefill_tile(SHARED_ROWS, width, kv_dtype)
         self._shared = single | {"M": min(SHARED_ROWS, most_tile_rows(kv_dtype))} | _options(tile)
         self._prefill = {

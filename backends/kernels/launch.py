@@ -18,7 +18,7 @@ import torch
 from triton.runtime._async_compile import AsyncCompileMode
 from triton.runtime.jit import JITFunction
 
-__all__ = ("compiling_only", "launch", "overlaps")
+__all__ = ("compiling_only", "launch")
 
 _ALIGNMENT = 16
 """Bytes; what Triton specialises pointers on."""
@@ -75,12 +75,6 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> No
         *args,
         *variant.constants,
     )
-
-
-@cache
-def overlaps(device: torch.device) -> bool:
-    """Whether kernels may be launched into the end of the one before: from Hopper on."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @contextmanager

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from ...core.contracts.platform import Gate, Norm
 from . import activation, conclusion
 from .activation import gated
-from .launch import compiling_only, launch, overlaps
+from .launch import compiling_only, launch
 from .linear import linear
 from .norm import rms_norm
 
 __all__ = ("TritonGate", "TritonKernels", "TritonNorm", "TritonProduct", "compiling_only")
+
+
+@cache
+def _overlaps(device: torch.device) -> bool:
+    """Whether kernels may be launched into the end of the one before: from Hopper on."""
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 class TritonKernels:
@@ -26,7 +34,7 @@ class TritonKernels:
     def __init__(self, *, alike: bool = False) -> None:
         self.alike = alike
         available = torch.cuda.is_available()
-        self.overlaps = available and overlaps(torch.device("cuda", torch.cuda.current_device()))
+        self.overlaps = available and _overlaps(torch.device("cuda", torch.cuda.current_device()))
 
 
 class TritonNorm:
@@ -35,7 +43,7 @@ class TritonNorm:
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self.weight = weight
         self.eps = eps
-        self._pdl = overlaps(weight.device)
+        self._pdl = _overlaps(weight.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, self.weight, self.eps, pdl=self._pdl)
@@ -48,7 +56,7 @@ class TritonGate:
         self.act = act
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return gated(x, self.act, pdl=overlaps(x.device))
+        return gated(x, self.act, pdl=_overlaps(x.device))
 
 
 class TritonProduct:
@@ -60,7 +68,7 @@ class TritonProduct:
         self._weight = weight
         self._bias = bias
         self._alike = alike
-        self._pdl = overlaps(weight.device)
+        self._pdl = _overlaps(weight.device)
 
     def __call__(
         self,

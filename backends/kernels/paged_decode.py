@@ -189,7 +189,7 @@ def paged_decode(
     v_scale, RUN: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
     D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr,
     TILE: tl.constexpr, BLOCK_SIZE: tl.constexpr, COMPUTE: tl.constexpr, SOFT_CAP: tl.constexpr,
-    ASM: tl.constexpr, PDL: tl.constexpr, ROTATE: tl.constexpr,
+    ASM: tl.constexpr, ROTATE: tl.constexpr,
 ):  # fmt: skip
     """Grid (KV_HEADS, parts): the query heads of one key head over one part of one row.
 
@@ -233,9 +233,6 @@ def paged_decode(
         q, top, total, acc, begin, end, block, keys_ptr, values_ptr, blocks_ptr, kv_head, d, scale,
         soft_cap, KV_HEADS, D, WIDTH, TILE, BLOCK_SIZE, COMPUTE, SOFT_CAP, ASM,
     )  # fmt: skip
-    if PDL:
-        # What is left waits for other parts more than it loads: the next kernel's weights come in.
-        tl.extra.cuda.gdc_launch_dependents()
     found = acc * (v_scale / total)[:, None]
     out_ptr += (row * HEADS + kv_head * group) * D
     shared = tl.load(part_ptr + 5)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .decode import bytes_of, minus, nibbles, places
+from .decode import bytes_of, nibbles, places
 
 __all__ = ("apart",)
 
@@ -23,10 +23,13 @@ __all__ = ("apart",)
 def _zero_of(zero, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, DEEP: tl.constexpr):
     """What decoding subtracts, of every word of the units; zero is [DEEP, 8, 2] if rows differ."""
     if ZERO:
-        values = minus(zero, BITS, DTYPE)
-        zeros = tl.broadcast_to(values[:, :, None, None, :, None], (DEEP, 8, 4, 2, 2, 2))
+        zeros = tl.broadcast_to(zero[:, :, None, None, :, None], (DEEP, 8, 4, 2, 2, 2))
+    elif BITS == 8:
+        zeros = tl.full((DEEP, 8, 4, 2, 2, 2), -128.0, DTYPE)
+    elif tl.bfloat16 == DTYPE:
+        zeros = tl.full((DEEP, 8, 4, 2, 2, 2), -136.0, DTYPE)
     else:
-        zeros = minus(tl.full((DEEP, 8, 4, 2, 2, 2), 2 ** (BITS - 1), tl.uint8), BITS, DTYPE)
+        zeros = tl.full((DEEP, 8, 4, 2, 2, 2), -1032.0, DTYPE)
     return zeros
 
 

@@ -12,7 +12,6 @@ import triton.language as tl
 __all__ = (
     "bytes_of",
     "group_of",
-    "minus",
     "nibbles",
     "operand",
     "places",
@@ -47,29 +46,14 @@ def group_of(scale_at, zero_ptr, place, N: tl.constexpr, ZERO: tl.constexpr, GAT
 
 
 @triton.jit
-def minus(zero, BITS: tl.constexpr, DTYPE: tl.constexpr):
-    """What decoding adds to codes of so many bits, in DTYPE, to subtract zeros, which are bytes.
-
-    Those of four bits come with what puts them into floats, as the last bits of 128 or 1,024, and
-    zeros get there the same way.
-    """
-    if BITS == 8:
-        y = (0.0 - zero.to(tl.float32)).to(DTYPE)
-    else:
-        SIGNED: tl.constexpr = 0xC300 if tl.bfloat16 == DTYPE else 0xE400
-        y = (zero.to(tl.uint16) | SIGNED).to(DTYPE, bitcast=True)
-    return y
-
-
-@triton.jit
 def nibbles(words, zero, scale, FOLD: tl.constexpr, ASM: tl.constexpr):
     """Four operands (code - zero), times scale if FOLD, of 4-bit codes, in zero's dtype.
 
     Args:
         words: int16 tile.
-        zero: of ``minus``, for the tile: -(128 + zero) in bfloat16 or -(1024 + zero) in float16.
-            Codes in the last bits of these numbers make them greater by the code, so one
-            instruction puts two codes into floats and another subtracts, both without rounding.
+        zero: -(128 + zero) in bfloat16 or -(1024 + zero) in float16, for the tile. Codes in the
+            last bits of these numbers make them greater by the code, so one instruction puts two
+            codes into floats and another subtracts, both without rounding.
         scale: of the same dtype and shape; unused without FOLD.
     """
     if ASM:
@@ -157,7 +141,7 @@ def _nibble(words, zero, scale, FOLD: tl.constexpr):
 
 @triton.jit
 def bytes_of(words, zero):
-    """Two operands (code - zero) of 8-bit codes, in zero's dtype; zero is of ``minus``."""
+    """Two operands (code - zero) of 8-bit codes, in zero's dtype; zero is of the tile, negated."""
     # 2^23 in float32 counts in its last bits; a conversion would take a slower instruction.
     offset = zero.to(tl.float32) - 8388608.0
     low = ((words & 255).to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .decode import bytes_of, minus, nibbles, places, row_vector, whole
+from .decode import bytes_of, nibbles, places, row_vector, whole
 from .grouped import Packed
 
 __all__ = ("Scratch", "write_out")
@@ -86,9 +86,13 @@ def _write_out(
     words = tl.reshape(words, (U, R, 8, 4, 2, 2, 2))
     place = places(first + base, N, R) + step // PARTS * N
     if ZERO:
-        zero = row_vector(minus(tl.load(zero_ptr + place), BITS, DTYPE), R, U)
+        zero = row_vector(tl.load(zero_ptr + place), R, U)
+    elif BITS == 8:
+        zero = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
+    elif tl.bfloat16 == DTYPE:
+        zero = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
     else:
-        zero = minus(tl.full((U, R, 8, 4, 2, 2, 2), 2 ** (BITS - 1), tl.uint8), BITS, DTYPE)
+        zero = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
     scale = row_vector(tl.load(scale_ptr + place).to(tl.float32), R, U)
     if SLICES == 2:
         a, b = bytes_of(words, zero)

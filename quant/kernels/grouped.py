@@ -24,7 +24,7 @@ import triton.language as tl
 from ...core.contracts.platform import Kernels
 from ..weights import GroupedWeight
 from .apart import apart
-from .decode import bytes_of, group_of, minus, nibbles, operand, places, row_vector, settled, whole
+from .decode import bytes_of, group_of, nibbles, operand, places, row_vector, settled, whole
 from .layout import pack
 from .tiles import Config, output, shared_depth
 
@@ -33,6 +33,13 @@ __all__ = ("Packed", "multiply", "packed_width", "part_of_groups")
 
 _STEP = 128
 """Columns that one step multiplies at most."""
+_OFFSETS = {
+    (4, torch.bfloat16): 128.0,
+    (4, torch.float16): 1024.0,
+    (8, torch.bfloat16): 0.0,
+    (8, torch.float16): 0.0,
+}
+"""What decoding adds to a code besides, see ``decode``."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Packed:
     Attributes:
         words: of ``layout.pack``.
         scales: [groups, N].
-        zeros: uint8 [groups, N]; None where all are 2^(bits - 1).
+        zeros: [groups, N] in the activations' dtype, as ``decode`` takes them; None where all are
+            2^(bits - 1).
         bits: 4 or 8.
         n: rows of the matrix.
         k: columns.
@@ -87,10 +95,12 @@ class Packed:
         zeros = weight.zeros
         if zeros is None and bits != weight.bits:
             zeros = torch.full_like(weight.scales, 2 ** (weight.bits - 1), dtype=torch.uint8)
+        if zeros is not None:
+            zeros = (-(_OFFSETS[bits, dtype] + zeros.t().float())).to(dtype).contiguous()
         return cls(
             words=pack(weight.codes, bits, part),
             scales=weight.scales.t().contiguous(),
-            zeros=None if zeros is None else zeros.t().contiguous(),
+            zeros=zeros,
             bits=bits,
             n=n,
             k=k,
@@ -119,10 +129,14 @@ def _zero(
 ):  # fmt: skip
     """What decoding subtracts, of every word of a tile; values are the rows' if they differ."""
     if ZERO:
-        zero = row_vector(minus(values, BITS, DTYPE), R, U)
+        values = row_vector(values, R, U)
+    elif BITS == 8:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
+    elif tl.bfloat16 == DTYPE:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
     else:
-        zero = minus(tl.full((U, R, 8, 4, 2, 2, 2), 2 ** (BITS - 1), tl.uint8), BITS, DTYPE)
-    return zero
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
+    return values
 
 
 @triton.jit

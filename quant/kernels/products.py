@@ -312,7 +312,7 @@ def held_bits(weight: Weight) -> float:
     if not isinstance(weight, GroupedWeight):
         return 8
     part = part_of_groups(weight) or weight.group_size
-    zero = 0 if weight.zeros is None else 8
+    zero = 0 if weight.zeros is None else 16
     scale = 8 * weight.scales.element_size()
     return packed_width(weight, part) + (scale + zero) / weight.group_size
 

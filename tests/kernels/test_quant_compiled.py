@@ -31,9 +31,9 @@ def _empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
-def _packed(n: int, k: int, bits: int = 4) -> Packed:
+def _packed(n: int, k: int, bits: int = 4, dtype: torch.dtype = BF16) -> Packed:
     words = _empty(n * k * bits // 16, dtype=torch.int16)
-    scales, zeros = _empty(k // 128, n, dtype=FP16), _empty(k // 128, n, dtype=torch.uint8)
+    scales, zeros = _empty(k // 128, n, dtype=FP16), _empty(k // 128, n, dtype=dtype)
     return Packed(words, scales, zeros, bits, n, k, 128, 1)
 
 
@@ -120,7 +120,7 @@ def test_codes_become_operands_without_a_detour(dtype: torch.dtype, capability: 
     shared memory, no conversion of single numbers."""
     config = Config("after", 64, 8, 4, 4)
     with compiling(capability) as compiled:
-        x, weight = _empty(1, K, dtype=dtype), _packed(N, K)
+        x, weight = _empty(1, K, dtype=dtype), _packed(N, K, dtype=dtype)
         grouped.multiply(x, weight, config, Platform(capability))
     kernel = _checked(compiled[0], capability)
     ttgir = kernel.kernel.asm["ttgir"]
