@@ -8,7 +8,9 @@
 
 KIND is int4, fp8, block (fp8 with blocks of 128) or int8; M a number of tokens. Every launch of a
 sweep reads other weights than those before it, so that the L2 cache does not serve them; launches
-follow one another in a CUDA graph. The floor is the bytes of weights and scales at 4.5 TB/s.
+follow one another in a CUDA graph, each behind the norm or the rounding to 8 bits that it stands
+behind in a model, which are part of its time: one product behind another hides how long it takes to
+begin. The floor is the bytes of weights and scales at 4.5 TB/s.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import msgspec
 import torch
 import torch.nn.functional as F
 
+from quire.backends.kernels.activation import gated
 from quire.backends.kernels.launch import compiling_only
+from quire.backends.kernels.norm import rms_norm
 from quire.backends.kernels.operations import TritonKernels
 from quire.backends.kernels.tuning import seconds
 from quire.plugins.platforms.cuda import CUDA
@@ -98,16 +102,18 @@ def configs(kind: str, m: int, n: int) -> Iterator[Config]:
     else:
         cuts, most = [(64, 128, 4), (128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8)], 700
         form = "folded"
+    held: tuple[int, ...] = (0, 1, 2, 4) if kind == "int4" and 1 < m <= 32 else (0,)
     if kind != "int4":
-        form, stages = "after", (3, 4)
+        # One deep pipeline a processor may beat several, even where not every processor has one.
+        form, stages = "after", (3, 4, 6, 8, 12) if m <= 128 else (3, 4)
     if kind == "block" and m > 64:
         cuts = [(128, 64, 4), (64, 128, 4), (128, 128, 4), (128, 128, 8)]
     for rows, tokens, warps in cuts:
         count = -(-n // rows) * -(-m // tokens)
         splits = [s for s in (1, 2, 3, 4, 6, 8) if s == 1 or count * s <= most]
-        good = [s for s in splits if count * s >= 120] or splits[-1:]
-        for split, depth in product(good[:3], stages):
-            yield Config(form, rows, tokens, warps, depth, split)
+        good = [s for s in splits if s == 1 or count * s >= 120]
+        for split, depth, ahead in product(good[:4], stages, held):
+            yield Config(form, rows, tokens, warps, depth, split, ahead)
 
 
 def names(m: int) -> list[str]:
@@ -115,62 +121,97 @@ def names(m: int) -> list[str]:
     return ["qkv", "o", "gated" if m <= 64 else "gate_up", "down"]
 
 
-def runs(kind: str, m: int, name: str, arena: Arena) -> Iterator[tuple[Any, Callable[[int], Any]]]:
+def _inside(kind: str, m: int) -> bool:
+    """Whether such a product takes a gate in."""
+    return kind != "block" or m == 1
+
+
+Runs = Iterator[tuple[Any, Callable[[int], Any]]]
+
+
+def runs(kind: str, m: int, name: str, arena: Arena) -> Runs:
     """Each way to multiply, as a function of a launch's number."""
     n, k = SHAPES[name]
     x = torch.randn(m, 6144 if name == "o" else k, device="cuda").bfloat16()[:, :k]
-    act = "silu" if name == "gated" and (kind == "int4" or m == 1) else None
-    add = torch.randn(m, n, device="cuda").bfloat16() if name in ("o", "down") else None
-    width = n if act is None else n // 2
+    act = "silu" if name == "gated" and _inside(kind, m) else None
+    around: dict[str, Any] = {"act": act}
+    around["add"] = torch.randn(m, n, device="cuda").bfloat16() if name in ("o", "down") else None
+    tried = configs(kind, m, n if act is None else n // 2)
     if kind == "int4":
-        weights = arena.packed(n, k)
-        for config in configs(kind, m, width):
-            yield (
-                config,
-                lambda i, c=config: grouped.multiply(
-                    x, weights[i % len(weights)], c, KERNELS, act=act, add=add
-                ),
-            )
-        if m > 64:
-            out = torch.empty(n, k, dtype=torch.bfloat16, device="cuda")
-
-            def through(i: int) -> torch.Tensor:
-                dense.write_out(weights[i % len(weights)], out, KERNELS)
-                return F.linear(x, out)
-
-            yield "dense", through
-        both = [torch.randn(n, k, device="cuda").bfloat16() for _ in range(3)]
-        yield "bf16", lambda i: F.linear(x, both[i % 3])
-        return
+        return _grouped(x, arena.packed(n, k), tried, around)
     block = 128 if kind == "block" else None
-    dtype = torch.int8 if kind == "int8" else FP8
-    values = arena.eight(n, k, dtype)
+    values = arena.eight(n, k, torch.int8 if kind == "int8" else FP8)
     scales = torch.rand((n, 1) if block is None else (n // 128, k // 128), device="cuda")
     if m == 1:
-        for config in configs(kind, m, width):
-            yield (
-                config,
-                lambda i, c=config: eight_bit.multiply(
-                    x, values[i % len(values)], scales, c, KERNELS, block=block, act=act, add=add
-                ),
-            )
-        return
-    q, s = quantize.quantize(x, dtype, KERNELS, block=block)
-    for config in configs(kind, m, n):
+        return _bytes(x, values, scales, block, tried, around)
+    return _scaled(x, values, scales, block, tried, around, library=kind == "fp8")
+
+
+def _normed(x: torch.Tensor) -> torch.Tensor:
+    return rms_norm(x, torch.ones_like(x[0]), 1e-5, pdl=KERNELS.overlaps)
+
+
+def _grouped(x: torch.Tensor, weights: list[Packed], tried: Any, around: Any) -> Runs:
+    for config in tried:
+        yield (
+            config,
+            lambda i, c=config: grouped.multiply(
+                _normed(x), weights[i % len(weights)], c, KERNELS, **around
+            ),
+        )
+    n, k = weights[0].n, weights[0].k
+    if len(x) > 64:
+        out = torch.empty(n, k, dtype=torch.bfloat16, device="cuda")
+
+        def through(i: int) -> torch.Tensor:
+            dense.write_out(weights[i % len(weights)], out, KERNELS)
+            return F.linear(_normed(x), out)
+
+        yield "dense", through
+    both = [torch.randn(n, k, device="cuda").bfloat16() for _ in range(3)]
+    yield "bf16", lambda i: F.linear(_normed(x), both[i % 3])
+
+
+def _bytes(x: torch.Tensor, values: Any, scales: Any, block: Any, tried: Any, around: Any) -> Runs:
+    for config in tried:
+        yield (
+            config,
+            lambda i, c=config: eight_bit.multiply(
+                _normed(x), values[i % len(values)], scales, c, KERNELS, block=block, **around
+            ),
+        )
+
+
+def _scaled(
+    x: torch.Tensor,
+    values: Any,
+    scales: Any,
+    block: Any,
+    tried: Any,
+    around: Any,
+    *,
+    library: bool,
+) -> Runs:
+    def rounded() -> tuple[torch.Tensor, torch.Tensor]:
+        return quantize.quantize(x, values[0].dtype, KERNELS, block=block)
+
+    for config in tried:
         yield (
             config,
             lambda i, c=config: scaled.multiply(
-                q, s, values[i % len(values)], scales, c, KERNELS, torch.bfloat16,
-                block=block, add=add,
+                *rounded(), values[i % len(values)], scales, c, KERNELS, torch.bfloat16,
+                block=block, **around,
             ),
         )  # fmt: skip
-    if kind == "fp8":
-        yield (
-            "library",
-            lambda i: torch._scaled_mm(
-                q, values[i % len(values)].t(), s, scales.t(), out_dtype=torch.bfloat16
-            ),
-        )
+    if library:
+
+        def by_torch(i: int) -> torch.Tensor:
+            q, s = rounded()
+            w = values[i % len(values)].t()
+            y = torch._scaled_mm(q, w, s, scales.t(), out_dtype=torch.bfloat16)
+            return gated(y, "silu", pdl=KERNELS.overlaps) if around["act"] else y
+
+        yield "library", by_torch
 
 
 def sweep(kind: str, m: int, arena: Arena, out: str) -> None:
@@ -207,7 +248,7 @@ def table(sweeps: str, out: str) -> None:
     entries: dict[tuple[str, int, int, int, bool], Entry] = {}
     for line in Path(sweeps).read_text().splitlines():
         row = json.loads(line)
-        gated_too = row["name"] == "gated" and (row["kind"] == "int4" or row["m"] == 1)
+        gated_too = row["name"] == "gated" and _inside(row["kind"], row["m"])
         choices = [(t, Config(*c)) for t, c in row["times"]]
         best = min(choices)
         for t, name in row["named"]:

@@ -18,6 +18,7 @@ from quire.core.config import (
     CacheConfig,
     Config,
     ModelConfig,
+    ParallelConfig,
     ScheduleConfig,
     SpeculationConfig,
 )
@@ -34,8 +35,8 @@ FIXED = [
     ("def add(a, b):\n", SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)),
     ([9, 8, 7] * 30, SamplingParams(temperature=0.8, seed=5, max_tokens=24, ignore_eos=True)),
 ]
-"""What is asked alone, before and after, and in between on a CPU, where a sequence's bits do not
-depend on the others."""
+"""What is asked before, in between and after, where a sequence's bits do not depend on the others:
+on a CPU, and on a GPU with ``deterministic``."""
 
 
 def _params(rng: random.Random) -> SamplingParams:
@@ -105,26 +106,41 @@ async def _seat(llm: AsyncLLM, rng: random.Random, users: int, beginnings: Any, 
 
 
 @pytest.mark.parametrize("speculation", SPECULATION)
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-async def test_an_engine_outlives_its_users(device: str, speculation: str) -> None:
+async def test_an_engine_outlives_its_users(speculation: str) -> None:
+    await _outlive("cpu", speculation, exact=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("speculation", SPECULATION)
+async def test_an_engine_on_a_gpu_outlives_its_users(speculation: str) -> None:
+    await _outlive("cuda", speculation, exact=False)
+
+
+@pytest.mark.gpu
+async def test_a_deterministic_engine_answers_as_before() -> None:
+    await _outlive("cuda", "plain", exact=True)
+
+
+async def _outlive(device: str, speculation: str, *, exact: bool) -> None:
     seats, users, blocks = SEATS[device]
     config = Config(
-        model=ModelConfig(max_model_len=1024),
+        model=ModelConfig(max_model_len=1024, deterministic=exact and device == "cuda"),
         cache=CacheConfig(num_blocks=blocks, block_size=16),
         schedule=ScheduleConfig(max_num_seqs=seats),
+        parallel=ParallelConfig(platform=device),
         speculation=SPECULATION[speculation],
     )
     rng = random.Random(speculation)
     beginnings = [[rng.randrange(6, 4000) for _ in range(length)] for length in (16, 90, 333)]
     llm = await AsyncLLM.start(config)
     try:
-        before = [await _answer(llm, *asked) for asked in FIXED]
-        fixed = before if device == "cpu" else None
+        fixed = [await _answer(llm, *asked) for asked in FIXED] if exact else []
         everybody = (
             _seat(llm, random.Random(seat), users, beginnings, fixed) for seat in range(seats)
         )
         await asyncio.gather(*everybody)
-        assert [await _answer(llm, *asked) for asked in FIXED] == before
+        for asked, answer in zip(FIXED, fixed, strict=False):
+            assert await _answer(llm, *asked) == answer
         for _ in range(200):
             if not (llm.stats.blocks_used or llm.stats.running or llm.stats.waiting):
                 break

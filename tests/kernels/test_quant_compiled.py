@@ -94,12 +94,13 @@ def test_many_tokens_by_default(capability: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["scaled_float8", "scaled_block", "scaled_int8"])
-@pytest.mark.parametrize("m", [16, 512])
+@pytest.mark.parametrize("m", [16, 64, 512])
 def test_eight_bit_activations_by_default(m: int, kind: str) -> None:
     config = tuned._default(kind, m, N, K)
-    assert _compile(90, kind, m, config).has_wgmma
-    if kind == "scaled_int8":
-        _compile(80, kind, m, config)
+    for gated in (False, True) if m <= 64 and kind != "scaled_block" else (False,):
+        assert _compile(90, kind, m, config, gated=gated).has_wgmma
+        if kind == "scaled_int8":
+            _compile(80, kind, m, config, gated=gated)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
