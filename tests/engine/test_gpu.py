@@ -72,7 +72,7 @@ def test_the_embedded_model_fills_what_is_left_of_the_device() -> None:
     prompts = [[index + 5] * (1 + index % 60) for index in range(300)]
     first = llm.generate(prompts, params, use_tqdm=False)
     assert all(output.outputs[0].finish_reason in ("stop", "length") for output in first)
-    used = torch.cuda.mem_get_info()
-    assert (used[1] - used[0]) / used[1] < 0.32
+    # This process's own: others may run on the device.
+    assert torch.cuda.memory_reserved() / torch.cuda.mem_get_info()[1] < 0.32
     llm.engine.scheduler.check()
     assert llm.engine.stats().blocks_used == 0
