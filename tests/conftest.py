@@ -1,6 +1,17 @@
 """Tests marked gpu need a CUDA device."""
 
+import signal
+from collections.abc import Iterator
+
 import pytest
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C is heard, which what a shell runs in the background is born without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -140,6 +140,7 @@ def test_both_speakers_say_the_same(llm, served):
     assert len(there) > 2
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_stops_the_answer_and_not_the_program(llm):
     params = SamplingParams(max_tokens=200, temperature=0, ignore_eos=True)
     messages = [{"role": "user", "content": QUESTION}]

@@ -201,6 +201,7 @@ def test_streams_may_be_read_in_turns_and_beside_others(llm) -> None:
     assert texts == wanted[:2]
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_at_any_moment_leaves_the_engine_whole(llm) -> None:
     plain = SamplingParams(temperature=0, max_tokens=6)
     wanted = [output.outputs[0].token_ids for output in llm.generate(PROMPTS[:2], plain)]

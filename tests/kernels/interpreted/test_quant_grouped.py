@@ -50,7 +50,7 @@ def test_four_bits(m, n, k, group, config, dtype) -> None:
     _check(m, n, k, group, config, dtype)
 
 
-@pytest.mark.parametrize("config", [SPLIT, HELD, APART], ids=str)
+@pytest.mark.parametrize("config", [HELD, APART], ids=str)
 @pytest.mark.parametrize(("k", "group"), [(192, 64), (160, 32), (200, 200), (512, 256), (192, 96)])
 @pytest.mark.parametrize("zeros", [False, True])
 def test_groups(k, group, zeros, config) -> None:
