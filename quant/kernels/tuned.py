@@ -71,17 +71,21 @@ def _choose(kind: str, m: int, n: int, k: int, gated: bool, device: torch.device
     found = (
         table[kind, size, n, k, gated] for size in larger if (kind, size, n, k, gated) in table
     )
-    return next(found, None) or _default(kind, m, n, k)
+    return next(found, None) or _default(kind, m, n, k, gated=gated)
 
 
-def _default(kind: str, m: int, n: int, k: int) -> Config:
+def _default(kind: str, m: int, n: int, k: int, *, gated: bool = False) -> Config:
     """A choice from the numbers alone: enough programs for every multiprocessor."""
     if kind.startswith("scaled"):
         if kind == "scaled_float8" and m > _TORCH_BEYOND:
             return Config("library")
         if m <= 64:
-            tokens = max(m, 16)
-            return Config("after", 64, tokens, 4, 4, _split(-(-n // 64), k, 2))
+            tokens, tiles = max(m, 16), -(-n // 64)
+            if gated or kind == "scaled_block":
+                # More stages of both halves are too much for some GPUs' shared memory, and for
+                # squares were not measured.
+                return Config("after", 64, tokens, 4, 4, _split(tiles, k, 2))
+            return Config("after", 64, tokens, 4, 6, _split(tiles, k, 1))
         if kind == "scaled_block":
             # Beside another that multiplies while it adds what it multiplied.
             return Config("after", 128, 64, 4, 3, _split(-(-n // 128) * -(-m // 64), k, 2))

@@ -96,9 +96,11 @@ def test_many_tokens_by_default(capability: int) -> None:
 @pytest.mark.parametrize("kind", ["scaled_float8", "scaled_block", "scaled_int8"])
 @pytest.mark.parametrize("m", [16, 64, 512])
 def test_eight_bit_activations_by_default(m: int, kind: str) -> None:
-    config = tuned._default(kind, m, N, K)
     for gated in (False, True) if m <= 64 and kind != "scaled_block" else (False,):
+        config = tuned._default(kind, m, N, K, gated=gated)
         assert _compile(90, kind, m, config, gated=gated).has_wgmma
+        if config.form == "after":
+            _compile(89, kind, m, config, gated=gated)
         if kind == "scaled_int8":
             _compile(80, kind, m, config, gated=gated)
 
