@@ -1,4 +1,4 @@
-"""Tests marked gpu need a CUDA device."""
+"""What all tests share: those marked gpu need a CUDA device, and some must hear Ctrl-C."""
 
 import signal
 from collections.abc import Iterator

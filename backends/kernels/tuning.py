@@ -130,10 +130,11 @@ def measure(shapes: list[ProductShape], device: torch.device, *, pdl: bool) -> I
     for shape in dict.fromkeys(shapes):
         weights = arena.weights(shape)
         for tokens in BUCKETS:
+            x = arena.inputs(tokens, shape.in_features)
             times = {}
             for config in [Config("library"), *candidates(tokens, shape)]:
                 try:
-                    times[config] = _time(config, arena, tokens, weights, shape, pdl) * 1e6
+                    times[config] = _time(config, x, weights, shape, pdl) * 1e6
                 except OutOfResources:
                     continue
             library = times.pop(Config("library"))
@@ -151,15 +152,9 @@ def measure(shapes: list[ProductShape], device: torch.device, *, pdl: bool) -> I
 
 
 def _time(
-    config: Config,
-    arena: Arena,
-    tokens: int,
-    weights: list[torch.Tensor],
-    shape: ProductShape,
-    pdl: bool,
+    config: Config, x: torch.Tensor, weights: list[torch.Tensor], shape: ProductShape, pdl: bool
 ) -> float:
     """Of a norm and the product."""
-    x = arena.inputs(tokens, shape.in_features)
     scale = torch.ones_like(x[0])
 
     def run(index: int) -> torch.Tensor:

@@ -33,8 +33,8 @@ from quire.backends.kernels.operations import TritonKernels
 from quire.backends.kernels.tuning import seconds
 from quire.plugins.platforms.cuda import CUDA
 from quire.quant.kernels import dense, eight_bit, grouped, quantize, scaled
-from quire.quant.kernels.grouped import Packed
 from quire.quant.kernels.layout import SLACK
+from quire.quant.kernels.packed import Packed
 from quire.quant.kernels.products import Float8Product, GroupedProduct, Int8Product
 from quire.quant.kernels.tiles import Config
 from quire.quant.kernels.tuned import Entry, read
@@ -147,16 +147,19 @@ def runs(kind: str, m: int, name: str, arena: Arena) -> Runs:
     return _scaled(x, values, scales, block, tried, around, library=kind == "fp8")
 
 
-def _normed(x: torch.Tensor) -> torch.Tensor:
-    return rms_norm(x, torch.ones_like(x[0]), 1e-5, pdl=KERNELS.overlaps)
+def _norm(x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """x as the layer's norm gives it, anew each time."""
+    weight = torch.ones_like(x[0])
+    return lambda: rms_norm(x, weight, 1e-5, pdl=KERNELS.overlaps)
 
 
 def _grouped(x: torch.Tensor, weights: list[Packed], tried: Any, around: Any) -> Runs:
+    normed = _norm(x)
     for config in tried:
         yield (
             config,
             lambda i, c=config: grouped.multiply(
-                _normed(x), weights[i % len(weights)], c, KERNELS, **around
+                normed(), weights[i % len(weights)], c, KERNELS, **around
             ),
         )
     n, k = weights[0].n, weights[0].k
@@ -165,19 +168,20 @@ def _grouped(x: torch.Tensor, weights: list[Packed], tried: Any, around: Any) ->
 
         def through(i: int) -> torch.Tensor:
             dense.write_out(weights[i % len(weights)], out, KERNELS)
-            return F.linear(_normed(x), out)
+            return F.linear(normed(), out)
 
         yield "dense", through
     both = [torch.randn(n, k, device="cuda").bfloat16() for _ in range(3)]
-    yield "bf16", lambda i: F.linear(_normed(x), both[i % 3])
+    yield "bf16", lambda i: F.linear(normed(), both[i % 3])
 
 
 def _bytes(x: torch.Tensor, values: Any, scales: Any, block: Any, tried: Any, around: Any) -> Runs:
+    normed = _norm(x)
     for config in tried:
         yield (
             config,
             lambda i, c=config: eight_bit.multiply(
-                _normed(x), values[i % len(values)], scales, c, KERNELS, block=block, **around
+                normed(), values[i % len(values)], scales, c, KERNELS, block=block, **around
             ),
         )
 

@@ -17,6 +17,7 @@ __all__ = (
     "places",
     "row_vector",
     "settled",
+    "tile_zeros",
     "whole",
 )
 
@@ -170,6 +171,23 @@ def row_vector(values, R: tl.constexpr, U: tl.constexpr):
     """[R, 8, 2], a value a row (units, t // 4, half), for every word of a tile."""
     values = values[None, :, :, None, None, :, None]
     return tl.broadcast_to(values, (U, R, 8, 4, 2, 2, 2))
+
+
+@triton.jit
+def tile_zeros(
+    values, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
+    R: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
+    """What decoding subtracts, of every word of a tile; values are the rows' if they differ."""
+    if ZERO:
+        values = row_vector(values, R, U)
+    elif BITS == 8:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
+    elif tl.bfloat16 == DTYPE:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
+    else:
+        values = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
+    return values
 
 
 @triton.jit

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .decode import bytes_of, nibbles, places, row_vector, whole
-from .grouped import Packed
+from .decode import bytes_of, nibbles, places, row_vector, tile_zeros, whole
+from .packed import Packed
 
 __all__ = ("Scratch", "write_out")
 
@@ -85,14 +85,10 @@ def _write_out(
     words = tl.load(w_at + tl.arange(0, U)[:, None] * LINE + tl.arange(0, R * 256)[None, :])
     words = tl.reshape(words, (U, R, 8, 4, 2, 2, 2))
     place = places(first + base, N, R) + step // PARTS * N
+    zero = place
     if ZERO:
-        zero = row_vector(tl.load(zero_ptr + place), R, U)
-    elif BITS == 8:
-        zero = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
-    elif tl.bfloat16 == DTYPE:
-        zero = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
-    else:
-        zero = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
+        zero = tl.load(zero_ptr + place)
+    zero = tile_zeros(zero, DTYPE, BITS, ZERO, R, U)
     scale = row_vector(tl.load(scale_ptr + place).to(tl.float32), R, U)
     if SLICES == 2:
         a, b = bytes_of(words, zero)

@@ -14,129 +14,27 @@ A token's result depends on the Config and not on the other tokens or their numb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import gcd
-
 import torch
 import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from ..weights import GroupedWeight
 from .apart import apart
-from .decode import bytes_of, group_of, nibbles, operand, places, row_vector, settled, whole
-from .layout import pack
+from .decode import (
+    bytes_of,
+    group_of,
+    nibbles,
+    operand,
+    places,
+    row_vector,
+    settled,
+    tile_zeros,
+    whole,
+)
+from .packed import Packed
 from .tiles import Config, output, shared_depth
 
-__all__ = ("Packed", "multiply", "packed_width", "part_of_groups")
-
-
-_STEP = 128
-"""Columns that one step multiplies at most."""
-_OFFSETS = {
-    (4, torch.bfloat16): 128.0,
-    (4, torch.float16): 1024.0,
-    (8, torch.bfloat16): 0.0,
-    (8, torch.float16): 0.0,
-}
-"""What decoding adds to a code besides, see ``decode``."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Integer weights as kernels read them.
-
-    Attributes:
-        words: of ``layout.pack``.
-        scales: [groups, N].
-        zeros: [groups, N] in the activations' dtype, as ``decode`` takes them; None where all are
-            2^(bits - 1).
-        bits: 4 or 8.
-        n: rows of the matrix.
-        k: columns.
-        part: columns that one step multiplies, all of one group.
-        parts: steps that a group spans.
-        order: which input each column multiplies; None where it is the column's own.
-    """
-
-    words: torch.Tensor
-    scales: torch.Tensor
-    zeros: torch.Tensor | None
-    bits: int
-    n: int
-    k: int
-    part: int
-    parts: int
-    order: torch.Tensor | None = None
-
-    @classmethod
-    def of(cls, weight: GroupedWeight, dtype: torch.dtype) -> Packed:
-        """Pack a weight.
-
-        Two and three bits take four bits each, and so do four; groups that are no multiple of 64
-        columns have codes of eight.
-
-        Args:
-            weight: on the device that multiplies.
-            dtype: of activations: bfloat16 or float16.
-
-        Raises:
-            ValueError: for groups that share no multiple of 32 with 128 columns.
-        """
-        n, k = weight.codes.shape
-        single = weight.group_size >= k
-        part = part_of_groups(weight)
-        if part is None:
-            raise ValueError(
-                f"groups of {weight.group_size} columns are not supported by the GPU's kernels: a "
-                f"multiple of 32 is, and one group a row"
-            )
-        bits = packed_width(weight, part)
-        zeros = weight.zeros
-        if zeros is None and bits != weight.bits:
-            zeros = torch.full_like(weight.scales, 2 ** (weight.bits - 1), dtype=torch.uint8)
-        if zeros is not None:
-            zeros = (-(_OFFSETS[bits, dtype] + zeros.t().float())).to(dtype).contiguous()
-        return cls(
-            words=pack(weight.codes, bits, part),
-            scales=weight.scales.t().contiguous(),
-            zeros=zeros,
-            bits=bits,
-            n=n,
-            k=k,
-            part=part,
-            parts=-(-k // part) if single else weight.group_size // part,
-            order=None if weight.order is None else weight.order.to(torch.int32),
-        )
-
-
-def packed_width(weight: GroupedWeight, part: int) -> int:
-    """Bits that a code takes, where so many columns are read with one scale."""
-    return 4 if weight.bits <= 4 and part >= 64 else 8
-
-
-def part_of_groups(weight: GroupedWeight) -> int | None:
-    """Columns that are read with one scale; None where a group is no multiple of 32 of them."""
-    single = weight.group_size >= weight.codes.shape[1]
-    part = _STEP if single else gcd(weight.group_size, _STEP)
-    return part if part >= 32 else None
-
-
-@triton.jit
-def _zero(
-    values, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
-    R: tl.constexpr, U: tl.constexpr,
-):  # fmt: skip
-    """What decoding subtracts, of every word of a tile; values are the rows' if they differ."""
-    if ZERO:
-        values = row_vector(values, R, U)
-    elif BITS == 8:
-        values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
-    elif tl.bfloat16 == DTYPE:
-        values = tl.full((U, R, 8, 4, 2, 2, 2), -136.0, DTYPE)
-    else:
-        values = tl.full((U, R, 8, 4, 2, 2, 2), -1032.0, DTYPE)
-    return values
+__all__ = ("multiply",)
 
 
 @triton.jit
@@ -215,13 +113,13 @@ def _both(
     SLICES: tl.constexpr = 16 // BITS
     w, up = words
     scale, zero, up_scale, up_zero = group
-    zero = _zero(zero, DTYPE, BITS, ZERO, R, U)
+    zero = tile_zeros(zero, DTYPE, BITS, ZERO, R, U)
     if FOLD:
         scale = row_vector(scale.to(DTYPE), R, U)
         if GATED:
             gate = _step(w, x, zero, scale, gate, SLICES, R, U, WHOLE, FOLD, ASM)
             w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
-            zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
+            zero = tile_zeros(up_zero, DTYPE, BITS, ZERO, R, U)
         total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
         total = settled(total, PDL)
     else:
@@ -230,7 +128,7 @@ def _both(
         if GATED:
             gate += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
             w, scale = up, up_scale.to(tl.float32)[:, None]
-            zero = _zero(up_zero, DTYPE, BITS, ZERO, R, U)
+            zero = tile_zeros(up_zero, DTYPE, BITS, ZERO, R, U)
         total += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
     return total, gate
 

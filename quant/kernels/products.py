@@ -8,7 +8,7 @@ from ...core.contracts.platform import Gate, Kernels, Norm, Platform
 from ..weights import Float8Weight, GroupedWeight, Int8Weight, Weight
 from . import eight_bit, grouped, scaled
 from .dense import Scratch, write_out
-from .grouped import Packed, packed_width, part_of_groups
+from .packed import Packed, packed_width, part_of_groups
 from .quantize import gather, quantize
 from .tiles import Config
 from .tuned import choose

@@ -61,7 +61,7 @@ def _params(rng: random.Random) -> SamplingParams:
 
 
 def _prompt(rng: random.Random, beginnings: list[list[int]]) -> list[int]:
-    """Of ten lengths, most behind a beginning that others have."""
+    """Short or long, most behind a beginning that others have."""
     rest = [rng.randrange(6, 4000) for _ in range(rng.choice((1, 5, 17, 40, 200)))]
     return (rng.choice(beginnings) if rng.random() < 0.7 else []) + rest
 

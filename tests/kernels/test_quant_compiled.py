@@ -9,7 +9,7 @@ import torch
 from quire.backends.kernels.operations import TritonKernels
 from quire.quant import kernels
 from quire.quant.kernels import dense, eight_bit, grouped, quantize, scaled, tuned
-from quire.quant.kernels.grouped import Packed
+from quire.quant.kernels.packed import Packed
 from quire.quant.kernels.tiles import Config
 from quire.quant.kernels.tuned import Entry
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling

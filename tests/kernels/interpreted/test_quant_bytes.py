@@ -7,7 +7,7 @@ from quire.backends.kernels.operations import TritonKernels
 from quire.core.layers.norm import TorchNorm
 from quire.quant.kernels import eight_bit, scaled
 from quire.quant.kernels.dense import write_out
-from quire.quant.kernels.grouped import Packed
+from quire.quant.kernels.packed import Packed
 from quire.quant.kernels.quantize import gather, quantize
 from quire.quant.kernels.tiles import Config
 from tests.kernels import oracles

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from quire.backends.kernels.operations import TritonKernels
-from quire.quant.kernels.grouped import Packed, multiply
+from quire.quant.kernels.grouped import multiply
 from quire.quant.kernels.layout import pack, unpack
+from quire.quant.kernels.packed import Packed
 from quire.quant.kernels.tiles import Config
 from tests.kernels.oracles import assert_close, poison, product, random
 from tests.kernels.quantized import dequantized, grouped
