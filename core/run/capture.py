@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
 
-__all__ = ("CapturedShapes", "Capturing")
+__all__ = ("LONG_PATIENCE", "CapturedShapes", "Capturing")
+
+# Launches of a shape that changes from step to step before it is captured while somebody waits: a
+# capture takes as long as dozens of steps, and a larger shape wastes about a tenth of each.
+LONG_PATIENCE = 128
 
 T = TypeVar("T")
 Shape = TypeVar("Shape")
@@ -56,6 +61,9 @@ class Capturing:
 class CapturedShapes(ABC, Generic[Shape, Kept]):
     """What was captured, by shape: ahead of need, the likeliest first, while nothing runs.
 
+    While somebody waits, what is missing runs in a larger shape that holds it, or without, and is
+    captured if it keeps coming.
+
     Attributes:
         cold: whether a launch, since somebody last set this to False, had to be captured first or
             ran without what is yet to be captured for it.
@@ -64,6 +72,7 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def __init__(self) -> None:
         self.cold = False
         self._graphs: dict[Hashable, Kept] = {}
+        self._missed: Counter[Hashable] = Counter()
         self._coming = self._shapes_to_come()
 
     def capture_ahead(self) -> bool:
@@ -82,11 +91,46 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def forget(self) -> None:
         """Drop every graph: the caches they were captured with are gone."""
         self._graphs.clear()
+        self._missed.clear()
         self._coming = self._shapes_to_come()
+
+    def _find(self, shape: Shape) -> tuple[Shape, Kept | None]:
+        """What a launch of a shape runs in, and the shape that it was captured for.
+
+        None with the shape itself where it runs without.
+        """
+        key = self._key(shape)
+        kept = self._graphs.get(key)
+        if kept is not None:
+            return shape, kept
+        self._missed[key] += 1
+        wanted: Shape | None = shape
+        if self._missed[key] <= self._patience(shape):
+            for larger in self._shapes_that_hold(shape):
+                kept = self._graphs.get(self._key(larger))
+                if kept is not None:
+                    return larger, kept
+            wanted = self._stand_in(shape)
+        self.cold = True
+        return (shape, None) if wanted is None else (wanted, self._graph(wanted))
+
+    @abstractmethod
+    def _patience(self, shape: Shape) -> int:
+        """Launches without what is captured for the shape itself before that is captured while
+        somebody waits."""
+
+    @abstractmethod
+    def _stand_in(self, shape: Shape) -> Shape | None:
+        """What to capture before that where nothing holds the shape: one that holds it and others
+        that are likely; None to run without."""
 
     @abstractmethod
     def _shapes_to_come(self) -> Iterator[Shape]:
         """Those that are likely, the commonest first."""
+
+    @abstractmethod
+    def _shapes_that_hold(self, shape: Shape) -> Iterator[Shape]:
+        """Shapes that a launch can run in without taking much longer, itself among them."""
 
     @abstractmethod
     def _key(self, shape: Shape) -> Hashable:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
-from .capture import CapturedShapes, Capturing
+from .capture import LONG_PATIENCE, CapturedShapes, Capturing
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes
 from .graphs import NOBODY
 from .sample import Sampler
@@ -99,6 +99,8 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         longest = int(host.longest.max()) + wanted
         filters = self._sampler.filters(host_slots)
         shape, graph = self._find(_Shape(graph_rows(count), most, longest, filters))
+        if graph is None:
+            raise RuntimeError("a proposal is captured where nothing holds it")
         self._fill(shape.rows, host.slots, host.wanted)
         return Loaded(self._inputs[:count], self._inputs[shape.rows : shape.rows + count], graph)
 
@@ -119,14 +121,11 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
             for rows in self._sizes:
                 yield _Shape(rows, most, 1 << power, filters)
 
-    def _find(self, shape: _Shape) -> tuple[_Shape, _Graph]:
-        """The graph for a call and what it was captured for, which may be a shape that holds it."""
-        for held in self._shapes_that_hold(shape):
-            graph = self._graphs.get(self._key(held))
-            if graph is not None:
-                return held, graph
-        self.cold = True
-        return shape, self._graph(shape)
+    def _patience(self, shape: _Shape) -> int:
+        return LONG_PATIENCE
+
+    def _stand_in(self, shape: _Shape) -> _Shape:
+        return shape._replace(rows=holding_sizes(self._sizes, shape.rows)[-1])
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
         for most in self._lengths:

@@ -14,7 +14,6 @@ steady decoding sends nothing to the device.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from typing import Literal, NamedTuple
 
@@ -26,7 +25,7 @@ from ..contracts.model import Architecture
 from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, Verified
-from .capture import CapturedShapes, Capturing
+from .capture import LONG_PATIENCE, CapturedShapes, Capturing
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes
 from .sample import Sampler
 from .slots import SlotTable
@@ -44,7 +43,8 @@ __all__ = (
 
 # Rows at which a platform's products may change their kernels.
 _PRODUCT_ROWS = (1, 16, 32, 64)
-# Steps of one shape that run without a graph before it is captured while somebody waits.
+# Steps of one shape, without drafts, that run in another's graph or without before it is captured
+# while somebody waits.
 PATIENCE = 4
 # Slots of a step that is nothing but padding.
 NOBODY = np.empty(0, dtype=np.int64)
@@ -156,7 +156,6 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
         # As they will be once all that was launched has run, where that is known.
         self._ready: _Inputs | None = None
-        self._missed: Counter[Hashable] = Counter()
         self._capturing = Capturing(device)
 
     def takes(self, plan: Plan) -> bool:
@@ -234,25 +233,15 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             end = End(end.hidden)
         return held.rows, end
 
-    def _find(self, shape: _Shape) -> tuple[_Shape, Graph | None]:
-        """The graph for a step and what it was captured for, which may be a shape that holds it."""
-        key = self._key(shape)
-        graph = self._graphs.get(key)
-        if graph is not None:
-            return shape, graph
-        self._missed[key] += 1
-        if self._missed[key] > PATIENCE:
-            self.cold = True
-            return shape, self._graph(shape)
-        for larger in self._shapes_that_hold(shape):
-            graph = self._graphs.get(self._key(larger))
-            if graph is not None:
-                return larger, graph
-        self.cold = True
-        return shape, None
+    def _patience(self, shape: _Shape) -> int:
+        return LONG_PATIENCE if shape.verifies else PATIENCE
+
+    def _stand_in(self, shape: _Shape) -> _Shape | None:
+        if not shape.verifies:
+            return None
+        return shape._replace(rows=holding_sizes(self._sizes, shape.rows)[-1])
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
-        """Shapes that a step can run in without taking much longer."""
         # Of shared prefixes a step need not make use, and what is shown needlessly is harmless.
         hints = sorted({shape.shares, shape.verifies}, reverse=True)
         for shown, shares in itertools.product(sorted({shape.shown, True}), hints):
@@ -287,7 +276,6 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
 
     def forget(self) -> None:
         super().forget()
-        self._missed.clear()
         self._capturing.forget()
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
