@@ -19,6 +19,8 @@ from tests.engine.driver import Driver, make_config
 LENGTHS = (1, 5, 23, 40)
 GREEDY = SamplingParams(temperature=0, max_tokens=32)
 BACKENDS = ("reference", "cpu")
+# Overlap is the engine's, above any backend.
+BACKENDS_AND_OVERLAP = (("reference", False), ("cpu", True))
 
 
 def configure(folder: Path, **sections: Any) -> Config:
@@ -68,8 +70,7 @@ def test_greedy_tokens(case, mode: str, backend: str) -> None:
     assert (driver.engine.stats().preemptions > 0) == mode.startswith("preemption")
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "overlap"), BACKENDS_AND_OVERLAP)
 def test_prefix_hits(case, backend: str, overlap: bool) -> None:
     folder, _, prompts, wanted = case
     schedule = {"overlap": overlap}
@@ -93,8 +94,7 @@ def serve_mixed(driver: Driver, prompts: list[list[int]], params: SamplingParams
     driver.drain(after_step=arrive)
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("backend", "overlap"), BACKENDS_AND_OVERLAP)
 def test_prompts_and_decodes_in_one_batch(case, backend: str, overlap: bool) -> None:
     folder, _, prompts, wanted = case
     schedule = {"max_num_batched_tokens": 9, "overlap": overlap}

@@ -38,7 +38,7 @@ def test_of_useless_drafts_little_is_shown(users: int, rate: float, cost) -> Non
     world = Stream([rate] * users, cost)
     # Rests get longer until then.
     world.shown(16_000)
-    shown = world.shown(40_000)
+    shown = world.shown(20_000)
     assert 0 < sum(shown) < 0.05 * len(shown)
 
 
