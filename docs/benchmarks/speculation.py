@@ -15,8 +15,8 @@ temperature, with several users at once. `simulated` runs the shape of Llama 3.1
 weights whose logits are all the same, so that the next token is always 0, and drafts that are 0 as
 often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts that are
 never right and never fewer than asked for: what a step with drafts takes beside one without.
-Engines take turns in one process; rates are medians over the repetitions, and so are ratios, turn
-by turn, of the embedded model, whose turns are short.
+Engines take turns in one process, those of the embedded model in an order that changes; rates are
+medians over the repetitions, and so are its ratios, turn by turn, as its turns are short.
 `speculation_plot.py` draws what is written.
 """
 
@@ -127,7 +127,8 @@ def embedded(args: argparse.Namespace) -> dict[str, Any]:
     alike: dict[str, float] = {}
     for repetition in range(args.repeat + WARM_UP):
         for work, run in works.items():
-            for name, llm in engines.items():
+            for name in _order(engines, repetition):
+                llm = engines[name]
                 llm.engine.scheduler.forget_prefixes()
                 before = llm.engine.stats()
                 begun = time.perf_counter()
@@ -173,6 +174,12 @@ def _embedded_engines() -> dict[str, LLM]:
     }
 
 
+def _order(engines: dict[str, LLM], turn: int) -> list[str]:
+    """Plain decoding first, and then any: what an engine leaves in the processor's caches is part
+    of what the next one takes."""
+    return random.Random(turn).sample(list(engines), len(engines)) if turn else list(engines)
+
+
 def _by_turn(speeds: list[float], plain: list[float]) -> float:
     """How many times as fast, turn by turn: what slows a machine down slows both."""
     return statistics.median(speed / other for speed, other in zip(speeds, plain, strict=True))
@@ -203,7 +210,8 @@ def useless(args: argparse.Namespace) -> dict[str, Any]:
         speeds: dict[str, list[float]] = {name: [] for name in engines}
         drafted = dict.fromkeys(engines, 0)
         for repetition in range(args.repeat + 1):
-            for name, llm in engines.items():
+            for name in _order(engines, repetition):
+                llm = engines[name]
                 llm.engine.scheduler.forget_prefixes()
                 before = llm.engine.stats().draft_tokens
                 begun = time.perf_counter()
