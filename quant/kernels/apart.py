@@ -14,15 +14,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .decode import bytes_of, nibbles, places
+from .decode import bytes_of, nibbles, places, zero_line, zero_of
 
 __all__ = ("apart",)
 
 
 @triton.jit
-def _zero_of(zero, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, DEEP: tl.constexpr):
-    """What decoding subtracts, of every word of the units; zero is [DEEP, 8, 2] if rows differ."""
+def _unit_zeros(
+    zero, group, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr, DEEP: tl.constexpr
+):
+    """What decoding subtracts, of every word of the units; zero is [DEEP, 8, 2], the rows' lines of
+    zeros, if these differ."""
     if ZERO:
+        zero = zero_of(zero, group[:, None, None], DTYPE, BITS)
         zeros = tl.broadcast_to(zero[:, :, None, None, :, None], (DEEP, 8, 4, 2, 2, 2))
     elif BITS == 8:
         zeros = tl.full((DEEP, 8, 4, 2, 2, 2), -128.0, DTYPE)
@@ -59,32 +63,34 @@ def _multiplied(words, x, zeros, sums, SLICES: tl.constexpr, DEEP: tl.constexpr,
 @triton.jit
 def _half(
     w_at, scale_at, zero_at, step, STEPS: tl.constexpr, U: tl.constexpr, LINE: tl.constexpr,
-    PARTS: tl.constexpr, ALL: tl.constexpr, ZERO: tl.constexpr,
+    PARTS: tl.constexpr, ALL: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
 ):  # fmt: skip
-    """The words of a step of each part, its scales and zeros; behind the last step the last's."""
+    """The words of a step of each part, its group, scales and lines of zeros; behind the last step
+    the last's."""
     present = tl.minimum(step, STEPS - 1)
     at = w_at + (present.to(tl.int64) * (U * LINE))[:, None]
     words = ()
     for u in tl.static_range(U):
         words += (tl.load(at + u * LINE, eviction_policy="evict_first"),)
-    group = present // PARTS * ALL
-    scale = tl.load(scale_at + group[:, None])
+    group = present // PARTS
+    scale = tl.load(scale_at + (group * ALL)[:, None])
     zero = scale
     if ZERO:
-        zero = tl.load(zero_at + group[:, None, None])
-    return words, scale, zero
+        zero = tl.load(zero_at + (zero_line(group, BITS) * ALL)[:, None, None])
+    return words, group, scale, zero
 
 
 @triton.jit
 def _weights(
     w_at, scale_at, zero_at, step, N: tl.constexpr, STEPS: tl.constexpr, U: tl.constexpr,
-    LINE: tl.constexpr, PARTS: tl.constexpr, ALL: tl.constexpr, ZERO: tl.constexpr,
+    LINE: tl.constexpr, PARTS: tl.constexpr, ALL: tl.constexpr, BITS: tl.constexpr,
+    ZERO: tl.constexpr,
 ):  # fmt: skip
     """A step of the rows, and behind a gate of those of the other half, which is N rows on."""
-    halves = (_half(w_at, scale_at, zero_at, step, STEPS, U, LINE, PARTS, ALL, ZERO),)
+    halves = (_half(w_at, scale_at, zero_at, step, STEPS, U, LINE, PARTS, ALL, BITS, ZERO),)
     if ALL > N:
         w_at, scale_at, zero_at = w_at + N * 16, scale_at + N, zero_at + N
-        halves += (_half(w_at, scale_at, zero_at, step, STEPS, U, LINE, PARTS, ALL, ZERO),)
+        halves += (_half(w_at, scale_at, zero_at, step, STEPS, U, LINE, PARTS, ALL, BITS, ZERO),)
     return halves
 
 
@@ -120,8 +126,8 @@ def _step(
     ASM: tl.constexpr,
 ):  # fmt: skip
     """The products of a step, [DEEP, 16, 8]."""
-    words, scale, zero = half
-    zeros = _zero_of(zero, x[0][0].dtype, BITS, ZERO, DEEP)
+    words, group, scale, zero = half
+    zeros = _unit_zeros(zero, group, x[0][0].dtype, BITS, ZERO, DEEP)
     sums = tl.zeros((DEEP, 16, 8), tl.float32)
     for u in tl.static_range(U):
         sums = _multiplied(words[u], x[u], zeros, sums, 16 // BITS, DEEP, ASM)
@@ -164,7 +170,9 @@ def apart(
     ahead = ()
     for index in tl.static_range(min(AHEAD, SHARE)):
         ahead += (
-            _weights(w_at, scale_at, zero_at, begin + index, N, STEPS, U, LINE, PARTS, ALL, ZERO),
+            _weights(
+                w_at, scale_at, zero_at, begin + index, N, STEPS, U, LINE, PARTS, ALL, BITS, ZERO
+            ),
         )
     if PDL:
         # Weights do not depend on the kernel before; everything below may.
@@ -177,7 +185,9 @@ def apart(
         ahead = ahead[1:]
         if index + AHEAD < SHARE:
             step = begin + (index + AHEAD)
-            ahead += (_weights(w_at, scale_at, zero_at, step, N, STEPS, U, LINE, PARTS, ALL, ZERO),)
+            ahead += (
+                _weights(w_at, scale_at, zero_at, step, N, STEPS, U, LINE, PARTS, ALL, BITS, ZERO),
+            )
         x = _inputs(x_at, begin + index, K, PART, STEPS, WHOLE, U, SLICES, DEEP)
         if ACT is not None:
             gate += _step(halves[0], x, BITS, ZERO, U, DEEP, ASM)

@@ -19,6 +19,8 @@ __all__ = (
     "settled",
     "tile_zeros",
     "whole",
+    "zero_line",
+    "zero_of",
 )
 
 
@@ -30,20 +32,47 @@ def places(first, N: tl.constexpr, R: tl.constexpr):
 
 
 @triton.jit
-def group_of(scale_at, zero_ptr, place, N: tl.constexpr, ZERO: tl.constexpr, GATED: tl.constexpr):
-    """Scales and zeros of rows in a group, then those of the other half, which is N rows on.
+def zero_line(group, BITS: tl.constexpr):
+    """Where ``Packed.zeros`` has a group's zero points."""
+    if BITS == 4:
+        group = group // 4
+    return group
 
-    What there is not is the scales once more.
+
+@triton.jit
+def zero_of(zero, group, DTYPE: tl.constexpr, BITS: tl.constexpr):
+    """What ``nibbles`` and ``bytes_of`` subtract in a group, of what its line holds."""
+    if BITS == 4:
+        # -128 is 0xc300 in bfloat16, -1024 is 0xe400 in float16: what stands in the last bits makes
+        # them less by as much.
+        BASE: tl.constexpr = -0x3D00 if tl.bfloat16 == DTYPE else -0x1C00
+        zero = ((zero >> (group % 4 * 4)) & 15) + BASE
+        zero = zero.to(tl.int16).to(DTYPE, bitcast=True)
+    return zero
+
+
+@triton.jit
+def group_of(
+    scale_at, zero_ptr, group, place, N: tl.constexpr, ALL: tl.constexpr, BITS: tl.constexpr,
+    ZERO: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """A group, scales and lines of zeros of its rows, of ALL, then those of the other half, which
+    is N rows on.
+
+    What there is not is the scales once more. Lines are decoded when they are used: whoever loads
+    them a step ahead would wait for them here.
     """
+    scale_at += group * ALL
     scale = tl.load(scale_at)
     zero, up_scale, up_zero = scale, scale, scale
+    line = place + zero_line(group, BITS) * ALL
     if ZERO:
-        zero = tl.load(zero_ptr + place)
+        zero = tl.load(zero_ptr + line)
     if GATED:
         up_scale = tl.load(scale_at + N)
         if ZERO:
-            up_zero = tl.load(zero_ptr + N + place)
-    return scale, zero, up_scale, up_zero
+            up_zero = tl.load(zero_ptr + N + line)
+    return group, scale, zero, up_scale, up_zero
 
 
 @triton.jit
@@ -175,12 +204,13 @@ def row_vector(values, R: tl.constexpr, U: tl.constexpr):
 
 @triton.jit
 def tile_zeros(
-    values, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
+    values, group, DTYPE: tl.constexpr, BITS: tl.constexpr, ZERO: tl.constexpr,
     R: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
-    """What decoding subtracts, of every word of a tile; values are the rows' if they differ."""
+    """What decoding subtracts, of every word of a tile; values are the rows' lines of zeros, if
+    these differ."""
     if ZERO:
-        values = row_vector(values, R, U)
+        values = row_vector(zero_of(values, group, DTYPE, BITS), R, U)
     elif BITS == 8:
         values = tl.full((U, R, 8, 4, 2, 2, 2), -128.0, DTYPE)
     elif tl.bfloat16 == DTYPE:

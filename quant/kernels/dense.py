@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from ...core.contracts.platform import Kernels
-from .decode import bytes_of, nibbles, places, row_vector, tile_zeros, whole
+from .decode import bytes_of, nibbles, places, row_vector, tile_zeros, whole, zero_line
 from .packed import Packed
 
 __all__ = ("Scratch", "write_out")
@@ -84,12 +84,12 @@ def _write_out(
     w_at = w_ptr + (step * U).to(tl.int64) * LINE + (first + base) * 16
     words = tl.load(w_at + tl.arange(0, U)[:, None] * LINE + tl.arange(0, R * 256)[None, :])
     words = tl.reshape(words, (U, R, 8, 4, 2, 2, 2))
-    place = places(first + base, N, R) + step // PARTS * N
+    place, group = places(first + base, N, R), step // PARTS
     zero = place
     if ZERO:
-        zero = tl.load(zero_ptr + place)
-    zero = tile_zeros(zero, DTYPE, BITS, ZERO, R, U)
-    scale = row_vector(tl.load(scale_ptr + place).to(tl.float32), R, U)
+        zero = tl.load(zero_ptr + zero_line(group, BITS) * N + place)
+    zero = tile_zeros(zero, group, DTYPE, BITS, ZERO, R, U)
+    scale = row_vector(tl.load(scale_ptr + group * N + place).to(tl.float32), R, U)
     if SLICES == 2:
         a, b = bytes_of(words, zero)
         y = tl.join(a.to(tl.float32) * scale, b.to(tl.float32) * scale)

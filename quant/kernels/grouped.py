@@ -112,14 +112,14 @@ def _both(
     has one; group is of ``group_of``."""
     SLICES: tl.constexpr = 16 // BITS
     w, up = words
-    scale, zero, up_scale, up_zero = group
-    zero = tile_zeros(zero, DTYPE, BITS, ZERO, R, U)
+    at, scale, zero, up_scale, up_zero = group
+    zero = tile_zeros(zero, at, DTYPE, BITS, ZERO, R, U)
     if FOLD:
         scale = row_vector(scale.to(DTYPE), R, U)
         if GATED:
             gate = _step(w, x, zero, scale, gate, SLICES, R, U, WHOLE, FOLD, ASM)
             w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
-            zero = tile_zeros(up_zero, DTYPE, BITS, ZERO, R, U)
+            zero = tile_zeros(up_zero, at, DTYPE, BITS, ZERO, R, U)
         total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
         total = settled(total, PDL)
     else:
@@ -128,7 +128,7 @@ def _both(
         if GATED:
             gate += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
             w, scale = up, up_scale.to(tl.float32)[:, None]
-            zero = tile_zeros(up_zero, DTYPE, BITS, ZERO, R, U)
+            zero = tile_zeros(up_zero, at, DTYPE, BITS, ZERO, R, U)
         total += _step(w, x, zero, zero, none, SLICES, R, U, WHOLE, FOLD, ASM) * scale
     return total, gate
 
@@ -182,9 +182,9 @@ def _product(
     for index in tl.static_range(HELD):
         held += (_words(held_at + index * (U * LINE), N, GATED),)  # type: ignore[assignment]
     # Scales and zeros are loaded a step ahead.
-    group = tl.minimum(first, STEPS - 1) // PARTS * ALL
+    group = tl.minimum(first, STEPS - 1) // PARTS
     scale_at = scale_ptr + (place if FOLD else tall)
-    ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, GATED)
+    ahead = group_of(scale_at, zero_ptr, group, place, N, ALL, BITS, ZERO, GATED)
     if PDL:
         # Weights do not depend on the kernel before; everything below may.
         tl.extra.cuda.gdc_wait()
@@ -194,8 +194,8 @@ def _product(
         words = _words(w_at, N, GATED)
         x = _inputs(x_at, inside, SLICES, WHOLE, K % PART != 0, columns, K - step * PART)
         now = ahead
-        group = tl.minimum(step + 1, last - 1) // PARTS * ALL
-        ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, GATED)
+        group = tl.minimum(step + 1, last - 1) // PARTS
+        ahead = group_of(scale_at, zero_ptr, group, place, N, ALL, BITS, ZERO, GATED)
         total, gate = _both(
             words, x, now, total, gate, DTYPE, BITS, ZERO, R, U, WHOLE, FOLD, ASM, GATED, PDL
         )
@@ -205,8 +205,8 @@ def _product(
         step = last - HELD + index
         x = _inputs(x_at, inside, SLICES, WHOLE, K % PART != 0, columns, K - step * PART)
         now = ahead
-        group = tl.minimum(step + 1, last - 1) // PARTS * ALL
-        ahead = group_of(scale_at + group, zero_ptr, place + group, N, ZERO, GATED)
+        group = tl.minimum(step + 1, last - 1) // PARTS
+        ahead = group_of(scale_at, zero_ptr, group, place, N, ALL, BITS, ZERO, GATED)
         total, gate = _both(
             held[index], x, now, total, gate, DTYPE, BITS, ZERO, R, U, WHOLE, FOLD, ASM, GATED, PDL
         )

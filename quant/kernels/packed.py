@@ -14,13 +14,8 @@ __all__ = ("Packed", "packed_width", "part_of_groups")
 
 _STEP = 128
 """Columns that one step multiplies at most."""
-_OFFSETS = {
-    (4, torch.bfloat16): 128.0,
-    (4, torch.float16): 1024.0,
-    (8, torch.bfloat16): 0.0,
-    (8, torch.float16): 0.0,
-}
-"""What decoding adds to a code besides, see ``decode``."""
+_HELD = 4
+"""Zero points of a row that a word holds: those of so many groups, one behind the other."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +25,10 @@ class Packed:
     Attributes:
         words: of ``layout.pack``.
         scales: [groups, N].
-        zeros: [groups, N] in the activations' dtype, as ``decode`` takes them; None where all are
-            2^(bits - 1).
+        zeros: None where all are 2^(bits - 1). Of 4-bit codes int16 [ceil(groups / 4), N], four
+            groups' zero points of a row in a word, the first in the last bits: so they take what
+            they must, and are read like the scales. Of 8-bit codes [groups, N] in the activations'
+            dtype, negated.
         bits: 4 or 8.
         n: rows of the matrix.
         k: columns.
@@ -77,7 +74,7 @@ class Packed:
         if zeros is None and bits != weight.bits:
             zeros = torch.full_like(weight.scales, 2 ** (weight.bits - 1), dtype=torch.uint8)
         if zeros is not None:
-            zeros = (-(_OFFSETS[bits, dtype] + zeros.t().float())).to(dtype).contiguous()
+            zeros = _four_in_a_word(zeros.t()) if bits == 4 else -zeros.t().to(dtype).contiguous()
         return cls(
             words=pack(weight.codes, bits, part),
             scales=weight.scales.t().contiguous(),
@@ -101,3 +98,13 @@ def part_of_groups(weight: GroupedWeight) -> int | None:
     single = weight.group_size >= weight.codes.shape[1]
     part = _STEP if single else gcd(weight.group_size, _STEP)
     return part if part >= 32 else None
+
+
+def _four_in_a_word(zeros: torch.Tensor) -> torch.Tensor:
+    """uint8 [groups, N] below 16 as int16 [ceil(groups / 4), N]."""
+    groups, n = zeros.shape
+    padded = zeros.new_zeros(-(-groups // _HELD) * _HELD, n, dtype=torch.int32)
+    padded[:groups] = zeros
+    places = 4 * torch.arange(_HELD, dtype=torch.int32, device=zeros.device)
+    words = (padded.view(-1, _HELD, n) << places[:, None]).sum(1)
+    return words.to(torch.int16)

@@ -312,9 +312,9 @@ def held_bits(weight: Weight) -> float:
     if not isinstance(weight, GroupedWeight):
         return 8
     part = part_of_groups(weight) or weight.group_size
-    zero = 0 if weight.zeros is None else 16
-    scale = 8 * weight.scales.element_size()
-    return packed_width(weight, part) + (scale + zero) / weight.group_size
+    width, scale = packed_width(weight, part), 8 * weight.scales.element_size()
+    zero = 0 if weight.zeros is None else 4 if width == 4 else 16
+    return width + (scale + zero) / weight.group_size
 
 
 def product_of(

@@ -34,6 +34,8 @@ def _empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
 def _packed(n: int, k: int, bits: int = 4, dtype: torch.dtype = BF16) -> Packed:
     words = _empty(n * k * bits // 16, dtype=torch.int16)
     scales, zeros = _empty(k // 128, n, dtype=FP16), _empty(k // 128, n, dtype=dtype)
+    if bits == 4:
+        zeros = _empty(k // 512, n, dtype=torch.int16)
     return Packed(words, scales, zeros, bits, n, k, 128, 1)
 
 

@@ -53,7 +53,9 @@ def test_four_bits(m, n, k, group, config, dtype) -> None:
 
 
 @pytest.mark.parametrize("config", [HELD, APART], ids=str)
-@pytest.mark.parametrize(("k", "group"), [(192, 64), (160, 32), (200, 200), (512, 256), (192, 96)])
+@pytest.mark.parametrize(
+    ("k", "group"), [(192, 64), (160, 32), (200, 200), (512, 256), (192, 96), (576, 64)]
+)
 @pytest.mark.parametrize("zeros", [False, True])
 def test_groups(k, group, zeros, config) -> None:
     _check(3, 40, k, group, config, zeros=zeros)
