@@ -59,7 +59,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
 
     Rows and drafts are rounded up to few numbers, so that few graphs, captured while nothing runs,
     serve every call. One whose graph is missing runs in a larger one; where there is none either,
-    it is captured at once, as drafting without would take as long.
+    one for as many rows as take about as long is captured at once: drafting without would, too.
 
     Args:
         speculator: with the feature ``graphs``.

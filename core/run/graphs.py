@@ -5,7 +5,8 @@ backend divides its longest row. Rows are rounded up to few sizes, the rest bein
 reads and writes the null block, so that few graphs serve every step. A capture takes as long as
 many steps, so one whose graph is missing runs in a larger one, or without, unless it keeps coming.
 Drafts are single queries, too: a sequence with k of them is k + 1 rows, which see each other's
-tokens.
+tokens. As their number changes from step to step, a graph of as many rows as take about as long is
+captured at once for all.
 
 A step leaves its inputs as the next one needs them where each row goes on by a token, so that
 steady decoding sends nothing to the device.
