@@ -67,13 +67,17 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     Attributes:
         cold: whether a launch, since somebody last set this to False, had to be captured first or
             ran without what is yet to be captured for it.
+
+    Args:
+        device: a CUDA device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.cold = False
         self._graphs: dict[Hashable, Kept] = {}
         self._missed: Counter[Hashable] = Counter()
         self._coming = self._shapes_to_come()
+        self._capturing = Capturing(device)
 
     def capture_ahead(self) -> bool:
         """Capture one more shape; False when all that are likely are there."""
@@ -93,6 +97,16 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
         self._graphs.clear()
         self._missed.clear()
         self._coming = self._shapes_to_come()
+        self._capturing.forget()
+
+    @abstractmethod
+    def capture_largest(self) -> None:
+        """Capture the shape that takes most memory."""
+
+    def _graph(self, shape: Shape) -> Kept:
+        """Capture a shape, and keep it."""
+        kept = self._graphs[self._key(shape)] = self._capture(shape)
+        return kept
 
     def _find(self, shape: Shape) -> tuple[Shape, Kept | None]:
         """What a launch of a shape runs in, and the shape that it was captured for.
@@ -137,5 +151,5 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
         """Equal for shapes that one graph serves."""
 
     @abstractmethod
-    def _graph(self, shape: Shape) -> Kept:
-        """Capture a shape, and keep it."""
+    def _capture(self, shape: Shape) -> Kept:
+        """Capture a shape, on padding."""

@@ -7,7 +7,7 @@ token belongs to, and which rows have one query, is on the device.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..contracts.attention import AttentionBatch
 from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, PlanRows
-from .capture import Capturing
+from .capture import CapturedShapes
 from .graph_sizes import graph_rows
 from .graphs import PATIENCE, End, Graph
 from .slots import SlotTable
@@ -53,11 +53,8 @@ class _Shape(NamedTuple):
     shown: bool = True
 
 
-class ChunkGraphs:
+class ChunkGraphs(CapturedShapes[_Shape, Graph]):
     """Runs steps of rows with any number of tokens, without drafts.
-
-    Attributes:
-        cold: as of ``CapturedShapes``.
 
     Args:
         watch: runs the model; it ``captures_chunks``.
@@ -72,7 +69,7 @@ class ChunkGraphs:
         *,
         max_tokens: int,
     ) -> None:
-        self.cold = False
+        super().__init__(table.device)
         self._watch = watch
         self._table = table
         most = min(max_tokens, _MOST_TOKENS)
@@ -86,22 +83,14 @@ class ChunkGraphs:
         if watch.watches:
             self._shapes += [shape._replace(shown=False) for shape in self._shapes]
         self._inputs = torch.zeros(room, dtype=torch.int64, device=table.device)
-        self._graphs: dict[_Shape, Graph] = {}
-        self._missed: Counter[_Shape] = Counter()
-        self._capturing = Capturing(table.device)
-
-    @property
-    def num_shapes(self) -> int:
-        """Graphs that there may be."""
-        return len(self._shapes)
 
     def run(self, plan: Plan) -> Chunked | None:
         """Launch a step, or return None where it is to run without a graph."""
         total = sum(row.count for row in plan.rows)
         if total > self._most or any(row.drafts or row.slack for row in plan.rows):
             return None
-        shape = self._find(_Shape(graph_rows(max(total, _FEWEST_TOKENS)), plan.shown))
-        if shape is None:
+        shape, graph = self._find(_Shape(graph_rows(max(total, _FEWEST_TOKENS)), plan.shown))
+        if graph is None:
             return None
         rows = PlanRows(plan, self._table, exact=False)
         decodes = int((rows.counts == 1).sum())
@@ -110,7 +99,6 @@ class ChunkGraphs:
         if plans is None:
             return None
         self._fill(rows, plans, size)
-        graph = self._graphs[shape]
         graph.replay()
         slots = rows.slots[rows.drawing]
         parts = (slots, rows.ends[rows.drawing], rows.offsets[rows.drawing + 1] - 1)
@@ -121,45 +109,33 @@ class ChunkGraphs:
         observed = graph.end.observed if plan.shown else None
         return Chunked(graph.end.hidden[:total], draws, last, observed)
 
-    def capture_ahead(self) -> bool:
-        """Capture one more size; False when all are there."""
-        for shape in self._shapes:
-            if shape not in self._graphs:
-                self._capture(shape)
-                return True
-        return False
-
     def capture_largest(self) -> None:
-        """Capture the step that takes most memory."""
-        self._capture(_Shape(self._sizes[-1]))
+        self._graph(_Shape(self._sizes[-1]))
 
-    def forget(self) -> None:
-        """Drop every graph: the cache they were captured with is gone."""
-        self._graphs.clear()
-        self._missed.clear()
-        self._capturing.forget()
+    def _patience(self, shape: _Shape) -> int:
+        return PATIENCE
 
-    def _find(self, shape: _Shape) -> _Shape | None:
-        """That of the graph that runs a step without taking much longer."""
-        if shape in self._graphs:
-            return shape
-        self._missed[shape] += 1
-        if self._missed[shape] > PATIENCE:
-            self.cold = True
-            self._capture(shape)
-            return shape
+    def _stand_in(self, shape: _Shape) -> None:
+        return None
+
+    def _shapes_to_come(self) -> Iterator[_Shape]:
+        yield from self._shapes
+
+    def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
         most = shape.tokens * 5 // 4
-        sizes = [size for size in self._sizes if shape.tokens <= size <= most]
         # What is shown needlessly is harmless.
-        fits = (_Shape(size, shown) for shown in sorted({shape.shown, True}) for size in sizes)
-        held = next((held for held in fits if held in self._graphs), None)
-        self.cold |= held is None
-        return held
+        for shown in sorted({shape.shown, True}):
+            for size in self._sizes:
+                if shape.tokens <= size <= most:
+                    yield _Shape(size, shown)
 
-    def _capture(self, shape: _Shape) -> None:
+    def _key(self, shape: _Shape) -> _Shape:
+        return shape
+
+    def _capture(self, shape: _Shape) -> Graph:
         nothing = PlanRows(Plan(0, [], []), self._table, exact=False)
         self._fill(nothing, self._no_chunks(shape), shape.tokens)
-        self._graphs[shape] = Graph(*self._capturing(lambda: self._step(shape)))
+        return Graph(*self._capturing(lambda: self._step(shape)))
 
     def _no_chunks(self, shape: _Shape) -> list[np.ndarray]:
         plans = self._watch.chunk_plans([], [], 0, shape.tokens, shown=shape.shown)

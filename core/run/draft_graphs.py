@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
-from .capture import LONG_PATIENCE, CapturedShapes, Capturing
+from .capture import LONG_PATIENCE, CapturedShapes
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes
 from .graphs import NOBODY
 from .sample import Sampler
@@ -78,7 +78,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         max_rows: int,
         max_drafts: int,
     ) -> None:
-        super().__init__()
+        super().__init__(table.device)
         self._speculator = speculator
         self._table = table
         self._sampler = sampler
@@ -87,7 +87,6 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         doublings = () if parallel else (1 << power for power in range(max_drafts.bit_length()))
         self._lengths = sorted({*doublings, max_drafts})
         self._inputs = torch.empty(2 * self._sizes[-1], dtype=torch.int64, device=table.device)
-        self._capturing = Capturing(table.device)
 
     def load(self, host: HostRows) -> Loaded | None:
         """Put rows in place; None if what their requests ask for needs the host."""
@@ -105,13 +104,8 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         return Loaded(self._inputs[:count], self._inputs[shape.rows : shape.rows + count], graph)
 
     def capture_largest(self) -> None:
-        """Capture the call that takes most memory."""
         longest = self._table.tokens.shape[1]
         self._graph(_Shape(self._sizes[-1], self._lengths[-1], longest, filters=True))
-
-    def forget(self) -> None:
-        super().forget()
-        self._capturing.forget()
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
         """Of any number of rows and any length: first long chains, which short ones can run in."""
@@ -137,12 +131,9 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         key = self._speculator.graph_key(shape.rows, shape.longest)
         return shape.rows, shape.most, shape.filters, key
 
-    def _graph(self, shape: _Shape) -> _Graph:
-        """Capture a call, on padding."""
+    def _capture(self, shape: _Shape) -> _Graph:
         self._fill(shape.rows, NOBODY, NOBODY)
-        graph = _Graph(*self._capturing(lambda: self._work(shape)))
-        self._graphs[self._key(shape)] = graph
-        return graph
+        return _Graph(*self._capturing(lambda: self._work(shape)))
 
     def _fill(self, size: int, slots: np.ndarray, wanted: np.ndarray) -> None:
         values = np.full(2 * size, self._table.padding, dtype=np.int64)

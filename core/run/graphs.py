@@ -26,7 +26,7 @@ from ..contracts.model import Architecture
 from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, Verified
-from .capture import LONG_PATIENCE, CapturedShapes, Capturing
+from .capture import LONG_PATIENCE, CapturedShapes
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes
 from .sample import Sampler
 from .slots import SlotTable
@@ -141,7 +141,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         max_rows: int,
         verifies: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(table.device)
         self._model = model
         self._watch = watch
         self._table = table
@@ -157,7 +157,6 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
         # As they will be once all that was launched has run, where that is known.
         self._ready: _Inputs | None = None
-        self._capturing = Capturing(device)
 
     def takes(self, plan: Plan) -> bool:
         """Whether a plan is of this kind."""
@@ -272,12 +271,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             self._step(shape)
 
     def capture_largest(self) -> None:
-        """Capture the step that takes most memory."""
         self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._verifies))
-
-    def forget(self) -> None:
-        super().forget()
-        self._capturing.forget()
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
         """Of steps of any number of rows and any length, the commonest first."""
@@ -299,12 +293,9 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         )
         return shape.rows, shape.ending, shape.verifies, key
 
-    def _graph(self, shape: _Shape) -> Graph:
-        """Capture a step, on padding."""
+    def _capture(self, shape: _Shape) -> Graph:
         self._pad(shape.rows)
-        graph = Graph(*self._capturing(lambda: self._step(shape)))
-        self._graphs[self._key(shape)] = graph
-        return graph
+        return Graph(*self._capturing(lambda: self._step(shape)))
 
     def _fill(
         self, slots: np.ndarray, starts: np.ndarray, size: int, codes: np.ndarray | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +13,7 @@ from ..contracts.speculator import Observed, Speculator
 from ..step import Newcomer, Outcome, Plan
 from .backlog import Backlog
 from .batch import Draws, make_batch
+from .capture import CapturedShapes
 from .chunk_graphs import Chunked, ChunkGraphs
 from .draft_graphs import DraftGraphs
 from .drafter import Drafter, Proposals
@@ -28,7 +29,7 @@ __all__ = ("Captured", "Limits", "PendingStep", "Runner")
 
 # Rows of prompt logits computed at once: bounds their memory at 256 x vocabulary x 4 bytes.
 _PROMPT_ROWS = 256
-Captured = DecodeGraphs | ChunkGraphs | DraftGraphs
+Captured = CapturedShapes[Any, Any]
 _BROKEN = "the model's output for this request is not a number"
 
 

@@ -16,7 +16,7 @@ from quire.core import resolve
 from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.platform import Platform
 from quire.core.request import SamplingParams
-from quire.core.run import chunk_graphs, draft_graphs, graphs
+from quire.core.run import capture, chunk_graphs, draft_graphs, graphs
 from quire.core.run.runner import PendingStep, Runner
 from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
@@ -109,9 +109,7 @@ def captured(monkeypatch) -> list[Again]:
     monkeypatch.setattr(graphs.DecodeGraphs, "run", run_and_copy)
     monkeypatch.setattr(graphs, "PATIENCE", 0)
     monkeypatch.setattr(chunk_graphs, "PATIENCE", 0)
-    monkeypatch.setattr(graphs, "Capturing", capturing)
-    monkeypatch.setattr(chunk_graphs, "Capturing", capturing)
-    monkeypatch.setattr(draft_graphs, "Capturing", capturing)
+    monkeypatch.setattr(capture, "Capturing", capturing)
     monkeypatch.setattr(Staging, "refill", refill)
     monkeypatch.setattr(resolve, "_choose_graphs", choose)
     monkeypatch.setattr(CPU, "draw", lambda *_: Greedy())
@@ -351,7 +349,7 @@ def test_captured_steps_that_a_head_does_not_see(
         for shape in [shape for shape in runner.graphs._shapes_to_come() if shape.shown]:
             runner.graphs._graph(shape)
         for shape in [shape for shape in runner.chunk_graphs._shapes if shape.shown]:
-            runner.chunk_graphs._capture(shape)
+            runner.chunk_graphs._graph(shape)
     plans.clear()
     seen.clear()
     assert arrive(driver, prompts, GREEDY) == 2 * wanted
