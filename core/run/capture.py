@@ -12,8 +12,8 @@ import torch
 __all__ = ("LONG_PATIENCE", "CapturedShapes", "Capturing")
 
 # Launches of a shape that changes from step to step before it is captured while somebody waits: a
-# capture takes as long as dozens of steps, and a larger shape wastes about a tenth of each.
-LONG_PATIENCE = 128
+# capture takes as long as five to thirty steps, and a larger shape wastes a few hundredths of each.
+LONG_PATIENCE = 256
 
 T = TypeVar("T")
 Shape = TypeVar("Shape")

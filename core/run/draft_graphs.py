@@ -11,7 +11,7 @@ import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
 from .capture import LONG_PATIENCE, CapturedShapes
-from .graph_sizes import graph_rows, graph_sizes, holding_sizes
+from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
 from .graphs import NOBODY
 from .sample import Sampler
 from .slots import SlotTable
@@ -59,7 +59,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
 
     Rows and drafts are rounded up to few numbers, so that few graphs, captured while nothing runs,
     serve every call. One whose graph is missing runs in a larger one; where there is none either,
-    one for as many rows as take about as long is captured at once: drafting without would, too.
+    one for as many rows as take little longer is captured at once, as drafting without takes long.
 
     Args:
         speculator: with the feature ``graphs``.
@@ -119,7 +119,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         return LONG_PATIENCE
 
     def _stand_in(self, shape: _Shape) -> _Shape:
-        return shape._replace(rows=holding_sizes(self._sizes, shape.rows)[-1])
+        return shape._replace(rows=stand_in_rows(self._sizes, shape.rows))
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
         for most in self._lengths:

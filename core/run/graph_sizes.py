@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ("graph_rows", "graph_sizes", "holding_sizes")
+__all__ = ("graph_rows", "graph_sizes", "holding_sizes", "stand_in_rows")
 
 # Rows up to which a step takes about as long as reading the weights.
 _FEW_ROWS = 64
+# Of those, numbers up to which products of as few tokens take the same time.
+_STAND_IN = (16, 32, 64)
 # Rows for which cuBLAS chooses a kernel half as fast as for a few more or less (torch 2.11, H200,
 # 4096 by 28672 in bfloat16: 278 us, 159 for the number that takes their place).
 _SLOW = {448: 464}
@@ -32,3 +34,10 @@ def graph_sizes(max_rows: int) -> list[int]:
 def holding_sizes(sizes: list[int], rows: int) -> list[int]:
     """Of these numbers of rows, those in which ``rows`` run without taking much longer."""
     return [size for size in sizes if rows <= size <= max(_FEW_ROWS, rows * 5 // 4)]
+
+
+def stand_in_rows(sizes: list[int], rows: int) -> int:
+    """Of these numbers of rows the one to capture first where nothing holds ``rows`` and their
+    number changes: it holds many others, and takes little longer."""
+    holding = holding_sizes(sizes, rows)
+    return next((size for size in _STAND_IN if size in holding), holding[-1])

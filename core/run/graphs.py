@@ -5,7 +5,7 @@ backend divides its longest row. Rows are rounded up to few sizes, the rest bein
 reads and writes the null block, so that few graphs serve every step. A capture takes as long as
 many steps, so one whose graph is missing runs in a larger one, or without, unless it keeps coming.
 Drafts are single queries, too: a sequence with k of them is k + 1 rows, which see each other's
-tokens. As their number changes from step to step, a graph of as many rows as take about as long is
+tokens. As their number changes from step to step, a graph of as many rows as take little longer is
 captured at once for all.
 
 A step leaves its inputs as the next one needs them where each row goes on by a token, so that
@@ -27,7 +27,7 @@ from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws, Verified
 from .capture import LONG_PATIENCE, CapturedShapes
-from .graph_sizes import graph_rows, graph_sizes, holding_sizes
+from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
 from .sample import Sampler
 from .slots import SlotTable
 from .verify import verify
@@ -239,7 +239,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
     def _stand_in(self, shape: _Shape) -> _Shape | None:
         if not shape.verifies:
             return None
-        return shape._replace(rows=holding_sizes(self._sizes, shape.rows)[-1])
+        return shape._replace(rows=stand_in_rows(self._sizes, shape.rows))
 
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
         # Of shared prefixes a step need not make use, and what is shown needlessly is harmless.
