@@ -18,6 +18,7 @@ import zmq
 
 from .engine import Engine
 from .errors import EngineDeadError, InvalidRequest, Overloaded, QuireError
+from .memory import collect_seldom
 from .registry import Registry
 from .request import Request
 from .step import Delta
@@ -142,6 +143,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _end_with_parent()
+    collect_seldom()
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
     socket.setsockopt(zmq.LINGER, 2000)
