@@ -11,7 +11,6 @@ import typer
 from rich.markup import escape
 
 from ..core.config import Config
-from ..core.memory import collect_seldom
 from ..core.registry import import_target
 from .console import print_phase, status
 from .options import with_config
@@ -29,7 +28,6 @@ QUESTION = "What is 17 + 25?"
 def serve(config: Config) -> None:
     """Serve a model over HTTP, OpenAI-compatible."""
     started = time.perf_counter()
-    collect_seldom()
     console = status()
     console.print(f"quire serves [bold]{escape(config.model.name)}[/]", highlight=False)
     run = import_target(SERVER)

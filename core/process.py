@@ -76,6 +76,7 @@ class _Server:
         engine = Engine.start(
             start.config, registry, lambda name, seconds: self.send(Phase(name, seconds))
         )
+        collect_seldom()
         self.send(Ready(engine.info))
         told = 0
         while True:
@@ -143,7 +144,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _end_with_parent()
-    collect_seldom()
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
     socket.setsockopt(zmq.LINGER, 2000)

@@ -17,7 +17,7 @@ import uvloop
 
 from ..core.async_llm import AsyncLLM
 from ..core.config import Config
-from ..core.memory import freeze
+from ..core.memory import collect_seldom, freeze
 from ..core.registry import Registry
 from .assemble import assemble, make_exporter, metrics_app
 from .gate import Gate
@@ -105,6 +105,7 @@ async def _application(
             await stack.enter_async_context(listener(metrics, scraped))
         await stack.enter_async_context(app.lifespan())
         freeze()
+        collect_seldom()
         gate.open(app)
         yield
 

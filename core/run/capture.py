@@ -76,6 +76,7 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
         self.cold = False
         self._graphs: dict[Hashable, Kept] = {}
         self._missed: Counter[Hashable] = Counter()
+        # Begun later: what a kind tells its shapes from is not there yet.
         self._coming = self._shapes_to_come()
         self._capturing = Capturing(device)
 

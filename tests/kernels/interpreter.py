@@ -53,7 +53,7 @@ def repair() -> None:
         setattr(InterpreterBuilder, name, method)
     interpreter.ReduceScanOpInterface.check_tensor = _check_reduced
     # The interpreter puts its own functions in the language's place and back again around every
-    # call, those of kernels' helpers included, which takes a quarter of the time.
+    # call, those of kernels' helpers included, which takes a fifth of the time.
     interpreter._patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
     tl.tensor.__index__ = lambda self: int(self.handle.data.squeeze())
     interpreter._patch_lang = lambda function: interpreter._LangPatchScope()
