@@ -63,6 +63,8 @@ def build_runner(
             context = speculator_context(config, registry, source, platform, device, model)
             method = config.speculation.method
             speculator = registry.make("speculator", method, config.speculation, context)
+        # What packing the weights needed beside them is neither weights nor activations.
+        platform.release()
     weights = max(0, before - platform.memory().free)
     with phase("kernels"), _out_of_memory(config, platform):
         attention = _attention(config.attention.backend, config, registry, model, device)

@@ -1,9 +1,13 @@
 """The engine on a CUDA device: the same tokens as transformers, however the steps are run."""
 
+import json
+import re
+
 import pytest
 import torch
 
 from quire import LLM, SamplingParams
+from quire.core.errors import CapacityError
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver, make_config
 from tests.engine.test_parity import GREEDY, LENGTHS, greedy, prompts_of
@@ -76,3 +80,50 @@ def test_the_embedded_model_fills_what_is_left_of_the_device() -> None:
     assert torch.cuda.memory_reserved() / torch.cuda.mem_get_info()[1] < 0.32
     llm.engine.scheduler.check()
     assert llm.engine.stats().blocks_used == 0
+
+
+def test_what_packing_needed_beside_the_weights_is_not_counted_as_weights(tmp_path) -> None:
+    """Packing one product's words spreads them out, which takes more than the whole model here."""
+    vocab, width, inner = 4096, 4096, 14336
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": vocab,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "quantization_config": {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": 128,
+            "zero_point": True,
+            "version": "gemm",
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CapacityError, match="of weights") as refused:
+        Driver(
+            make_config(
+                tmp_path,
+                model={"load_format": "dummy", "dtype": "bfloat16"},
+                parallel={"platform": "cuda"},
+                cache={"num_blocks": 2, "block_size": 16},
+            )
+        )
+    said = re.search(r"([\d.]+) (M|G)iB of weights", str(refused.value))
+    assert said is not None
+    mib = float(said[1]) * (1024 if said[2] == "G" else 1)
+    words = (width * (2 * width + 2 * 1024) + 3 * width * inner) / 2
+    # A little is the device's own: kernels that were loaded.
+    assert mib < 1.05 * (words + 2 * vocab * width * 2) / 2**20 + 250
