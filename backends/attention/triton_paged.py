@@ -13,14 +13,15 @@ from ...core.contracts.capabilities import Capabilities
 from ...core.errors import ConfigError
 from .triton_layer import PagedLayer
 from .triton_plan import (
+    ChunkTiles,
     Layout,
+    PrefillPlan,
     Step,
     chunk_tiles,
-    most_chunk_tiles,
     most_parts,
-    plan_chunks,
     plan_decode,
     plan_prefill,
+    plan_tiles,
     rows_of_run,
 )
 
@@ -103,9 +104,8 @@ class TritonPaged(AttentionBackend):
     ) -> np.ndarray | None:
         parts = []
         for layout in self._layouts:
-            tiles = chunk_tiles(
-                query_lengths, host_lengths, num_decodes, num_tokens, layout, self.kv_dtype
-            )
+            cut = self._cut(num_tokens, layout)
+            tiles = chunk_tiles(query_lengths, host_lengths, num_decodes, layout, cut)
             if tiles is None:
                 return None
             parts.append(tiles.ravel())
@@ -128,20 +128,23 @@ class TritonPaged(AttentionBackend):
         """Whichever rows have one query are found on the device; the others get no part."""
         counts = batch.query_start.diff()
         singles = replace(batch, lengths=torch.where(counts == 1, batch.lengths, 0))
-        tokens, kv_dtype = len(batch.write_slots), self.kv_dtype
-        sizes = [most_chunk_tiles(tokens, layout, kv_dtype) for layout in self._layouts]
-        tiles = torch.split_with_sizes(chunk_plan.view(-1, 2), sizes)
-        return Step(
-            batch,
-            [
-                plan_decode(singles, layout, self._processors, kv_dtype, self.block_size)
-                for layout in self._layouts
-            ],
-            [
-                plan_chunks(part, tokens, layout, kv_dtype)
-                for part, layout in zip(tiles, self._layouts, strict=True)
-            ],
-        )
+        decode = [
+            plan_decode(singles, layout, self._processors, self.kv_dtype, self.block_size)
+            for layout in self._layouts
+        ]
+        return Step(batch, decode, self._captured_tiles(batch, chunk_plan))
+
+    def _captured_tiles(self, batch: AttentionBatch, chunk_plan: torch.Tensor) -> list[PrefillPlan]:
+        cuts = [self._cut(len(batch.write_slots), layout) for layout in self._layouts]
+        tiles = torch.split_with_sizes(chunk_plan.view(-1, 2), [cut.room for cut in cuts])
+        return [
+            plan_tiles(part, cut.rows, layout)
+            for part, cut, layout in zip(tiles, cuts, self._layouts, strict=True)
+        ]
+
+    def _cut(self, num_tokens: int, layout: Layout) -> ChunkTiles:
+        """Of a step captured for so many tokens."""
+        return ChunkTiles.of(num_tokens, layout, self.kv_dtype)
 
     def attend(
         self,

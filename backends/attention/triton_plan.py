@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +18,19 @@ from .triton_tiles import most_tile_rows
 __all__ = (
     "SHARED_ROWS",
     "TILE_ROWS",
+    "ChunkTiles",
     "DecodePlan",
     "Layout",
     "PrefillPlan",
     "SharedPlan",
     "Step",
     "chunk_tiles",
-    "most_chunk_tiles",
     "most_parts",
-    "plan_chunks",
     "plan_decode",
     "plan_prefill",
+    "plan_tiles",
     "rows_of_run",
+    "tile_rows",
 )
 
 _FEWEST_KEYS = 64
@@ -75,6 +77,24 @@ class Layout:
         """A layer's; window is 0 for none."""
         capped = spec.soft_cap is not None
         return cls(spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.window or 0, capped)
+
+
+class ChunkTiles(NamedTuple):
+    """How the chunks of a captured step are cut.
+
+    Attributes:
+        rows: query heads times queries of a tile.
+        room: tiles that there may be.
+    """
+
+    rows: int
+    room: int
+
+    @classmethod
+    def of(cls, num_tokens: int, layout: Layout, kv_dtype: torch.dtype) -> ChunkTiles:
+        """For chunks of so many tokens together, of which not too many end in a tile of theirs."""
+        rows = tile_rows(num_tokens, layout, kv_dtype)
+        return cls(rows, -(-num_tokens * layout.group // rows) + _CHUNKS)
 
 
 @dataclass(slots=True)
@@ -261,7 +281,7 @@ def plan_prefill(
     lengths = np.array(batch.host_lengths)[rows]
     # Tiles that the queries fill; larger than the dtype's only for a larger group.
     longest = most_tile_rows(kv_dtype) if alike else int(counts.max(initial=0))
-    rows_per_tile = _rows_per_tile(longest, layout, kv_dtype)
+    rows_per_tile = tile_rows(longest, layout, kv_dtype)
     tiles = _tiles(rows, counts, lengths, rows_per_tile // layout.group)
     packed = torch.from_numpy(tiles.astype(np.int32))
     device = batch.lengths.device
@@ -277,37 +297,27 @@ def chunk_tiles(
     query_lengths: list[int],
     host_lengths: list[int],
     num_decodes: int,
-    num_tokens: int,
     layout: Layout,
-    kv_dtype: torch.dtype,
+    cut: ChunkTiles,
 ) -> np.ndarray | None:
-    """Tiles of a step of at most ``num_tokens``, int64 [most_chunk_tiles, 2]; None for too many."""
+    """Tiles of a captured step, int64 [cut.room, 2]; None for too many."""
     counts = np.array(query_lengths[num_decodes:], dtype=np.int64)
     lengths = np.array(host_lengths[num_decodes:], dtype=np.int64)
     rows = np.arange(num_decodes, len(query_lengths))
-    queries = _rows_per_tile(num_tokens, layout, kv_dtype) // layout.group
-    found = _tiles(rows, counts, lengths, queries)
-    tiles = np.full((most_chunk_tiles(num_tokens, layout, kv_dtype), 2), -1, dtype=np.int64)
+    found = _tiles(rows, counts, lengths, cut.rows // layout.group)
+    tiles = np.full((cut.room, 2), -1, dtype=np.int64)
     if len(found) > len(tiles):
         return None
     tiles[: len(found)] = found
     return tiles
 
 
-def most_chunk_tiles(num_tokens: int, layout: Layout, kv_dtype: torch.dtype) -> int:
-    """Tiles of so many tokens in not too many rows."""
-    return -(-num_tokens * layout.group // _rows_per_tile(num_tokens, layout, kv_dtype)) + _CHUNKS
+def plan_tiles(tiles: torch.Tensor, rows_per_tile: int, layout: Layout) -> PrefillPlan:
+    """Of tiles that are on the device: int32 [tiles, 2]."""
+    return PrefillPlan([], tiles, rows_per_tile, (layout.num_kv_heads, len(tiles)))
 
 
-def plan_chunks(
-    tiles: torch.Tensor, num_tokens: int, layout: Layout, kv_dtype: torch.dtype
-) -> PrefillPlan:
-    """Of ``chunk_tiles``, int32 on the device."""
-    grid = (layout.num_kv_heads, len(tiles))
-    return PrefillPlan([], tiles, _rows_per_tile(num_tokens, layout, kv_dtype), grid)
-
-
-def _rows_per_tile(longest: int, layout: Layout, kv_dtype: torch.dtype) -> int:
+def tile_rows(longest: int, layout: Layout, kv_dtype: torch.dtype) -> int:
     """Query heads times queries of a tile, for chunks of up to so many queries."""
     needed = max(layout.group, min(longest * layout.group, most_tile_rows(kv_dtype)))
     return next(size for size in TILE_ROWS if size >= needed)

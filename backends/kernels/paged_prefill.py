@@ -68,7 +68,8 @@ def paged_prefill(
     q = to_compute(q.to(tl.float32), COMPUTE)
     position = cached + query
     end = cached + tl.minimum(first + M // group, queries)
-    begin = tl.maximum(cached + first + 1 - WINDOW, 0) if WINDOW else 0
+    # At the end of a tile, so that a query meets its keys in the same tiles wherever it stands.
+    begin = tl.maximum(cached + first + 1 - WINDOW, 0) // TILE * TILE if WINDOW else 0
     # Whole tiles that every query of this one sees need no mask; a window hides on both sides.
     masked = begin if WINDOW else (cached + first + 1) // TILE * TILE
     blocks_ptr += row * blocks_stride

@@ -10,11 +10,13 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from quire.backends.attention import triton_dense
+from quire.backends.attention.triton_alike import TritonAlike
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 from quire.testing import Scenario, check_attention, check_cache
 from tests.kernels.attention_case import (
     AttentionCase,
+    check_alike,
     check_captured_chunks,
     check_step,
     check_writing_before,
@@ -122,6 +124,17 @@ def test_chunks_that_a_graph_holds(kv_dtype: torch.dtype) -> None:
             check_captured_chunks(AttentionCase(spec, rows, **kinds), num_tokens, "cuda")
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float32, FLOAT8])
+@pytest.mark.parametrize("more", [{}, {"window": 100}, {"soft_cap": 20.0}], ids=str)
+def test_bits_depend_on_nothing_else(kv_dtype: torch.dtype, more: dict[str, float]) -> None:
+    if kv_dtype is FLOAT8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("float8 needs compute capability 8.9")
+    dtype = torch.float32 if kv_dtype is torch.float32 else torch.bfloat16
+    kinds = {"dtype": dtype, "kv_dtype": kv_dtype, "backend": TritonAlike}
+    rows = ((1, 1), (1, 64), (1, 3000), (9, 9), (300, 1800), (2, 666), (130, 257))
+    check_alike(AttentionCase(_spec(8, 2, 128, **more), rows, **kinds), 512, "cuda")
+
+
 def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_dense, "DENSE_STEP", 100)
     for width in (64, 128):
@@ -136,12 +149,13 @@ def test_cache() -> None:
 
 
 @pytest.mark.parametrize("window", [None, 300])
-def test_a_captured_step_serves_other_lengths(window: int | None) -> None:
+@pytest.mark.parametrize("kind", [TritonPaged, TritonAlike])
+def test_a_captured_step_serves_other_lengths(kind: type[TritonPaged], window: int | None) -> None:
     """One graph, replayed with lengths and tables changed on the device, equals fresh launches."""
     rows, size, most = 5, 16, 4000
     spec = _spec(8, 2, 64, window=window)
     device = torch.device("cuda")
-    backend = TritonPaged([spec], block_size=size, kv_dtype=torch.bfloat16, device=device)
+    backend = kind([spec], block_size=size, kv_dtype=torch.bfloat16, device=device)
     backend.allocate(1 + rows * most // size)
     layer = backend._layers[0]
     for cache in (layer.keys, layer.values):
@@ -187,4 +201,5 @@ def test_a_captured_step_serves_other_lengths(window: int | None) -> None:
         found.fill_(torch.nan)
         graph.replay()
         expected = backend.attend(0, q, k, v, backend.prepare(now), Rotation(table, positions))
-        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+        tolerance = 0.0 if kind is TritonAlike else 2e-2
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

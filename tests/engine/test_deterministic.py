@@ -2,6 +2,7 @@
 
 import random
 
+import msgspec
 import pytest
 import torch
 
@@ -21,11 +22,17 @@ def configure(platform: str, **changes: object) -> Config:
 
 
 def scored(llm: LLM, prompts: list[list[int]], which: list[int]) -> list[object]:
-    """Tokens and log-probabilities of some of the prompts, all run at once."""
+    """Tokens and log-probabilities of some of the prompts, all run at once.
+
+    Tokens are drawn elsewhere where nobody asks for log-probabilities, and are the same.
+    """
     params = SamplingParams(
         max_tokens=24, temperature=0.8, top_p=0.95, seed=5, logprobs=2, ignore_eos=True
     )
     outputs = llm.generate(prompts, params, use_tqdm=False)
+    drawn = llm.generate(prompts, msgspec.structs.replace(params, logprobs=None), use_tqdm=False)
+    for one, other in zip(outputs, drawn, strict=True):
+        assert one.outputs[0].token_ids == other.outputs[0].token_ids
     return [(outputs[i].outputs[0].token_ids, outputs[i].outputs[0].logprobs) for i in which]
 
 
@@ -47,6 +54,10 @@ def test_alone_in_a_batch_in_chunks_and_from_the_cache(platform: str) -> None:
     small = LLM.from_config(configure(platform, **{"schedule.max_num_batched_tokens": 37}))
     chunked = scored(small, prompts, chosen)
     small.shutdown()
+    if platform == "cuda":
+        eager = LLM.from_config(configure(platform, **{"schedule.graphs": "false"}))
+        assert scored(eager, prompts, chosen) == alone
+        eager.shutdown()
     assert warm == alone
     assert together == alone
     assert chunked == alone

@@ -16,6 +16,7 @@ from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Chosen
 
 __all__ = (
     "AttentionCase",
+    "check_alike",
     "check_captured_chunks",
     "check_step",
     "check_writing_before",
@@ -44,6 +45,7 @@ class AttentionCase:
         rotate: whether the backend rotates.
         scales: of keys and values.
         shared: blocks that all tables begin with; each row must have more.
+        backend: what attends.
     """
 
     spec: AttentionSpec
@@ -55,6 +57,7 @@ class AttentionCase:
     rotate: bool = True
     scales: tuple[float, float] = (1.0, 1.0)
     shared: int = 0
+    backend: type[TritonPaged] = TritonPaged
 
 
 @contextmanager
@@ -105,19 +108,8 @@ def check_last_tokens(case: AttentionCase, device: str = "cpu") -> None:
     expected = whole.run()
     caches = [cache.view(torch.uint8).clone() for cache in whole.caches()]
     whole.check(expected)
-    batch, rows = some.batch, len(case.rows)
-    last = batch.query_start[1:].long() - 1
-    some.batch = AttentionBatch(
-        query_start=torch.arange(rows + 1, dtype=torch.int32, device=device),
-        lengths=batch.lengths,
-        block_tables=batch.block_tables,
-        write_slots=batch.write_slots[last],
-        num_decodes=rows,
-        query_lengths=[1] * rows,
-        host_lengths=batch.host_lengths,
-        chosen=Chosen(last, batch.write_slots),
-    )
-    found = some.run()
+    last = whole.batch.query_start[1:].long().cpu() - 1
+    found = some.run_last()
     torch.testing.assert_close(found.float(), expected[last].float(), atol=2e-2, rtol=2e-2)
     for one, other in zip(some.caches(), caches, strict=True):
         assert torch.equal(one.view(torch.uint8), other)
@@ -130,31 +122,21 @@ def check_captured_chunks(case: AttentionCase, num_tokens: int, device: str = "c
         AssertionError: where it does not.
     """
     step = _Step(case, torch.device(device))
-    batch, missing = step.batch, num_tokens - len(step.batch.write_slots)
-    plan = step.backend.chunk_plan(
-        batch.query_lengths, batch.host_lengths, batch.num_decodes, num_tokens
-    )
-    assert plan is not None and len(plan) == len(step.backend.chunk_plan([], [], 0, num_tokens))
-    rows = num_tokens - len(batch.lengths)
-    total = len(batch.write_slots)
-    step.batch = AttentionBatch(
-        query_start=F.pad(batch.query_start, (0, rows), value=total),
-        lengths=F.pad(batch.lengths, (0, rows)),
-        block_tables=F.pad(batch.block_tables, (0, 0, 0, rows)),
-        write_slots=F.pad(batch.write_slots, (0, missing)),
-        num_decodes=num_tokens,
-        query_lengths=[1] * num_tokens,
-        host_lengths=[5000] * num_tokens,
-        chunk_plan=torch.from_numpy(plan).to(torch.int32).to(device),
-    )
-    step.qkv = F.pad(step.qkv, (0, 0, 0, 0, 0, missing))
-    if step.rotation is not None:
-        step.rotation.positions = F.pad(step.rotation.positions, (0, missing))
-    found = step.run()[:total]
-    for cache in step.caches():
-        cache[0] = torch.nan  # Where tokens of nobody go.
-    step.qkv = step.qkv[:total]
-    step.check(found)
+    step.check(step.run_captured(num_tokens))
+
+
+def check_alike(case: AttentionCase, num_tokens: int, device: str = "cpu") -> None:
+    """A token's bits are the same in whole rows, in a captured step and as its row's last one.
+
+    Raises:
+        AssertionError: where they are not.
+    """
+    whole, captured, alone = (_Step(case, torch.device(device)) for _ in range(3))
+    found = whole.run()
+    whole.check(found)
+    assert torch.equal(captured.run_captured(num_tokens), found)
+    last = whole.batch.query_start[1:].long().cpu() - 1
+    assert torch.equal(alone.run_last(), found[last])
 
 
 class _Step:
@@ -175,7 +157,7 @@ class _Step:
         ]
         k_scale, v_scale = case.scales
         spec = msgspec.structs.replace(spec, k_scale=k_scale, v_scale=v_scale)
-        self.backend = TritonPaged([spec], block_size=size, kv_dtype=case.kv_dtype, device=device)
+        self.backend = case.backend([spec], block_size=size, kv_dtype=case.kv_dtype, device=device)
         self.backend.allocate(sum(used) + 3)
         self.batch = _batch(case, self.tables, device)
         self.heads = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
@@ -217,6 +199,52 @@ class _Step:
             prepared = self.backend.prepare(self.batch)
             q, k, v = self.qkv.clone().to(self.batch.lengths.device).split(self.heads, 1)
             return self.backend.attend(0, q, k, v, prepared, self.rotation).cpu()
+
+    def run_last(self) -> torch.Tensor:
+        """What the backend gives for the rows' last tokens alone, on the CPU."""
+        batch, rows = self.batch, len(self.case.rows)
+        device = batch.lengths.device
+        last = batch.query_start[1:].long() - 1
+        self.batch = AttentionBatch(
+            query_start=torch.arange(rows + 1, dtype=torch.int32, device=device),
+            lengths=batch.lengths,
+            block_tables=batch.block_tables,
+            write_slots=batch.write_slots[last],
+            num_decodes=rows,
+            query_lengths=[1] * rows,
+            host_lengths=batch.host_lengths,
+            chosen=Chosen(last, batch.write_slots),
+        )
+        return self.run()
+
+    def run_captured(self, num_tokens: int) -> torch.Tensor:
+        """What the backend gives as a graph for so many tokens holds it, on the CPU."""
+        batch, missing = self.batch, num_tokens - len(self.batch.write_slots)
+        device = batch.lengths.device
+        plan = self.backend.chunk_plan(
+            batch.query_lengths, batch.host_lengths, batch.num_decodes, num_tokens
+        )
+        assert plan is not None and len(plan) == len(self.backend.chunk_plan([], [], 0, num_tokens))
+        rows = num_tokens - len(batch.lengths)
+        total = len(batch.write_slots)
+        self.batch = AttentionBatch(
+            query_start=F.pad(batch.query_start, (0, rows), value=total),
+            lengths=F.pad(batch.lengths, (0, rows)),
+            block_tables=F.pad(batch.block_tables, (0, 0, 0, rows)),
+            write_slots=F.pad(batch.write_slots, (0, missing)),
+            num_decodes=num_tokens,
+            query_lengths=[1] * num_tokens,
+            host_lengths=[5000] * num_tokens,
+            chunk_plan=torch.from_numpy(plan).to(torch.int32).to(device),
+        )
+        self.qkv = F.pad(self.qkv, (0, 0, 0, 0, 0, missing))
+        if self.rotation is not None:
+            self.rotation.positions = F.pad(self.rotation.positions, (0, missing))
+        found = self.run()[:total]
+        for cache in self.caches():
+            cache[0] = torch.nan  # Where tokens of nobody go.
+        self.qkv = self.qkv[:total]
+        return found
 
     def caches(self) -> tuple[torch.Tensor, torch.Tensor]:
         layer = self.backend._layers[0]

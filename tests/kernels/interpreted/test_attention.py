@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from quire.backends.attention import triton_dense, triton_layer, triton_paged, triton_plan
+from quire.backends.attention.triton_alike import TritonAlike
 from quire.backends.attention.triton_paged import TritonPaged
 from quire.core.contracts.attention import AttentionSpec
 from quire.testing import Scenario, check_attention, check_cache
 from tests.kernels.attention_case import (
     AttentionCase,
+    check_alike,
     check_captured_chunks,
     check_last_tokens,
     check_step,
@@ -85,6 +87,16 @@ def test_random_steps(seed: int) -> None:
 def test_chunks_that_a_graph_holds(rows, num_tokens: int, window: int | None) -> None:
     kinds = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16}
     check_captured_chunks(AttentionCase(_spec(6, 2, 16, window=window), rows, **kinds), num_tokens)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, FLOAT8])
+@pytest.mark.parametrize("more", [{}, {"window": 20}, {"soft_cap": 4.0}], ids=str)
+def test_bits_depend_on_nothing_else(kv_dtype: torch.dtype, more: dict[str, float]) -> None:
+    """Rows of one token and of several, at the ends of tiles and between."""
+    dtype = torch.float32 if kv_dtype is torch.float32 else torch.bfloat16
+    kinds = {"dtype": dtype, "kv_dtype": kv_dtype, "backend": TritonAlike}
+    rows = ((1, 1), (1, 64), (1, 150), (9, 9), (30, 80), (2, 66))
+    check_alike(AttentionCase(_spec(6, 2, 16, **more), rows, **kinds), 64)
 
 
 def test_chunks_that_do_not_fit() -> None:
