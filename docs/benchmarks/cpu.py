@@ -195,6 +195,7 @@ def _quire(folder: str, dtype: str) -> Any:
 
 def _transformers(folder: str, dtype: str, attention: str) -> Any:
     import torch
+    from static_batch import generate
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -203,23 +204,7 @@ def _transformers(folder: str, dtype: str, attention: str) -> Any:
     )
 
     def run(prompts: list[list[int]], wanted: list[int]) -> None:
-        width, most = max(map(len, prompts)), max(wanted)
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        with torch.inference_mode():
-            found = model.generate(
-                ids,
-                attention_mask=mask,
-                do_sample=False,
-                max_new_tokens=most,
-                min_new_tokens=most,
-                pad_token_id=0,
-            )
-        if found.shape[1] != width + most:
-            raise RuntimeError("a request is short of tokens")
+        generate(model, prompts, max(wanted))
 
     return run
 

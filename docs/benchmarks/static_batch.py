@@ -1,0 +1,32 @@
+"""A static batch through transformers, for scripts beside this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def generate(model: Any, prompts: list[list[int]], steps: int) -> None:
+    """Greedy and padded on the left, so many tokens for each.
+
+    Raises:
+        RuntimeError: when there are fewer.
+    """
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    with torch.inference_mode():
+        made = model.generate(
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            do_sample=False,
+            max_new_tokens=steps,
+            min_new_tokens=steps,
+            pad_token_id=0,
+        )
+    if made.shape[1] != width + steps:
+        raise RuntimeError("a batch is short of tokens")
