@@ -7,12 +7,10 @@ import torch.nn.functional as F
 
 from .activation import gated
 from .norm import rms_norm
-from .small_product import Config, dot_product, vector_product
-from .tuned import choose
+from .small_product import dot_product, vector_product
+from .tuned import choose, choose_alike
 
 __all__ = ("linear",)
-
-_ALIKE = Config("dot", rows=64, depth=64, warps=4, stages=4)
 
 
 def linear(
@@ -48,7 +46,10 @@ def linear(
     n, k = weight.shape
     if act is not None:
         n //= 2
-    config = _ALIKE if alike else choose(count, n, k, gated=act is not None, x=x)
+    if alike:
+        config = choose_alike(count, gated=act is not None, x=x)
+    else:
+        config = choose(count, n, k, gated=act is not None, x=x)
     if norm is not None:
         # Inside the product every program would add up the squares: measured slower.
         x = rms_norm(x, norm[0], norm[1], pdl=pdl)

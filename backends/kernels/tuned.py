@@ -23,8 +23,10 @@ __all__ = (
     "BUCKETS",
     "Entry",
     "Table",
+    "alike",
     "bucket",
     "choose",
+    "choose_alike",
     "default",
     "own_path",
     "read",
@@ -91,23 +93,49 @@ def choose(tokens: int, n: int, k: int, *, gated: bool, x: torch.Tensor) -> Conf
     return _choose(bucket(tokens) or 0, n, k, gated, x.device)
 
 
+def choose_alike(tokens: int, *, gated: bool, x: torch.Tensor) -> Config:
+    """The same depth and split for any number of tokens, which a token's bits depend on.
+
+    Few tokens read far ahead, with one program a multiprocessor; many keep several busy.
+    """
+    return alike(bucket(tokens), gated=gated, shared=_shared_memory(x.device))
+
+
+def alike(m: int | None, *, gated: bool, shared: int) -> Config:
+    """See ``choose_alike``.
+
+    Args:
+        m: a bucket, or None above all.
+        gated: whether a gate follows.
+        shared: bytes of shared memory that one program may have.
+    """
+    rows, depth, stages = 64, 128, 2
+    if m is not None:
+        tile = 2 * depth * (rows * (2 if gated else 1) + max(m, 16))
+        stages = max(2, min(8, shared // tile))
+    return Config("dot", rows=rows, depth=depth, warps=4, stages=stages)
+
+
+@cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that one program may have; of a GPU's some where there is none."""
+    if device.type != "cuda":
+        return 2**16
+    properties = driver.active.utils.get_device_properties(device.index or 0)
+    return int(properties["max_shared_mem"])
+
+
 @cache
 def _choose(m: int, n: int, k: int, gated: bool, device: torch.device) -> Config:
     table = _tables(device) if _used is None else _used
     config = table.get((n, k, gated, m))
     if config is not None:
         return config
-    if device.type != "cuda":
-        return default(m, n, k, gated=gated, multiprocessors=1, shared=2**16)
-    properties = driver.active.utils.get_device_properties(device.index or 0)
-    return default(
-        m,
-        n,
-        k,
-        gated=gated,
-        multiprocessors=properties["multiprocessor_count"],
-        shared=properties["max_shared_mem"],
-    )
+    count = 1
+    if device.type == "cuda":
+        count = torch.cuda.get_device_properties(device).multi_processor_count
+    shared = _shared_memory(device)
+    return default(m, n, k, gated=gated, multiprocessors=count, shared=shared)
 
 
 def default(m: int, n: int, k: int, *, gated: bool, multiprocessors: int, shared: int) -> Config:

@@ -63,6 +63,18 @@ def test_products_by_default(m: int, shape: str, capability: int) -> None:
     assert ("griddepcontrol.wait" in kernel.ptx) == (capability >= 90)
 
 
+@pytest.mark.parametrize("capability", [80, 89, 90])
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("m", [1, 16, 32, 64, 1000])
+def test_products_that_are_alike(m: int, gate: bool, capability: int) -> None:
+    shared = SHARED_LIMIT[capability]
+    config = tuned.alike(tuned.bucket(m), gated=gate, shared=shared)
+    kernel = _compile(
+        capability, lambda: _multiply(config, m, 4096, 4096, gate=gate, pdl=capability >= 90)
+    )
+    assert kernel.has_wgmma == (capability >= 90)
+
+
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_products_that_ship(path: Path) -> None:
     """Hopper's tables are the only ones so far."""

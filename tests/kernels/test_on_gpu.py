@@ -86,6 +86,20 @@ def test_a_token_does_not_depend_on_the_others(config: Config) -> None:
         assert torch.equal(dot_product(x[:count], weight, config), whole[:count])
 
 
+@pytest.mark.parametrize(("n", "k"), [(4096, 14336), (1152, 896)])
+@pytest.mark.parametrize("act", [None, "silu"])
+@pytest.mark.parametrize("pdl", PDL)
+def test_a_token_does_not_depend_on_how_many_there_are(
+    n: int, k: int, act: str | None, pdl: bool
+) -> None:
+    x, weight = _random(1000, k), _random(n, k, scale=k**-0.5)
+    whole = linear(x, weight, act=act, pdl=pdl, alike=True)
+    y = oracles.product(x, weight)
+    assert_close(whole, y if act is None else oracles.gated(y, act), accumulated=1e-2, steps=4)
+    for count in (1, 2, 16, 17, 33, 64, 65, 700):
+        assert torch.equal(linear(x[:count], weight, act=act, pdl=pdl, alike=True), whole[:count])
+
+
 @pytest.mark.parametrize("m", [1, 16])
 @pytest.mark.parametrize("pdl", PDL)
 def test_a_graph_of_dependent_layers(pdl: bool, m: int) -> None:

@@ -47,3 +47,12 @@ def test_linear(add: str, norm: bool, act: str | None, config: Config) -> None:
     assert_close(got, expected, steps=4, accumulated=2e-2 if loose else 1e-3)
     if add == "other":
         assert got is addend
+
+
+@pytest.mark.parametrize("act", [None, "silu"])
+def test_products_that_are_alike(act: str | None) -> None:
+    x, weight = random(70, 136, dtype=torch.bfloat16), random(96, 136, dtype=torch.bfloat16)
+    whole = linear(x, weight, act=act, alike=True)
+    assert_close(whole, product(x, weight, act=act), steps=4, accumulated=1e-2)
+    for count in (1, 17, 33, 64):
+        assert torch.equal(linear(x[:count], weight, act=act, alike=True), whole[:count])
