@@ -208,10 +208,17 @@ def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
             check_step(AttentionCase(spec, rows, rotate=rotate, **kinds))
 
 
-@pytest.mark.parametrize(("dtype", "window"), [(torch.float32, None), (torch.bfloat16, 7)])
-def test_contract(dtype: torch.dtype, window: int | None) -> None:
+@pytest.mark.parametrize(
+    ("backend", "dtype", "window"),
+    [
+        (TritonPaged, torch.float32, None),
+        (TritonPaged, torch.bfloat16, 7),
+        (TritonAlike, torch.bfloat16, 7),
+    ],
+)
+def test_contract(backend: type[TritonPaged], dtype: torch.dtype, window: int | None) -> None:
     specs = (_spec(4, 2, 16, window=window), _spec(3, 3, 16, soft_cap=3.0))
-    check_attention(TritonPaged, Scenario(seed=3, layers=specs, steps=3, dtype=dtype))
+    check_attention(backend, Scenario(seed=3, layers=specs, steps=3, dtype=dtype))
 
 
 def test_cache() -> None:
