@@ -25,6 +25,7 @@ def _overlaps(device: torch.device) -> bool:
 class TritonKernels:
     """See ``platform.Kernels``."""
 
+    activate = activation.activate
     activations = activation.ACTIVATIONS
     conclude = conclusion.conclude
     finish = conclusion.finish

@@ -117,6 +117,31 @@ class Product(Protocol):
         ...
 
 
+class GatedProduct(ABC):
+    """A ``Product`` into which a gate before it may be taken, too."""
+
+    @abstractmethod
+    def takes_gate(self, tokens: int) -> bool:
+        """Whether that is less work than the gate by itself or behind the product before."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: Norm | None = None,
+        gated: Gate | None = None,
+        gate: Gate | None = None,
+        add: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As ``Product``.
+
+        Args:
+            gated: a gate applied to x, [T, 2 * in], first, where ``takes_gate`` says so; not
+                together with a norm.
+        """
+
+
 class ProductShape(msgspec.Struct, frozen=True):
     """What a product multiplies.
 
@@ -134,8 +159,8 @@ class ProductShape(msgspec.Struct, frozen=True):
 class Kernels(Protocol):
     """What the platform's own kernels are made of, for kernels that live elsewhere.
 
-    ``conclude`` and ``finish`` are functions in the kernels' language, to be handed to a kernel as
-    constants.
+    ``activate``, ``conclude`` and ``finish`` are functions in the kernels' language, to be handed
+    to a kernel as constants.
     """
 
     @property
@@ -150,7 +175,12 @@ class Kernels(Protocol):
 
     @property
     def activations(self) -> Mapping[str, str]:
-        """``Gate.act`` -> what ``conclude`` and ``finish`` call it."""
+        """``Gate.act`` -> what ``activate``, ``conclude`` and ``finish`` call it."""
+        ...
+
+    @property
+    def activate(self) -> Any:
+        """An activation, of float32."""
         ...
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ..contracts.model import BuildContext
-from ..contracts.platform import Gate, Norm, Product
+from ..contracts.platform import Gate, GatedProduct, Norm, Product
 from ..contracts.quant import LinearSpec, LinearWeights
 
 __all__ = ("ComposedProduct", "ProductLinear", "make_linear")
@@ -40,21 +40,29 @@ class ComposedProduct:
 class ProductLinear(LinearWeights):
     """A holder that multiplies by a product, which its ``finish`` makes."""
 
-    _product: Product | None = None
+    _product: Product | GatedProduct | None = None
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         return self.fused(x)
+
+    def takes_gate(self, tokens: int) -> bool:
+        return isinstance(self._product, GatedProduct) and self._product.takes_gate(tokens)
 
     def fused(
         self,
         x: torch.Tensor,
         *,
         norm: Norm | None = None,
+        gated: Gate | None = None,
         gate: Gate | None = None,
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if self._product is None:
             raise RuntimeError("a product was asked for before the weights were loaded")
+        if gated is not None:
+            if isinstance(self._product, GatedProduct):
+                return self._product(x, norm=norm, gated=gated, gate=gate, add=add)
+            x = gated(x)
         return self._product(x, norm=norm, gate=gate, add=add)
 
 

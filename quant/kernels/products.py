@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...core.contracts.platform import Gate, Kernels, Norm, Platform
+from ...core.contracts.platform import Gate, GatedProduct, Kernels, Norm, Platform
 from ..weights import Float8Weight, GroupedWeight, Int8Weight, Weight
 from . import eight_bit, grouped, scaled
 from .dense import Scratch, write_out
@@ -100,7 +100,7 @@ class GroupedProduct:
         return y
 
 
-class _ByteProduct:
+class _ByteProduct(GatedProduct):
     """With 8-bit values as they are stored.
 
     One token is multiplied in 16 bits, which costs nothing where reading the weights is all that
@@ -150,20 +150,29 @@ class _ByteProduct:
             if block is not None:
                 self._kind = "scaled_block"
 
+    def takes_gate(self, tokens: int) -> bool:
+        if not self._native or self._kernels.alike:
+            return False
+        return tokens > (_GATED if self._block is None else 1)
+
     def __call__(
         self,
         x: torch.Tensor,
         *,
         norm: Norm | None = None,
+        gated: Gate | None = None,
         gate: Gate | None = None,
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if len(x) <= (1 if self._native else _FEW) or self._kernels.alike:
-            return self._few(x if norm is None else norm(x), gate, add)
-        if self._scratch is not None:
-            x = x if norm is None else norm(x)
-            return _finish(self._through_dense(x, self._scratch), gate, add)
-        return self._many(x, norm, gate, add)
+        if self._native and len(x) > 1 and not self._kernels.alike:
+            return self._many(x, norm, gated, gate, add)
+        if gated is not None:
+            x = gated(x)
+        if norm is not None:
+            x = norm(x)
+        if self._scratch is None or len(x) <= _FEW or self._kernels.alike:
+            return self._few(x, gate, add)
+        return _finish(self._through_dense(x, self._scratch), gate, add)
 
     def _few(self, x: torch.Tensor, gate: Gate | None, add: torch.Tensor | None) -> torch.Tensor:
         n, k = self._values.shape
@@ -190,12 +199,17 @@ class _ByteProduct:
         return y if gate is None else _finish(y, gate, add)
 
     def _many(
-        self, x: torch.Tensor, norm: Norm | None, gate: Gate | None, add: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        norm: Norm | None,
+        gated: Gate | None,
+        gate: Gate | None,
+        add: torch.Tensor | None,
     ) -> torch.Tensor:
         values, scales = self._values, self._scales
         q, s = quantize(
             _rows(x), values.dtype, self._kernels,
-            norm=norm, block=self._block, scale=self._input_scale,
+            norm=norm, gate=gated, block=self._block, scale=self._input_scale,
         )  # fmt: skip
         n, k = values.shape
         inside = gate is not None and len(x) <= _GATED and self._block is None

@@ -1,4 +1,4 @@
-"""Activations to 8 bits, token by token, with the norm before them in the same pass."""
+"""Activations to 8 bits, token by token, with the norm or the gate before them in the same pass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...core.contracts.platform import Kernels, Norm
+from ...core.contracts.platform import Gate, Kernels, Norm
 
 __all__ = ("gather", "quantize")
 
@@ -25,9 +25,10 @@ _LEAST = 1e-10
 def _quantize(
     x_ptr, weight_ptr, given_ptr, out_ptr, scale_ptr, eps, x_stride: tl.constexpr,
     K: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LARGEST: tl.constexpr,
-    LEAST: tl.constexpr, NORM: tl.constexpr, GIVEN: tl.constexpr, PDL: tl.constexpr,
+    LEAST: tl.constexpr, NORM: tl.constexpr, ACTIVATE: tl.constexpr, ACT: tl.constexpr,
+    GIVEN: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One row: its values through the norm, over their largest or a given scale."""
+    """One row: its values through the norm or gate, over their largest or a given scale."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     mask = columns < K
@@ -39,6 +40,9 @@ def _quantize(
     y = tl.load(x_ptr + row * x_stride + columns, mask=mask, other=0).to(tl.float32)
     if NORM:
         y = y * tl.rsqrt(tl.sum(y * y, 0) / K + eps) * weight
+    if ACT is not None:
+        up = tl.load(x_ptr + row * x_stride + K + columns, mask=mask, other=0).to(tl.float32)
+        y = ACTIVATE(y, ACT) * up
     # As it would have been stored in between.
     y = y.to(x_ptr.dtype.element_ty).to(tl.float32)
     if BLOCK:
@@ -68,16 +72,18 @@ def quantize(
     kernels: Kernels,
     *,
     norm: Norm | None = None,
+    gate: Gate | None = None,
     block: int | None = None,
     scale: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """norm(x) as 8-bit values and the scales they are to be multiplied with.
+    """gate(norm(x)) as 8-bit values and the scales they are to be multiplied with.
 
     Args:
-        x: [T, K], rows contiguous, bfloat16 or float16.
+        x: [T, K], or [T, 2 K] before a gate; rows contiguous, bfloat16 or float16.
         dtype: int8 or float8_e4m3fn (from compute capability 8.9 on).
         kernels: the platform's.
-        norm: applied first.
+        norm: applied first; not together with a gate.
+        gate: applied first.
         block: columns that share a scale, a power of two; None where a row does.
         scale: float32 [], of all rows; None where they are measured. Not with blocks.
 
@@ -85,6 +91,8 @@ def quantize(
         Values [T, K] and float32 scales, [T, 1] or with blocks [T, ceil(K / block)].
     """
     rows, k = x.shape
+    if gate is not None:
+        k //= 2
     out = torch.empty((rows, k), dtype=dtype, device=x.device)
     count = 1 if block is None else -(-k // block)
     scales = torch.empty((rows, count), dtype=torch.float32, device=x.device)
@@ -107,6 +115,8 @@ def quantize(
         _LARGEST[dtype],
         _LEAST,
         norm is not None,
+        kernels.activate,
+        None if gate is None else kernels.activations[gate.act],
         scale is not None,
         kernels.overlaps,
         num_warps=min(max(width // 1024, 1), 16),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quire.backends.kernels.operations import TritonKernels
+from quire.core.layers.mlp import TorchGate
 from quire.quant import kernels
 from quire.quant.kernels import dense, eight_bit, grouped, quantize, scaled, tuned
 from quire.quant.kernels.packed import Packed
@@ -160,9 +161,11 @@ def test_the_others(capability: int) -> None:
         lambda: quantize.gather(x, order, made, norm=Norm),
         lambda: quantize.gather(x, order, made),
         lambda: quantize.quantize(x, torch.int8, made, norm=Norm),
+        lambda: quantize.quantize(_empty(16, 2 * 14336), torch.int8, made, gate=TorchGate("silu")),
     ]
     if capability >= 90:
         launches.append(lambda: quantize.quantize(x, FP8, made, block=128))
+        launches.append(lambda: quantize.quantize(x, FP8, made, block=128, gate=TorchGate("gelu")))
     for launch in launches:
         with compiling(capability) as compiled:
             launch()

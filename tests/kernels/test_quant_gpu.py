@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from quire.core.contracts.platform import GatedProduct
 from quire.plugins.platforms.cuda import CUDA
 from quire.quant.kernels import tuned
 from quire.quant.kernels.products import Float8Product, GroupedProduct, Int8Product
@@ -135,6 +136,11 @@ def test_what_was_measured(kind) -> None:
         weight = _eight(n, k, FP8, 128 if kind == "block" else None)[0]
         made = Float8Product(weight, None, BF16, CUDA())
     gate = CUDA().gate("silu")
+    if isinstance(made, GatedProduct):
+        halves = _random(300, 2 * k)
+        assert made.takes_gate(300)
+        inside, outside = made(halves, gated=gate), made(gate(halves))
+        torch.testing.assert_close(inside, outside, rtol=1e-2, atol=1e-2 * float(outside.std()))
     for m in tuned.BUCKETS:
         x = _random(m, k)
         plain = made(x, gate=gate)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from quire.backends.kernels.operations import TritonKernels
+from quire.core.layers.mlp import TorchGate
 from quire.core.layers.norm import TorchNorm
 from quire.quant.kernels import eight_bit, scaled
 from quire.quant.kernels.dense import write_out
@@ -118,16 +119,19 @@ def test_eight_bit_activations_behind_a_gate(config, kind) -> None:
 
 @pytest.mark.parametrize("kind", [torch.int8, FP8])
 @pytest.mark.parametrize("block", [None, 32])
-@pytest.mark.parametrize("normed", [False, True])
-def test_quantizing(normed, block, kind) -> None:
+@pytest.mark.parametrize("before", [None, "norm", "gate"])
+def test_quantizing(before, block, kind) -> None:
     k = 200
-    x = random(5, k, dtype=BF16)
+    x = random(5, k if before != "gate" else 2 * k, dtype=BF16)
     x[3] = 0
-    norm = TorchNorm(random(k, dtype=BF16), 1e-5) if normed else None
-    expected = x.double()
-    if norm is not None:
+    expected, around = x.double(), {}
+    if before == "norm":
+        around["norm"] = norm = TorchNorm(random(k, dtype=BF16), 1e-5)
         expected = oracles.rms_norm(x, norm.weight, norm.eps)
-    values, scales = quantize(x, kind, KERNELS, norm=norm, block=block)
+    elif before == "gate":
+        around["gate"] = TorchGate("silu")
+        expected = oracles.gated(x, "silu")
+    values, scales = quantize(x, kind, KERNELS, block=block, **around)
     wide = scales.double().repeat_interleave(block or k, 1)[:, :k]
     parts = torch.split(expected, block or k, 1)
     largest = torch.cat([part.abs().amax(1, keepdim=True) for part in parts], 1)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from quire.backends.kernels.operations import TritonKernels
-from quire.core.layers.mlp import TorchGate
+from quire.core.contracts.platform import GatedProduct
+from quire.core.layers.linear import ProductLinear
+from quire.core.layers.mlp import GatedMLP, TorchGate
 from quire.core.layers.norm import TorchNorm
 from quire.plugins.platforms.cuda import CUDA
 from quire.quant.kernels import dense as writing
@@ -16,6 +18,7 @@ from quire.quant.kernels import products
 from quire.quant.kernels.products import Float8Product, GroupedProduct, Int8Product
 from quire.quant.kernels.tiles import Config
 from quire.quant.weights import Float8Weight, Int8Weight
+from tests.kernels import oracles
 from tests.kernels.oracles import assert_close, product, random
 from tests.kernels.quantized import dequantized, grouped
 
@@ -53,6 +56,10 @@ def _check(made: Any, dense: torch.Tensor, m: int, accumulated: float) -> None:
     add = random(m, len(dense) // 2, dtype=BF16)
     expected = product(x, dense, act="silu", add=add)
     assert_close(made(x, gate=gate, add=add), expected, steps=3, accumulated=2 * accumulated)
+    if isinstance(made, GatedProduct):
+        halves = random(m, 2 * k, dtype=BF16)
+        expected = product(oracles.gated(halves, "silu"), dense)
+        assert_close(made(halves, gated=gate), expected, steps=2, accumulated=accumulated)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -150,3 +157,44 @@ def test_what_is_shared_ends_with_the_last_product(monkeypatch) -> None:
     made.clear()
     gc.collect()
     assert kept[1]() is None
+
+
+class _Linear(ProductLinear):
+    """A holder of a product that is there from the start."""
+
+    def __init__(self, product: Any) -> None:
+        self._product = product
+
+    def names(self) -> set[str]:
+        return set()
+
+    def load(self, name: str, tensor: torch.Tensor) -> None:
+        raise NotImplementedError
+
+    def make_up(self, generator: torch.Generator) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("count", [3, 70])
+def test_a_gate_goes_where_it_costs_least(count, monkeypatch) -> None:
+    """Into the product before it for few tokens, into the rounding behind it for many."""
+    wide, dense = _eight(torch.int8, None)
+    values = torch.randint(-127, 128, (K, N // 2), dtype=torch.int8)
+    scales = (torch.rand(K, 1) + 0.5) * 3e-3
+    narrow = Int8Product(Int8Weight(values, scales), None, BF16, Platform())
+    mlp = GatedMLP.__new__(GatedMLP)
+    mlp._gate_up = _Linear(Int8Product(wide, None, BF16, Platform()))
+    mlp._down, mlp._gate = _Linear(narrow), TorchGate("silu")
+    taken = []
+    rounding = products.quantize
+    monkeypatch.setattr(
+        products, "quantize", lambda *a, **b: taken.append(b["gate"]) or rounding(*a, **b)
+    )
+    x = random(count, K, dtype=BF16)
+    hidden = product(x, dense, act="silu")
+    expected = product(hidden, values.double() * scales.double())
+    assert_close(mlp(x), expected, steps=4, accumulated=0.3)
+    assert [gate is not None for gate in taken] == [False, count > 64]
