@@ -212,7 +212,7 @@ def _scaled(
         def by_torch(i: int) -> torch.Tensor:
             q, s = rounded()
             w = values[i % len(values)].t()
-            y = torch._scaled_mm(q, w, s, scales.t(), out_dtype=torch.bfloat16)
+            y = torch._scaled_mm(q, w, s, scales.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
             return gated(y, "silu", pdl=KERNELS.overlaps) if around["act"] else y
 
         yield "library", by_torch

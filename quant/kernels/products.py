@@ -216,7 +216,9 @@ class _ByteProduct(GatedProduct):
         width = n // 2 if inside else n
         config = choose(self._kind, len(x), width, k, gated=inside, device=x.device)
         if config.form == "library":
-            y = torch._scaled_mm(q, values.t(), s, scales.t(), self._bias, out_dtype=self._dtype)
+            y = torch._scaled_mm(
+                q, values.t(), s, scales.t(), self._bias, out_dtype=self._dtype, use_fast_accum=True
+            )
             return _finish(y, gate, add)
         act = None
         if gate is not None and inside:
