@@ -31,6 +31,7 @@ from quire.backends.kernels.launch import compiling_only
 from quire.backends.kernels.norm import rms_norm
 from quire.backends.kernels.operations import TritonKernels
 from quire.backends.kernels.tuning import seconds
+from quire.core.contracts.platform import GatedProduct
 from quire.plugins.platforms.cuda import CUDA
 from quire.quant.kernels import dense, eight_bit, grouped, quantize, scaled
 from quire.quant.kernels.layout import SLACK
@@ -313,8 +314,11 @@ def layers() -> None:
                 for layer in all_of:
                     y = layer["qkv"](x, norm=norm)
                     x = layer["o"](y[:, :4096], add=x)
-                    y = layer["gate_up"](x, norm=norm, gate=gate)
-                    x = layer["down"](y, add=x)
+                    down = layer["down"]
+                    if isinstance(down, GatedProduct) and down.takes_gate(len(x)):
+                        x = down(layer["gate_up"](x, norm=norm), gated=gate, add=x)
+                    else:
+                        x = down(layer["gate_up"](x, norm=norm, gate=gate), add=x)
 
             def last(_: int, x: torch.Tensor = x) -> None:
                 head(x[:64])
