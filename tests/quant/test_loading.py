@@ -226,10 +226,13 @@ def test_shards_of_different_kinds_stand_side_by_side() -> None:
     x, add = torch.randn(9, 96), torch.randn(9, 64)
     expected = x.double() @ weight.T
     gated = torch.nn.functional.silu(expected[:, :64]) * expected[:, 64:]
-    norm = CPU().norm(torch.ones(96), 1e-6)
-    found = holder.fused(x, gate=CPU().gate("silu"), add=add.clone())
+    norm, gate = CPU().norm(torch.ones(96), 1e-6), CPU().gate("silu")
+    found = holder.fused(x, gate=gate, add=add.clone())
     assert (found.double() - gated - add).norm() <= 1e-3 * gated.norm()
     assert torch.equal(holder.fused(x, norm=norm), holder.apply(norm(x)))
+    halves = torch.randn(9, 2 * 96)
+    assert not holder.takes_gate(9)
+    assert torch.equal(holder.fused(halves, gated=gate), holder.apply(gate(halves)))
 
 
 def test_quantized_products_are_not_tuned_as_plain_ones(tmp_path: Path) -> None:
