@@ -47,6 +47,12 @@ class DraftModel(Speculator):
                 "same tokenizer as the model's"
             )
         source = locate(draft_config(config), registry)
+        for name in registry.names("speculator"):
+            if registry.get("speculator", name).recognises(source):
+                raise ConfigError(
+                    f"speculation.model {config.model!r} is made for the method {name!r}, and "
+                    f"speculation.method is 'draft_model'; make it {name!r}, or leave it out"
+                )
         registry.get("model", source.architecture())
         if source.vocab_size() != target.vocab_size():
             raise ConfigError(

@@ -233,6 +233,11 @@ def test_a_request_that_breaks_the_step_dies_alone(monkeypatch) -> None:
         ({"method": "ngram", "model": "demo-draft"}, ConfigError, "has no model"),
         ({"method": "eagle"}, ConfigError, "needs speculation.model"),
         ({"method": "eagle3", "model": "demo-draft"}, ConfigError, "is no EAGLE head"),
+        (
+            {"method": "draft_model", "model": "demo-eagle"},
+            ConfigError,
+            "is made for the method 'eagle3'",
+        ),
         ({"method": "eagle", "model": "demo-eagle"}, ConfigError, "a head of EAGLE-3"),
         ({"model": "no-such/model/at-all"}, CheckpointError, "no-such"),
         ({"method": "ngram", "prompt_lookup_min": 5}, ConfigError, "prompt_lookup_min is 5"),
