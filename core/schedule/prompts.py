@@ -12,9 +12,8 @@ __all__ = ("PromptShare", "chunk")
 # Beside sequences that decode and are read as they come, prompts fill a step up to a multiple of a
 # part of the budget, and are given no fewer tokens than this. Everybody who reads waits for the
 # whole step, which is therefore the shorter the more they are; the device's products are at their
-# best over round numbers of tokens. Of each pair: up to so many readers, so many parts.
-_PARTS_OF_BUDGET = ((16, 2), (64, 4))
-_MOST_PARTS = 8
+# best over round numbers of tokens. Up to so many readers, so many parts; and beside more.
+_FEW_READERS, _FEW_PARTS, _PARTS = 16, 2, 4
 _FEWEST_PROMPT_TOKENS = 512
 # A long prompt's chunk that another follows ends at a multiple of this where at most a quarter of
 # what a step has for prompts waits for that: attention then meets few lengths, and has nothing to
@@ -58,7 +57,7 @@ def _most(running: Iterable[Sequence], settings: SchedulerSettings) -> int:
     readers = sum(seq.request.streamed for seq in decoding)
     if not readers or not settings.chunked_prefill:
         return budget
-    parts = next((parts for most, parts in _PARTS_OF_BUDGET if readers <= most), _MOST_PARTS)
+    parts = _FEW_PARTS if readers <= _FEW_READERS else _PARTS
     part, rows = max(1, budget // parts), len(decoding)
     return min(budget, -(-(rows + _FEWEST_PROMPT_TOKENS) // part) * part - rows)
 
