@@ -118,11 +118,11 @@ class Product(Protocol):
 
 
 class GatedProduct(ABC):
-    """A ``Product`` into which a gate before it may be taken, too."""
+    """A ``Product`` that may take in a gate before it, too."""
 
     @abstractmethod
     def takes_gate(self, tokens: int) -> bool:
-        """Whether that is less work than the gate by itself or behind the product before."""
+        """Whether that costs less than the gate by itself or behind the product before."""
 
     @abstractmethod
     def __call__(

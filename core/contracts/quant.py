@@ -78,8 +78,7 @@ class LinearWeights(ABC):
         """The product: x [tokens, in_features] -> [tokens, sum(out_features)], in x's dtype."""
 
     def takes_gate(self, tokens: int) -> bool:
-        """Whether ``fused`` does a gate before it with less work than others; see
-        ``platform.GatedProduct``."""
+        """Whether a gate before the product is cheapest inside ``fused``, as ``gated``."""
         return False
 
     def fused(
