@@ -8,7 +8,7 @@ import msgspec
 
 from .config import Config, SpeculationConfig, draft_config
 from .contracts.platform import Platform, PlatformDefaults
-from .contracts.speculator import Speculator
+from .contracts.speculator import Speculator, made_for
 from .errors import CapacityError, ConfigError
 from .registry import Registry
 from .source import Source, locate
@@ -242,12 +242,10 @@ def _choose_speculation(config: Config, registry: Registry, source: Source, draf
 
 def _method_of(speculation: SpeculationConfig, registry: Registry) -> tuple[str, str]:
     """The method that a checkpoint is made for, and why."""
-    source = locate(draft_config(speculation), registry, "speculation.model")
-    for name in registry.names("speculator"):
-        speculator: type[Speculator] = registry.get("speculator", name)
-        if speculator.recognises(source):
-            return name, "what the checkpoint is made for"
-    return "draft_model", "what has a model and no other method"
+    name = made_for(locate(draft_config(speculation), registry, "speculation.model"), registry)
+    if name is None:
+        return "draft_model", "what has a model and no other method"
+    return name, "what the checkpoint is made for"
 
 
 def _choose_schedule(config: Config, defaults: PlatformDefaults, draft: _Draft) -> None:

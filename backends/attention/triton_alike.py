@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from ...core.contracts.attention import AttentionBatch
@@ -45,15 +44,6 @@ class TritonAlike(TritonPaged):
         """No row is cut, however long it is, and no keys are shared."""
         return ()
 
-    def chunk_plan(
-        self,
-        query_lengths: list[int],
-        host_lengths: list[int],
-        num_decodes: int,
-        num_tokens: int,
-    ) -> np.ndarray | None:
-        return super().chunk_plan(query_lengths, host_lengths, 0, num_tokens)
-
     def prepare(self, batch: AttentionBatch) -> Step:
         if batch.chunk_plan is not None:
             return Step(batch, None, self._captured_tiles(batch, batch.chunk_plan))
@@ -74,6 +64,5 @@ class TritonAlike(TritonPaged):
 
     def _cut(self, num_tokens: int, layout: Layout) -> ChunkTiles:
         """Of one kind; a tile has a token at least."""
-        return ChunkTiles(
-            tile_rows(most_tile_rows(self.kv_dtype), layout, self.kv_dtype), num_tokens
-        )
+        rows = tile_rows(most_tile_rows(self.kv_dtype), layout, self.kv_dtype)
+        return ChunkTiles(rows, num_tokens, singles=True)

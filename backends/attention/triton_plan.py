@@ -85,10 +85,12 @@ class ChunkTiles(NamedTuple):
     Attributes:
         rows: query heads times queries of a tile.
         room: tiles that there may be.
+        singles: whether rows of one query are cut with them.
     """
 
     rows: int
     room: int
+    singles: bool = False
 
     @classmethod
     def of(cls, num_tokens: int, layout: Layout, kv_dtype: torch.dtype) -> ChunkTiles:
@@ -301,9 +303,10 @@ def chunk_tiles(
     cut: ChunkTiles,
 ) -> np.ndarray | None:
     """Tiles of a captured step, int64 [cut.room, 2]; None for too many."""
-    counts = np.array(query_lengths[num_decodes:], dtype=np.int64)
-    lengths = np.array(host_lengths[num_decodes:], dtype=np.int64)
-    rows = np.arange(num_decodes, len(query_lengths))
+    first = 0 if cut.singles else num_decodes
+    counts = np.array(query_lengths[first:], dtype=np.int64)
+    lengths = np.array(host_lengths[first:], dtype=np.int64)
+    rows = np.arange(first, len(query_lengths))
     found = _tiles(rows, counts, lengths, cut.rows // layout.group)
     tiles = np.full((cut.room, 2), -1, dtype=np.int64)
     if len(found) > len(tiles):

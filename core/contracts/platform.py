@@ -118,27 +118,22 @@ class Product(Protocol):
 
 
 class GatedProduct(ABC):
-    """A ``Product`` that may take in a gate before it, too."""
+    """What a ``Product`` is as well if it can take in a gate before it."""
 
     @abstractmethod
     def takes_gate(self, tokens: int) -> bool:
         """Whether that costs less than the gate by itself or behind the product before."""
 
     @abstractmethod
-    def __call__(
-        self,
-        x: torch.Tensor,
-        *,
-        norm: Norm | None = None,
-        gated: Gate | None = None,
-        gate: Gate | None = None,
-        add: torch.Tensor | None = None,
+    def behind_gate(
+        self, x: torch.Tensor, gate: Gate, *, add: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """As ``Product``.
+        """add + gate(x) @ weight.T + bias; see ``Product``.
 
         Args:
-            gated: a gate applied to x, [T, 2 * in], first, where ``takes_gate`` says so; not
-                together with a norm.
+            x: [T, 2 * in].
+            gate: applied to x first.
+            add: [T, out] or None; the result may be written into it.
         """
 
 

@@ -78,24 +78,27 @@ class LinearWeights(ABC):
         """The product: x [tokens, in_features] -> [tokens, sum(out_features)], in x's dtype."""
 
     def takes_gate(self, tokens: int) -> bool:
-        """Whether a gate before the product is cheapest inside ``fused``, as ``gated``."""
+        """Whether a gate before the product is cheapest inside ``behind_gate``."""
         return False
+
+    def behind_gate(
+        self, x: torch.Tensor, gate: Gate, *, add: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The product with gate(x); see ``platform.GatedProduct``."""
+        return self.fused(gate(x), add=add)
 
     def fused(
         self,
         x: torch.Tensor,
         *,
         norm: Norm | None = None,
-        gated: Gate | None = None,
         gate: Gate | None = None,
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The product with what stands around it; see ``platform.Product`` and ``GatedProduct``.
+        """The product with what stands around it; see ``platform.Product``.
 
         A method whose kernels take part of it in overrides this.
         """
-        if gated is not None:
-            x = gated(x)
         y = self.apply(x if norm is None else norm(x))
         if gate is not None:
             y = gate(y)

@@ -45,6 +45,7 @@ __all__ = (
     "OpenModule",
     "Speculator",
     "SpeculatorContext",
+    "made_for",
 )
 
 CONTRACT_VERSION = 1
@@ -282,3 +283,12 @@ class Speculator(ABC):
         Returns:
             int64 [N, most], each row a chain; -1 from where on it has nothing to propose.
         """
+
+
+def made_for(source: Source, registry: Registry) -> str | None:
+    """The speculator that recognises a checkpoint, by its name; None where none does."""
+    for name in registry.names("speculator"):
+        speculator: type[Speculator] = registry.get("speculator", name)
+        if speculator.recognises(source):
+            return name
+    return None

@@ -40,7 +40,7 @@ class ComposedProduct:
 class ProductLinear(LinearWeights):
     """A holder that multiplies by a product, which its ``finish`` makes."""
 
-    _product: Product | GatedProduct | None = None
+    _product: Product | None = None
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         return self.fused(x)
@@ -48,21 +48,23 @@ class ProductLinear(LinearWeights):
     def takes_gate(self, tokens: int) -> bool:
         return isinstance(self._product, GatedProduct) and self._product.takes_gate(tokens)
 
+    def behind_gate(
+        self, x: torch.Tensor, gate: Gate, *, add: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if isinstance(self._product, GatedProduct):
+            return self._product.behind_gate(x, gate, add=add)
+        return super().behind_gate(x, gate, add=add)
+
     def fused(
         self,
         x: torch.Tensor,
         *,
         norm: Norm | None = None,
-        gated: Gate | None = None,
         gate: Gate | None = None,
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if self._product is None:
             raise RuntimeError("a product was asked for before the weights were loaded")
-        if gated is not None:
-            if isinstance(self._product, GatedProduct):
-                return self._product(x, norm=norm, gated=gated, gate=gate, add=add)
-            x = gated(x)
         return self._product(x, norm=norm, gate=gate, add=add)
 
 

@@ -72,7 +72,7 @@ class GatedMLP:
             add: [T, hidden_size] to add the result to; it may be written into.
         """
         if self._down.takes_gate(len(x)):
-            return self._down.fused(self._gate_up.fused(x, norm=norm), gated=self._gate, add=add)
+            return self._down.behind_gate(self._gate_up.fused(x, norm=norm), self._gate, add=add)
         return self._down.fused(self._gate_up.fused(x, norm=norm, gate=self._gate), add=add)
 
 

@@ -316,7 +316,7 @@ def layers() -> None:
                     x = layer["o"](y[:, :4096], add=x)
                     down = layer["down"]
                     if isinstance(down, GatedProduct) and down.takes_gate(len(x)):
-                        x = down(layer["gate_up"](x, norm=norm), gated=gate, add=x)
+                        x = down.behind_gate(layer["gate_up"](x, norm=norm), gate, add=x)
                     else:
                         x = down(layer["gate_up"](x, norm=norm, gate=gate), add=x)
 

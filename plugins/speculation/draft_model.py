@@ -14,7 +14,7 @@ from ...core.config import SpeculationConfig, draft_config
 from ...core.contracts.attention import AttentionBackend, AttentionBatch
 from ...core.contracts.capabilities import Capabilities
 from ...core.contracts.model import Attend
-from ...core.contracts.speculator import Drafting, Speculator, SpeculatorContext
+from ...core.contracts.speculator import Drafting, Speculator, SpeculatorContext, made_for
 from ...core.errors import ConfigError
 from ...core.registry import Registry
 from ...core.run.forward import forward
@@ -47,12 +47,12 @@ class DraftModel(Speculator):
                 "same tokenizer as the model's"
             )
         source = locate(draft_config(config), registry)
-        for name in registry.names("speculator"):
-            if registry.get("speculator", name).recognises(source):
-                raise ConfigError(
-                    f"speculation.model {config.model!r} is made for the method {name!r}, and "
-                    f"speculation.method is 'draft_model'; make it {name!r}, or leave it out"
-                )
+        other = made_for(source, registry)
+        if other is not None:
+            raise ConfigError(
+                f"speculation.model {config.model!r} is made for the method {other!r}, and "
+                f"speculation.method is 'draft_model'; make it {other!r}, or leave it out"
+            )
         registry.get("model", source.architecture())
         if source.vocab_size() != target.vocab_size():
             raise ConfigError(

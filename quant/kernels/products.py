@@ -160,19 +160,36 @@ class _ByteProduct(GatedProduct):
         x: torch.Tensor,
         *,
         norm: Norm | None = None,
-        gated: Gate | None = None,
         gate: Gate | None = None,
         add: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if self._native and len(x) > 1 and not self._kernels.alike:
-            return self._many(x, norm, gated, gate, add)
-        if gated is not None:
-            x = gated(x)
-        if norm is not None:
-            x = norm(x)
-        if self._scratch is None or len(x) <= _FEW or self._kernels.alike:
-            return self._few(x, gate, add)
-        return _finish(self._through_dense(x, self._scratch), gate, add)
+        if len(x) <= (1 if self._native else _FEW) or self._kernels.alike:
+            return self._few(x if norm is None else norm(x), gate, add)
+        if self._scratch is not None:
+            x = x if norm is None else norm(x)
+            return _finish(self._through_dense(x, self._scratch), gate, add)
+        return self._many(*self._rounded(x, norm=norm), gate, add)
+
+    def behind_gate(
+        self, x: torch.Tensor, gate: Gate, *, add: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if not self.takes_gate(len(x)):
+            return self(gate(x), add=add)
+        return self._many(*self._rounded(x, gate=gate), None, add)
+
+    def _rounded(
+        self, x: torch.Tensor, *, norm: Norm | None = None, gate: Gate | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """gate(norm(x)) as 8-bit values, and their scales."""
+        return quantize(
+            _rows(x),
+            self._values.dtype,
+            self._kernels,
+            norm=norm,
+            gate=gate,
+            block=self._block,
+            scale=self._input_scale,
+        )
 
     def _few(self, x: torch.Tensor, gate: Gate | None, add: torch.Tensor | None) -> torch.Tensor:
         n, k = self._values.shape
@@ -199,22 +216,13 @@ class _ByteProduct(GatedProduct):
         return y if gate is None else _finish(y, gate, add)
 
     def _many(
-        self,
-        x: torch.Tensor,
-        norm: Norm | None,
-        gated: Gate | None,
-        gate: Gate | None,
-        add: torch.Tensor | None,
+        self, q: torch.Tensor, s: torch.Tensor, gate: Gate | None, add: torch.Tensor | None
     ) -> torch.Tensor:
         values, scales = self._values, self._scales
-        q, s = quantize(
-            _rows(x), values.dtype, self._kernels,
-            norm=norm, gate=gated, block=self._block, scale=self._input_scale,
-        )  # fmt: skip
         n, k = values.shape
-        inside = gate is not None and len(x) <= _GATED and self._block is None
+        inside = gate is not None and len(q) <= _GATED and self._block is None
         width = n // 2 if inside else n
-        config = choose(self._kind, len(x), width, k, gated=inside, device=x.device)
+        config = choose(self._kind, len(q), width, k, gated=inside, device=q.device)
         if config.form == "library":
             y = torch._scaled_mm(
                 q, values.t(), s, scales.t(), self._bias, out_dtype=self._dtype, use_fast_accum=True

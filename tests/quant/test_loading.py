@@ -232,7 +232,7 @@ def test_shards_of_different_kinds_stand_side_by_side() -> None:
     assert torch.equal(holder.fused(x, norm=norm), holder.apply(norm(x)))
     halves = torch.randn(9, 2 * 96)
     assert not holder.takes_gate(9)
-    assert torch.equal(holder.fused(halves, gated=gate), holder.apply(gate(halves)))
+    assert torch.equal(holder.behind_gate(halves, gate), holder.apply(gate(halves)))
 
 
 def test_quantized_products_are_not_tuned_as_plain_ones(tmp_path: Path) -> None:

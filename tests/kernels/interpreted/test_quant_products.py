@@ -59,7 +59,7 @@ def _check(made: Any, dense: torch.Tensor, m: int, accumulated: float) -> None:
     if isinstance(made, GatedProduct):
         halves = random(m, 2 * k, dtype=BF16)
         expected = product(oracles.gated(halves, "silu"), dense)
-        assert_close(made(halves, gated=gate), expected, steps=2, accumulated=accumulated)
+        assert_close(made.behind_gate(halves, gate), expected, steps=2, accumulated=accumulated)
 
 
 @pytest.mark.parametrize("way", WAYS)
