@@ -125,7 +125,10 @@ def _fma(self: Any, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> Tensor
 def _dot(
     self: Any, a: TensorHandle, b: TensorHandle, d: TensorHandle, precision: Any, imprecise: Any
 ) -> TensorHandle:
-    product = np.matmul(_wide(a), _wide(b), dtype=d.data.dtype)
+    kind = d.data.dtype
+    # In float64, since an element's float32 sum in a BLAS follows the shape of its tile.
+    sums = np.float64 if kind.kind == "f" else kind
+    product = np.matmul(_wide(a).astype(sums), _wide(b).astype(sums)).astype(kind)
     return TensorHandle(product + d.data, d.dtype.scalar)
 
 
