@@ -6,13 +6,20 @@ Batches are of requests in the workload's order, as whoever serves them must tak
 how long answers will be. A batch runs until its longest answer ends, and what others compute
 meanwhile is not counted. Of each size the first batches alone are run (`--batches`), as all of them
 take many minutes. `--by-length` sorts by the lengths of answers first, for comparison.
+
+`--steps 32` takes as long as that many of a batch's first steps and as many of its last, whose
+prompts are longer by the answer so far, and estimates the batch: its time grows evenly between, as
+every step reads one token more of each.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from offline import SHAPES, made_up, say
@@ -30,6 +37,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="64,128,256")
     parser.add_argument("--batches", type=int, default=1)
     parser.add_argument("--by-length", action="store_true")
+    parser.add_argument("--steps", type=int, help="of a batch's beginning and end; all if left out")
     args = parser.parse_args()
     folder = made_up(args.model, None) if args.model in SHAPES else Path(args.model)
     config = AutoConfig.from_pretrained(folder)
@@ -50,13 +58,12 @@ def main() -> None:
         for start in starts[::stride][: args.batches]:
             taken = order[start : start + size]
             outputs = [work.outputs[index] for index in taken]
-            begun = time.perf_counter()
+            prompts = [work.prompts[index] for index in taken]
             try:
-                generate(model, [work.prompts[index] for index in taken], max(outputs))
+                seconds = _seconds(model, prompts, max(outputs), args.steps)
             except torch.OutOfMemoryError:
                 say(engine="transformers", workload=args.workload, size=size, out_of_memory=True)
                 break
-            seconds = time.perf_counter() - begun
             say(
                 engine="transformers",
                 workload=args.workload,
@@ -64,9 +71,32 @@ def main() -> None:
                 first=start,
                 by_length=args.by_length,
                 s=seconds,
+                estimated=args.steps is not None,
                 steps=max(outputs),
                 out_tok_s=sum(outputs) / seconds,
             )
+
+
+def _seconds(model: Any, prompts: list[list[int]], steps: int, some: int | None) -> float:
+    """What a batch takes, or would take by some of its steps at either end."""
+    if some is None:
+        return sum(_times(model, prompts, steps))
+    longer = [prompt + [1] * (steps - some) for prompt in prompts]
+    (first, *early), (_, *late) = (_times(model, each, some) for each in (prompts, longer))
+    return first + (steps - 1) * statistics.mean(map(statistics.median, (early, late)))
+
+
+def _times(model: Any, prompts: list[list[int]], steps: int) -> list[float]:
+    """Seconds until the first token, and from each to the next."""
+    seen = [time.perf_counter()]
+
+    def on_token() -> None:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        seen.append(time.perf_counter())
+
+    generate(model, prompts, steps, on_token)
+    return [later - sooner for sooner, later in pairwise(seen)]
 
 
 if __name__ == "__main__":

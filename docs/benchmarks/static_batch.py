@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 
-def generate(model: Any, prompts: list[list[int]], steps: int) -> None:
+def generate(
+    model: Any,
+    prompts: list[list[int]],
+    steps: int,
+    on_token: Callable[[], None] | None = None,
+) -> None:
     """Greedy and padded on the left, so many tokens for each.
+
+    Args:
+        model: of transformers.
+        prompts: token ids.
+        steps: tokens for each.
+        on_token: called before each token is chosen.
 
     Raises:
         RuntimeError: when there are fewer.
@@ -19,11 +31,18 @@ def generate(model: Any, prompts: list[list[int]], steps: int) -> None:
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
+
+    def look(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        if on_token is not None:
+            on_token()
+        return logits
+
     with torch.inference_mode():
         made = model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
             do_sample=False,
+            logits_processor=[look],
             max_new_tokens=steps,
             min_new_tokens=steps,
             pad_token_id=0,

@@ -107,8 +107,9 @@ def made_up(
         fixed = torch.Generator().manual_seed(0)
         order = torch.randperm(columns, generator=fixed).to(device)
     return GroupedWeight(
-        codes=draw(0, top, (rows, columns)),
-        # Uniform codes deviate by 2^bits / sqrt(12) from their middle.
+        # About the zero point: a mean of the weights would make activations alike, which a GPU
+        # multiplies faster. Uniform codes deviate by 2^bits / sqrt(12) from their middle.
+        codes=draw(0 if zeros else 1, top, (rows, columns)),
         scales=torch.full(shape, DUMMY_SCALE * 12**0.5 / top, dtype=torch.float16, device=device),
         zeros=draw(top // 2 - 1, top // 2 + 1, shape) if zeros else None,
         bits=bits,
