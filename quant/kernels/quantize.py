@@ -22,6 +22,15 @@ _LEAST = 1e-10
 
 
 @triton.jit
+def _scale(y, AXIS: tl.constexpr, LARGEST: tl.constexpr, LEAST: tl.constexpr):
+    """The largest of absolute values over LARGEST; NaN or infinite where one of them is."""
+    # As integers NaN is the largest of all, which the larger of two floats never is.
+    bits = tl.max(tl.abs(y).to(tl.int32, bitcast=True), AXIS)
+    scale = bits.to(tl.float32, bitcast=True) / LARGEST
+    return tl.where(scale < LEAST, LEAST, scale)
+
+
+@triton.jit
 def _quantize(
     x_ptr, weight_ptr, given_ptr, out_ptr, scale_ptr, eps, x_stride: tl.constexpr,
     K: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LARGEST: tl.constexpr,
@@ -48,18 +57,20 @@ def _quantize(
     if BLOCK:
         BLOCKS: tl.constexpr = WIDTH // BLOCK
         y = tl.reshape(y, (BLOCKS, BLOCK))
-        scale = tl.maximum(tl.max(tl.abs(y), 1) / LARGEST, LEAST)
-        y = tl.reshape(y / scale[:, None], (WIDTH,))
+        scale = _scale(y, 1, LARGEST, LEAST)
+        y = tl.reshape(y * (1 / scale)[:, None], (WIDTH,))
         count = tl.cdiv(K, BLOCK)
         blocks = tl.arange(0, BLOCKS)
         tl.store(scale_ptr + row * count + blocks, scale, mask=blocks < count)
     else:
-        scale = tl.maximum(tl.max(tl.abs(y), 0) / LARGEST, LEAST)
+        scale = _scale(y, 0, LARGEST, LEAST)
         if GIVEN:
-            scale = tl.load(given_ptr)
-        y = y / scale
+            # Of a row that holds no numbers it is none either.
+            scale = tl.load(given_ptr) + scale * 0
+        y *= 1 / scale
         tl.store(scale_ptr + row, scale)
-    y = tl.minimum(tl.maximum(y, -LARGEST), LARGEST)
+    if GIVEN:
+        y = tl.minimum(tl.maximum(y, -LARGEST), LARGEST)
     if out_ptr.dtype.element_ty == tl.int8:
         # 1.5 * 2^23 rounds to the nearest, and to even between two.
         y = (y + 12582912.0) - 12582912.0

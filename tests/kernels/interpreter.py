@@ -3,7 +3,8 @@
 It keeps both as unsigned integers and computes on those: a dot, a sum or a comparison of bfloat16
 is silently that of the bit patterns, and casts to them round wrongly. With ``repair`` they go
 through float32 and round to nearest even, casts to float8 saturate as the hardware's do, and a loop
-whose bound was loaded works in Triton 3.6 with numpy from 2.4 on.
+whose bound was loaded works in Triton 3.6 with numpy from 2.4 on. The larger of NaN and a number is
+the number, and sums of products do not follow a tile's shape.
 
 What stays broken raises: a reduction of bfloat16, atomics of bfloat16, inline assembly, libdevice.
 """
@@ -48,6 +49,8 @@ def repair() -> None:
         "ternary_op": _ternary,
         "create_fma": _fma,
         "create_dot": _dot,
+        "create_maxnumf": _of_numbers(np.fmax),
+        "create_minnumf": _of_numbers(np.fmin),
         "get_bf16": _bfloat16,
     }.items():
         setattr(InterpreterBuilder, name, method)
@@ -130,6 +133,11 @@ def _dot(
     sums = np.float64 if kind.kind == "f" else kind
     product = np.matmul(_wide(a).astype(sums), _wide(b).astype(sums)).astype(kind)
     return TensorHandle(product + d.data, d.dtype.scalar)
+
+
+def _of_numbers(op: Callable) -> Callable:
+    """The larger or smaller, where one is NaN the other, as GPUs have it."""
+    return lambda self, left, right: _binary(self, left, right, op)
 
 
 def _bfloat16(self: Any, value: float) -> TensorHandle:

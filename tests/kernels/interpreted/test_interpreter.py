@@ -32,6 +32,14 @@ def _product(x_ptr, y_ptr, out_ptr, M: tl.constexpr, N: tl.constexpr, K: tl.cons
 
 
 @triton.jit
+def _extremes(x_ptr, y_ptr, larger_ptr, smaller_ptr, N: tl.constexpr):
+    at = tl.arange(0, N)
+    x, y = tl.load(x_ptr + at), tl.load(y_ptr + at)
+    tl.store(larger_ptr + at, tl.maximum(x, y))
+    tl.store(smaller_ptr + at, tl.minimum(x, y))
+
+
+@triton.jit
 def _loaded_bound(count_ptr, out_ptr):
     total = 0
     for _ in range(tl.load(count_ptr)):
@@ -85,3 +93,11 @@ def test_a_reduction_of_bfloat16_is_refused() -> None:
     x = torch.ones(16, dtype=torch.bfloat16)
     with pytest.raises(Exception, match="cast to float32 first"):
         _reduction[(1,)](x, torch.empty(1), 16)
+
+
+def test_the_larger_of_nan_and_a_number_is_the_number() -> None:
+    x, y = torch.tensor([1.0, torch.nan, 3.0, torch.nan]), torch.tensor([2.0, 2.0, torch.nan, 1.0])
+    larger, smaller = torch.empty(4), torch.empty(4)
+    _extremes[(1,)](x, y, larger, smaller, 4)
+    assert torch.equal(larger, torch.fmax(x, y))
+    assert torch.equal(smaller, torch.fmin(x, y))

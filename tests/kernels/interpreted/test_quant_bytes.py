@@ -143,6 +143,24 @@ def test_quantizing(before, block, kind) -> None:
     assert values.double().abs().max() == limit
 
 
+@pytest.mark.parametrize("kind", [torch.int8, FP8])
+@pytest.mark.parametrize("block", [None, 32])
+@pytest.mark.parametrize("given", [None, torch.tensor(0.01)])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_what_is_no_number_stays_none(broken: float, given, block, kind) -> None:
+    """Clipped to the largest value it would come out of a product as an answer like any other."""
+    if block is not None and given is not None:
+        pytest.skip("blocks have scales of their own")
+    x = random(4, 64, dtype=BF16)
+    whole = quantize(x, kind, KERNELS, block=block, scale=given)
+    x[1, 40] = broken
+    found = quantize(x, kind, KERNELS, block=block, scale=given)
+    wide = found[1].double().repeat_interleave(block or 64, 1)
+    assert not (found[0].double() * wide)[1].isfinite().all()
+    for got, expected in zip(found, whole, strict=True):
+        assert torch.equal(got[[0, 2, 3]].float(), expected[[0, 2, 3]].float())
+
+
 def test_a_given_scale_clips() -> None:
     x = random(4, 64, dtype=BF16)
     values, scales = quantize(x, FP8, KERNELS, scale=torch.tensor(0.001))
