@@ -90,12 +90,13 @@ def _times(model: Any, prompts: list[list[int]], steps: int) -> list[float]:
     """Seconds until the first token, and from each to the next."""
     seen = [time.perf_counter()]
 
-    def on_token() -> None:
+    def look(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         if model.device.type == "cuda":
             torch.cuda.synchronize(model.device)
         seen.append(time.perf_counter())
+        return logits
 
-    generate(model, prompts, steps, on_token)
+    generate(model, prompts, steps, look)
     return [later - sooner for sooner, later in pairwise(seen)]
 
 

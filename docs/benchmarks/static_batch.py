@@ -7,20 +7,17 @@ from typing import Any
 
 import torch
 
+Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-def generate(
-    model: Any,
-    prompts: list[list[int]],
-    steps: int,
-    on_token: Callable[[], None] | None = None,
-) -> None:
+
+def generate(model: Any, prompts: list[list[int]], steps: int, *processors: Processor) -> None:
     """Greedy and padded on the left, so many tokens for each.
 
     Args:
         model: of transformers.
         prompts: token ids.
         steps: tokens for each.
-        on_token: called before each token is chosen.
+        processors: given the tokens so far and the logits of the next; what they return counts.
 
     Raises:
         RuntimeError: when there are fewer.
@@ -31,18 +28,12 @@ def generate(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-
-    def look(_: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        if on_token is not None:
-            on_token()
-        return logits
-
     with torch.inference_mode():
         made = model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
             do_sample=False,
-            logits_processor=[look],
+            logits_processor=list(processors),
             max_new_tokens=steps,
             min_new_tokens=steps,
             pad_token_id=0,
