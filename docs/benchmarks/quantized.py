@@ -100,6 +100,7 @@ def configs(kind: str, m: int, n: int) -> Iterator[Config]:
         cuts, most = [(64, m, 4), (128, m, 4), (128, m, 8)], 800
     elif m <= 256:
         cuts, most = [(64, 64, 4), (128, 64, 4), (64, 128, 4), (128, 128, 8), (128, 128, 4)], 700
+        cuts += [(128, 256, 8)] if m > 128 else []
         form, stages = "folded", (3,)
     else:
         cuts, most = [(64, 128, 4), (128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8)], 700

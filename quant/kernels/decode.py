@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.target_info import cuda_capability_geq
 
 __all__ = (
     "bytes_of",
@@ -15,6 +16,7 @@ __all__ = (
     "nibbles",
     "operand",
     "places",
+    "released",
     "row_vector",
     "settled",
     "tile_zeros",
@@ -230,3 +232,20 @@ def settled(total, HOPPER: tl.constexpr):
     if HOPPER:
         total = tl.inline_asm_elementwise("", "=f,0", [total], tl.float32, is_pure=False, pack=1)
     return total
+
+
+@triton.jit
+def released(words, HOPPER: tl.constexpr):
+    """Words to decode, once the registers that operands go to may be written, for Hopper.
+
+    Its matrix units read an operand's registers while they run. Triton's pipeline lets them run on
+    into the next step, which has other weights for these registers. What a step does before it
+    decodes goes on beside them, so it decodes last.
+    """
+    if HOPPER and not cuda_capability_geq(10):
+        tl.inline_asm_elementwise(
+            "wgmma.wait_group.sync.aligned 0; // $0", "=r", [], tl.int32, is_pure=False, pack=1
+        )
+        # Decoding depends on this, which stays behind the wait.
+        words = tl.inline_asm_elementwise("", "=r,0", [words], tl.int16, is_pure=False, pack=2)
+    return words

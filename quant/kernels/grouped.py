@@ -26,8 +26,8 @@ from .decode import (
     nibbles,
     operand,
     places,
+    released,
     row_vector,
-    settled,
     tile_zeros,
     whole,
 )
@@ -115,13 +115,12 @@ def _both(
     at, scale, zero, up_scale, up_zero = group
     zero = tile_zeros(zero, at, DTYPE, BITS, ZERO, R, U)
     if FOLD:
-        scale = row_vector(scale.to(DTYPE), R, U)
+        w, scale = released(w, PDL), row_vector(scale.to(DTYPE), R, U)
         if GATED:
             gate = _step(w, x, zero, scale, gate, SLICES, R, U, WHOLE, FOLD, ASM)
-            w, scale = up, row_vector(up_scale.to(DTYPE), R, U)
+            w, scale = released(up, PDL), row_vector(up_scale.to(DTYPE), R, U)
             zero = tile_zeros(up_zero, at, DTYPE, BITS, ZERO, R, U)
         total = _step(w, x, zero, scale, total, SLICES, R, U, WHOLE, FOLD, ASM)
-        total = settled(total, PDL)
     else:
         none = tl.zeros_like(total)
         scale = scale.to(tl.float32)[:, None]

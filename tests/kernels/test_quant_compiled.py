@@ -76,8 +76,24 @@ def _checked(kernel: Compiled, capability: int, stack: int = 0) -> Compiled:
     ttgir = kernel.kernel.asm["ttgir"]
     if re.search(r"warp_group_dot .*: tensor", ttgir):
         # What reads registers must have done so before they are written again.
-        assert set(re.findall(r"warp_group_dot_wait.*pendings = (\d+)", ttgir)) == {"0"}
+        pending = set(re.findall(r"warp_group_dot_wait.*pendings = (\d+)", ttgir))
+        assert pending == {"0"} or _decodes_behind_waits(kernel.ptx)
     return kernel
+
+
+def _decodes_behind_waits(ptx: str) -> bool:
+    """Whether no 4-bit codes become an operand while matrix units may read one."""
+    running, decodes = True, 0
+    for line in ptx.splitlines():
+        if "wgmma.wait_group.sync.aligned 0" in line:
+            running = False
+        elif "wgmma.mma_async" in line:
+            running = True
+        elif "0x000f000f" in line:
+            decodes += 1
+            if running:
+                return False
+    return decodes > 0
 
 
 @pytest.mark.parametrize("capability", [80, 90])
