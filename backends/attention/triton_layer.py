@@ -17,7 +17,7 @@ from ..kernels.paged_prefill import paged_prefill
 from ..kernels.paged_shared import paged_shared
 from .triton_dense import attend_dense
 from .triton_plan import SHARED_ROWS, TILE_ROWS, DecodePlan, PrefillPlan
-from .triton_tiles import Tile, decode_tile, most_tile_rows, prefill_tile
+from .triton_tiles import MANY_ROWS, Tile, decode_tile, most_tile_rows, prefill_tile
 
 __all__ = ("PagedLayer",)
 
@@ -77,7 +77,10 @@ class PagedLayer:
         self._write = shape | {"TILE": _WRITE_TILE}
         # Triton's interpreter, on a CPU, runs no assembly.
         single = common | {"ASM": device.type != "cpu"}
-        self._decode = single | {"M": heads} | _options(decode_tile(width, kv_dtype))
+        self._few, self._many = (
+            single | {"M": heads} | _options(decode_tile(width, kv_dtype, heads, many=many))
+            for many in (False, True)
+        )
         tile = prefill_tile(SHARED_ROWS, width, kv_dtype)
         self._shared = single | {"M": min(SHARED_ROWS, most_tile_rows(kv_dtype))} | _options(tile)
         self._prefill = {
@@ -191,7 +194,7 @@ class PagedLayer:
             self.v_scale,
             RUN=0 if shared is None else shared.run,
             ROTATE=rotation is not None,
-            **self._decode,
+            **(self._many if len(plan.arrived) >= MANY_ROWS else self._few),
         )
 
     def prefill(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import msgspec
 import torch
 
-__all__ = ("Tile", "decode_tile", "most_tile_rows", "prefill_tile")
+__all__ = ("MANY_ROWS", "Tile", "decode_tile", "most_tile_rows", "prefill_tile")
+
+MANY_ROWS = 16
+"""Single queries from which on programs of one warp hide how much later each of them begins."""
 
 
 class Tile(msgspec.Struct, frozen=True):
@@ -27,10 +30,12 @@ def most_tile_rows(kv_dtype: torch.dtype) -> int:
     return 16 if kv_dtype is torch.float32 else 128
 
 
-def decode_tile(width: int, kv_dtype: torch.dtype) -> Tile:
-    """For a head of ``width`` elements, a power of two."""
+def decode_tile(width: int, kv_dtype: torch.dtype, heads: int, *, many: bool) -> Tile:
+    """For ``heads`` query heads of ``width`` elements, both powers of two; see ``MANY_ROWS``."""
     if kv_dtype is torch.float32:
         return Tile(32, 4, 2)
+    if many and kv_dtype.itemsize == 2 and width == 128 and heads <= 16:
+        return Tile(32, 1, 4)
     if kv_dtype.itemsize == 1 and width <= 128:
         return Tile(64, 2, 4)
     return Tile(64, 4, 2) if width <= 128 else Tile(32, 4, 3)

@@ -7,6 +7,7 @@ import torch
 
 from quire.backends.attention import triton_paged
 from quire.backends.attention.triton_paged import TritonPaged
+from quire.backends.attention.triton_tiles import MANY_ROWS
 from quire.backends.kernels.gather import gather_tokens
 from quire.core.contracts.attention import AttentionBatch, AttentionSpec, Rotation
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling
@@ -107,3 +108,13 @@ def test_shared_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels = _compile(monkeypatch, 90, 128, kv_dtype, (1,) * 20)
         (shared,) = (kernel for kernel in kernels if kernel.name == "paged_shared")
         assert shared.has_wgmma and shared.stack == 0 and shared.shared <= SHARED_LIMIT[90]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.float16])
+def test_many_rows(monkeypatch: pytest.MonkeyPatch, capability: int, kv_dtype: torch.dtype) -> None:
+    """Programs of one warp, many of which a processor runs."""
+    kernels = _compile(monkeypatch, capability, 128, kv_dtype, (1,) * MANY_ROWS)
+    decode = next(kernel for kernel in kernels if kernel.name == "paged_decode")
+    assert decode.options["num_warps"] == 1 and "cp.async" in decode.ptx
+    assert decode.stack == 0 and 3 * decode.shared <= SHARED_LIMIT[capability]
