@@ -201,7 +201,7 @@ class AttentionBackend(ABC):
         Asked only of a backend with the feature ``graphs``. Its ``prepare`` and ``attend`` on a
         batch of single queries then read lengths and block tables on the device alone, launch
         without waiting or copying, and a step captured with ``host_lengths`` of ``longest`` serves
-        every step of as many rows that gives the same key.
+        every step of as many rows that gives the same key, or whose rows are shorter.
 
         Args:
             num_rows: rows of the step.

@@ -269,6 +269,8 @@ class Speculator(ABC):
     def graph_key(self, num_rows: int, longest: int) -> Hashable:
         """What a captured ``propose`` depends on beside its number of rows and of drafts.
 
+        One for longer rows serves shorter ones as well.
+
         Args:
             num_rows: of the call.
             longest: tokens of its longest row, at most.

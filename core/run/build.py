@@ -91,8 +91,8 @@ def build_runner(
             on_host=device.type == "cpu",
         )
         runner.allocate(num_blocks)
-    if speculator is not None and runner.graphs is None:
-        with phase("drafts"):
+    if speculator is not None:
+        with phase("drafts"), _out_of_memory(config, platform):
             runner.rehearse()
     return runner, platform, ModelInfo(num_blocks, source.vocab_size())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
@@ -91,7 +92,8 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     @property
     def num_shapes(self) -> int:
         """Graphs that are likely to be captured."""
-        return len({self._key(shape) for shape in self._shapes_to_come()})
+        likely = itertools.chain(self._shapes_for_one(), self._shapes_to_come())
+        return len({self._key(shape) for shape in likely})
 
     def forget(self) -> None:
         """Drop every graph: the caches they were captured with are gone."""
@@ -103,6 +105,12 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     @abstractmethod
     def capture_largest(self) -> None:
         """Capture the shape that takes most memory."""
+
+    def capture_for_one(self) -> None:
+        """Capture what holds every launch with drafts for one sequence: a capture takes as long as
+        many of its steps, so that none should fall among the first of them."""
+        for shape in self._shapes_for_one():
+            self._graph(shape)
 
     def _graph(self, shape: Shape) -> Kept:
         """Capture a shape, and keep it."""
@@ -138,6 +146,10 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def _stand_in(self, shape: Shape) -> Shape | None:
         """What to capture before that where nothing holds the shape: one that holds it and others
         that are likely; None to run without."""
+
+    @abstractmethod
+    def _shapes_for_one(self) -> Iterator[Shape]:
+        """What holds every launch with drafts for one sequence."""
 
     @abstractmethod
     def _shapes_to_come(self) -> Iterator[Shape]:

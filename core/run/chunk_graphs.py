@@ -118,6 +118,9 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
     def _stand_in(self, shape: _Shape) -> None:
         return None
 
+    def _shapes_for_one(self) -> Iterator[_Shape]:
+        return iter(())
+
     def _shapes_to_come(self) -> Iterator[_Shape]:
         yield from self._shapes
 

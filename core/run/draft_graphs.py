@@ -86,6 +86,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         parallel = "parallel" in speculator.capabilities.features
         doublings = () if parallel else (1 << power for power in range(max_drafts.bit_length()))
         self._lengths = sorted({*doublings, max_drafts})
+        self._longest = table.tokens.shape[1]
         self._inputs = torch.empty(2 * self._sizes[-1], dtype=torch.int64, device=table.device)
 
     def load(self, host: HostRows) -> Loaded | None:
@@ -104,12 +105,19 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         return Loaded(self._inputs[:count], self._inputs[shape.rows : shape.rows + count], graph)
 
     def capture_largest(self) -> None:
-        longest = self._table.tokens.shape[1]
-        self._graph(_Shape(self._sizes[-1], self._lengths[-1], longest, filters=True))
+        self._graph(_Shape(self._sizes[-1], self._lengths[-1], self._longest, filters=True))
+
+    def _shapes_for_one(self) -> Iterator[_Shape]:
+        rows = stand_in_rows(self._sizes, 1)
+        left = self._lengths
+        while left:
+            for filters in (False, True):
+                yield _Shape(rows, left[-1], self._longest, filters)
+            left = [most for most in left if 2 * most < left[-1]]
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
         """Of any number of rows and any length: first long chains, which short ones can run in."""
-        doublings = range(self._table.tokens.shape[1].bit_length() + 1)
+        doublings = range(self._longest.bit_length() + 1)
         lengths = reversed(self._lengths)
         for filters, most, power in itertools.product((False, True), lengths, doublings):
             for rows in self._sizes:
@@ -125,7 +133,9 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         for most in self._lengths:
             if shape.most <= most <= 2 * shape.most:
                 for rows in holding_sizes(self._sizes, shape.rows):
-                    yield shape._replace(rows=rows, most=most)
+                    held = shape._replace(rows=rows, most=most)
+                    yield held
+                    yield held._replace(longest=self._longest)
 
     def _key(self, shape: _Shape) -> Hashable:
         key = self._speculator.graph_key(shape.rows, shape.longest)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -127,7 +127,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         sampler: draws.
         observe: shown what steps compute, if somebody asks to see it.
         max_rows: rows of the largest step.
-        verifies: whether there will be drafts.
+        max_drafts: of a row.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         observe: Callable[[Observed], None] | None,
         *,
         max_rows: int,
-        verifies: bool = False,
+        max_drafts: int = 0,
     ) -> None:
         super().__init__(table.device)
         self._model = model
@@ -149,7 +149,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self._observe = observe
         self._sizes = graph_sizes(max_rows)
         self._max_rows = self._sizes[-1]
-        self._verifies = verifies
+        self._max_drafts = max_drafts
         device = table.device
         self._inputs = torch.empty(3 * self._max_rows, dtype=torch.int64, device=device)
         self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
@@ -244,9 +244,12 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
     def _shapes_that_hold(self, shape: _Shape) -> Iterator[_Shape]:
         # Of shared prefixes a step need not make use, and what is shown needlessly is harmless.
         hints = sorted({shape.shares, shape.verifies}, reverse=True)
-        for shown, shares in itertools.product(sorted({shape.shown, True}), hints):
+        lengths = (shape.longest, self._table.max_model_len)
+        for longest, shown, shares in itertools.product(
+            lengths, sorted({shape.shown, True}), hints
+        ):
             for rows in holding_sizes(self._sizes, shape.rows):
-                yield shape._replace(rows=rows, shares=shares, shown=shown)
+                yield shape._replace(rows=rows, longest=longest, shares=shares, shown=shown)
 
     def _ending(self, slots: list[int]) -> Ending:
         if not self._sampler.graphable(slots):
@@ -264,20 +267,27 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         sizes = [size for size in _PRODUCT_ROWS if size < self._max_rows]
         shapes = [_Shape(size) for size in (*sizes, self._max_rows)]
         shapes.append(shapes[-1]._replace(shares=True, ending="filtered"))
-        if self._verifies:
+        if self._max_drafts:
             shapes.append(shapes[-1]._replace(verifies=True))
         for shape in shapes:
             self._pad(shape.rows)
             self._step(shape)
 
     def capture_largest(self) -> None:
-        self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._verifies))
+        self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._max_drafts > 0))
+
+    def _shapes_for_one(self) -> Iterator[_Shape]:
+        most = self._max_drafts
+        numbers = {stand_in_rows(self._sizes, graph_rows(1 + k)) for k in range(1, most + 1)}
+        for rows, ending in itertools.product(sorted(numbers), get_args(Ending)):
+            longest = self._table.max_model_len
+            yield _Shape(rows, longest, ending, shares=True, verifies=True)
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
         """Of steps of any number of rows and any length, the commonest first."""
         doublings = range(self._table.max_model_len.bit_length() + 1)
         endings: tuple[Ending, ...] = ("drawn", "filtered")
-        kinds = sorted({False, self._verifies})
+        kinds = sorted({False, self._max_drafts > 0})
         for ending, power, verifies in itertools.product(endings, doublings, kinds):
             for rows in self._sizes:
                 yield _Shape(rows, 1 << power, ending, shares=verifies, verifies=verifies)

@@ -184,7 +184,7 @@ class Runner:
                 self.sampler,
                 None if self.drafter is None else self.drafter.observe,
                 max_rows=limits.max_draws,
-                verifies=limits.max_drafts > 0,
+                max_drafts=limits.max_drafts,
             )
         self.chunk_graphs: ChunkGraphs | None = None
         if graphs and self._watch.captures_chunks:
@@ -254,9 +254,14 @@ class Runner:
 
     @torch.inference_mode()
     def rehearse(self) -> None:
-        """Draft for nobody, so that whatever is compiled for it is."""
-        if self.drafter is not None:
+        """Draft for nobody, so that whatever is compiled or captured for one sequence's drafts is.
+
+        After ``allocate``, as what is captured reads the cache.
+        """
+        if self.drafter is not None and self.graphs is None:
             self.drafter.rehearse(self.limits.max_drafts)
+        for graphs in self.captured():
+            graphs.capture_for_one()
 
     @torch.inference_mode()
     def measure_graphs(self) -> None:

@@ -269,10 +269,43 @@ def test_a_chain_without_a_graph_runs_in_a_longer_one(case, captured) -> None:
     driver = Driver(configure(folder, attention={"backend": "cpu"}, speculation=speculation))
     drafts = driver.engine.executor._runner.drafter.graphs
     drafts._graph(draft_graphs._Shape(1, 4, 64))
+    held = set(drafts._graphs)
     # Behind the first of four tokens there is room for two drafts.
     asked = SamplingParams(temperature=0, max_tokens=4)
     assert driver.generate(prompts[:1], asked) == [wanted[0][:4]]
-    assert {key[1] for key in drafts._graphs} == {4}
+    assert set(drafts._graphs) == held
+
+
+@pytest.mark.parametrize("method", ["ngram", "draft_model"])
+def test_drafts_for_one_sequence_are_captured_at_the_start(
+    case, captured, monkeypatch, method: str
+) -> None:
+    """Of every length, and however its tokens are drawn: no step of it waits for a capture."""
+    folder, prompts, wanted = case
+    # As a backend whose captured steps depend on how long rows are.
+    key = lambda self, rows, longest, *, shares_prefixes=False: longest.bit_length()  # noqa: E731
+    monkeypatch.setattr(Lengths, "graph_key", key)
+    speculation = {
+        "ngram": {"method": "ngram", "prompt_lookup_min": 1},
+        "draft_model": {"model": str(folder)},
+    }[method]
+    speculation |= {"num_speculative_tokens": 5, "adaptive": False}
+    driver = Driver(configure(folder, attention={"backend": "cpu"}, speculation=speculation))
+    runner = driver.engine.executor._runner
+
+    def made() -> tuple[set, set]:
+        verifying = {key for key in runner.graphs._graphs if key[2]}
+        return verifying, set(runner.drafter.graphs._graphs)
+
+    held = made()
+    for prompt, tokens in zip(prompts, wanted, strict=True):
+        assert driver.generate([prompt], GREEDY) == [tokens]
+    drawn = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=8, seed=0)
+    scored = SamplingParams(temperature=0, max_tokens=8, logprobs=2)
+    driver.generate(prompts[-1:], drawn)
+    assert driver.generate(prompts[-1:], scored) == [wanted[-1][:8]]
+    assert made() == held
+    assert driver.engine.stats().draft_tokens > 0
 
 
 def test_what_kernels_do_not_draw_ends_with_hidden_states(case, captured) -> None:
