@@ -76,6 +76,9 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def __init__(self, device: torch.device) -> None:
         self.cold = False
         self._graphs: dict[Hashable, Kept] = {}
+        # What launches of shapes that are missing run in, until one more is captured: seeking it
+        # takes longer than many a step.
+        self._holders: dict[Hashable, tuple[Shape, Kept] | None] = {}
         self._missed: Counter[Hashable] = Counter()
         # Begun later: what a kind tells its shapes from is not there yet.
         self._coming = self._shapes_to_come()
@@ -98,6 +101,7 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def forget(self) -> None:
         """Drop every graph: the caches they were captured with are gone."""
         self._graphs.clear()
+        self._holders.clear()
         self._missed.clear()
         self._coming = self._shapes_to_come()
         self._capturing.forget()
@@ -115,7 +119,19 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def _graph(self, shape: Shape) -> Kept:
         """Capture a shape, and keep it."""
         kept = self._graphs[self._key(shape)] = self._capture(shape)
+        self._holders.clear()
         return kept
+
+    def _holder(self, key: Hashable, shape: Shape) -> tuple[Shape, Kept] | None:
+        """A larger shape that was captured and holds this one, whose key is given."""
+        if key not in self._holders:
+            self._holders[key] = None
+            for larger in self._shapes_that_hold(shape):
+                kept = self._graphs.get(self._key(larger))
+                if kept is not None:
+                    self._holders[key] = larger, kept
+                    break
+        return self._holders[key]
 
     def _find(self, shape: Shape) -> tuple[Shape, Kept | None]:
         """What a launch of a shape runs in, and the shape that it was captured for.
@@ -129,10 +145,9 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
         self._missed[key] += 1
         wanted: Shape | None = shape
         if self._missed[key] <= self._patience(shape):
-            for larger in self._shapes_that_hold(shape):
-                kept = self._graphs.get(self._key(larger))
-                if kept is not None:
-                    return larger, kept
+            holder = self._holder(key, shape)
+            if holder is not None:
+                return holder
             wanted = self._stand_in(shape)
         self.cold = True
         return (shape, None) if wanted is None else (wanted, self._graph(wanted))

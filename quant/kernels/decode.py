@@ -236,11 +236,9 @@ def settled(total, HOPPER: tl.constexpr):
 
 @triton.jit
 def released(words, HOPPER: tl.constexpr):
-    """Words to decode, once the registers that operands go to may be written, for Hopper.
+    """Words to decode, once the registers that operands go to may be written: see ``settled``.
 
-    Its matrix units read an operand's registers while they run. Triton's pipeline lets them run on
-    into the next step, which has other weights for these registers. What a step does before it
-    decodes goes on beside them, so it decodes last.
+    What a step does before it decodes goes on beside the products of the one before.
     """
     if HOPPER and not cuda_capability_geq(10):
         tl.inline_asm_elementwise(

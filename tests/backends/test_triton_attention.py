@@ -189,10 +189,12 @@ def test_a_captured_step_serves_other_lengths(kind: type[TritonPaged], window: i
     with torch.cuda.graph(graph):
         found = backend.attend(0, q, k, v, backend.prepare(held), rotation)
     rng = random.Random(window)
-    for _ in range(8):
-        lengths = [rng.choice((1, rng.randint(1, most))) for _ in range(rows - 1)]
-        lengths.append(rng.randint(most // 2 + 100, most))
-        assert backend.graph_key(rows, max(lengths)) == backend.graph_key(rows, most)
+    for turn in range(8):
+        # With the key of the longest, and with that of shorter rows.
+        longest = rng.randint(1, 500) if turn % 2 else rng.randint(most // 2 + 100, most)
+        lengths = [rng.choice((1, rng.randint(1, longest))) for _ in range(rows - 1)] + [longest]
+        if longest > most // 2:
+            assert backend.graph_key(rows, longest) == backend.graph_key(rows, most)
         now = batch(lengths)
         held.lengths.copy_(now.lengths)
         held.write_slots.copy_(now.write_slots)

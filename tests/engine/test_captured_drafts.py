@@ -78,6 +78,10 @@ class Lengths(Reference):
         return super().prepare(batch)
 
 
+def by_length(self, num_rows, longest, *, shares_prefixes=False):
+    return longest.bit_length()
+
+
 class Greedy:
     def __call__(self, logits, slots, lengths, table, out, *, tokens=None, filters=True):
         out.copy_(logits.argmax(-1))
@@ -283,8 +287,7 @@ def test_drafts_for_one_sequence_are_captured_at_the_start(
     """Of every length, and however its tokens are drawn: no step of it waits for a capture."""
     folder, prompts, wanted = case
     # As a backend whose captured steps depend on how long rows are.
-    key = lambda self, rows, longest, *, shares_prefixes=False: longest.bit_length()  # noqa: E731
-    monkeypatch.setattr(Lengths, "graph_key", key)
+    monkeypatch.setattr(Lengths, "graph_key", by_length)
     speculation = {
         "ngram": {"method": "ngram", "prompt_lookup_min": 1},
         "draft_model": {"model": str(folder)},
@@ -306,6 +309,31 @@ def test_drafts_for_one_sequence_are_captured_at_the_start(
     assert driver.generate(prompts[-1:], scored) == [wanted[-1][:8]]
     assert made() == held
     assert driver.engine.stats().draft_tokens > 0
+
+
+def test_what_holds_a_shape_is_sought_once(case, captured, monkeypatch) -> None:
+    """Seeking takes as long as a small model's step."""
+    folder, prompts, wanted = case
+    sought: list[object] = []
+    for kind in (graphs.DecodeGraphs, draft_graphs.DraftGraphs):
+
+        def seek(self, shape, search=kind._shapes_that_hold):
+            sought.append(shape)
+            return search(self, shape)
+
+        monkeypatch.setattr(kind, "_shapes_that_hold", seek)
+    monkeypatch.setattr(Lengths, "graph_key", by_length)
+    speculation = {"model": str(folder), "num_speculative_tokens": 5, "adaptive": False}
+    driver = Driver(configure(folder, attention={"backend": "cpu"}, speculation=speculation))
+    # The second time from cached prefixes.
+    for _ in range(3):
+        assert driver.generate(prompts[-1:], GREEDY) == wanted[-1:]
+    assert sought
+    sought.clear()
+    before = [capturing.launches for capturing in captured]
+    assert driver.generate(prompts[-1:], GREEDY) == wanted[-1:]
+    drafts, decodes, _ = (now.launches - old for now, old in zip(captured, before, strict=True))
+    assert drafts > 3 and decodes > 3 and not sought
 
 
 def test_what_kernels_do_not_draw_ends_with_hidden_states(case, captured) -> None:

@@ -46,6 +46,7 @@ class AttentionCase:
         scales: of keys and values.
         shared: blocks that all tables begin with; each row must have more.
         backend: what attends.
+        bound: tokens that the host takes rows for, where they have fewer.
     """
 
     spec: AttentionSpec
@@ -58,6 +59,7 @@ class AttentionCase:
     scales: tuple[float, float] = (1.0, 1.0)
     shared: int = 0
     backend: type[TritonPaged] = TritonPaged
+    bound: int = 0
 
 
 @contextmanager
@@ -340,6 +342,6 @@ def _batch(case: AttentionCase, tables: list[list[int]], device: torch.device) -
         write_slots=torch.tensor(slots, dtype=torch.int64, device=device),
         num_decodes=sum(count == 1 for count, _ in case.rows),
         query_lengths=[count for count, _ in case.rows],
-        host_lengths=lengths,
+        host_lengths=[max(length, case.bound) for length in lengths],
         shares_prefixes=case.shared > 0,
     )

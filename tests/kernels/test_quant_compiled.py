@@ -82,12 +82,15 @@ def _checked(kernel: Compiled, capability: int, stack: int = 0) -> Compiled:
 
 
 def _decodes_behind_waits(ptx: str) -> bool:
-    """Whether no 4-bit codes become an operand while matrix units may read one."""
+    """Whether no 4-bit codes become an operand while matrix units may read one.
+
+    They may at each label, which is jumped to from elsewhere.
+    """
     running, decodes = True, 0
     for line in ptx.splitlines():
         if "wgmma.wait_group.sync.aligned 0" in line:
             running = False
-        elif "wgmma.mma_async" in line:
+        elif "wgmma.mma_async" in line or line.startswith("$L__BB"):
             running = True
         elif "0x000f000f" in line:
             decodes += 1

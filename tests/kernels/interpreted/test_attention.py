@@ -107,6 +107,15 @@ def test_bits_depend_on_nothing_else(kv_dtype: torch.dtype, more: dict[str, floa
     check_alike(AttentionCase(_spec(6, 2, 16, **more), rows, **kinds), 64)
 
 
+@pytest.mark.parametrize("shared", [0, 3])
+@pytest.mark.parametrize("window", [None, 20])
+def test_short_rows_in_a_step_for_long_ones(window: int | None, shared: int) -> None:
+    """As where a graph is captured for as many tokens as a row may get."""
+    spec = _spec(6, 2, 16, window=window)
+    rows = ((1, 50), (1, 64), (1, 150), (1, 65)) if shared else ((1, 1), (1, 64), (1, 150))
+    check_step(AttentionCase(spec, rows, shared=shared, bound=4000))
+
+
 def test_chunks_that_do_not_fit() -> None:
     """Of a token or two each, every one takes a tile."""
     layer = _spec(2, 2, 16)
