@@ -15,6 +15,7 @@ from .engine import Engine
 from .errors import ConfigError, EngineDeadError, InvalidRequest
 from .frontend import Frontend, Prompt
 from .interrupt import Interruptible
+from .memory import collecting_seldom
 from .output import CompletionOutput, RequestOutput, StreamDelta
 from .progress import count_bar
 from .registry import Registry
@@ -239,7 +240,7 @@ class LLM:
         collectors: list[Collector] = []
         outputs: dict[str, RequestOutput] = {}
         order: list[RequestOutput] = []
-        with Interruptible() as interruption:
+        with Interruptible() as interruption, collecting_seldom():
             try:
                 for index, ((text, ids), one) in enumerate(zip(encoded, params, strict=True)):
                     collector = self._submit(ids, one, priority[index] if priority else 0)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ...core.memory import collecting_seldom
 from ...core.request import Request, SamplingParams
 from .report import Sample
 from .workloads import Workload
@@ -37,22 +38,23 @@ def drive(
     left = list(enumerate(zip(workload.prompts, workload.outputs, strict=True)))[::-1]
     most = concurrency or len(left)
     running = 0
-    while left or running:
-        while left and running < most:
-            index, (prompt, output) = left.pop()
-            request = _request(f"{workload.name}-{index}", prompt, output)
-            samples[request.request_id] = Sample(time.perf_counter(), len(prompt), output)
-            engine.add(request)
-            running += 1
-        for delta in engine.step():
-            sample = samples[delta.request_id]
-            if delta.token_ids:
-                sample.arrivals.append(time.perf_counter())
-                sample.counts.append(len(delta.token_ids))
-            if delta.finish_reason is not None:
-                running -= 1
-                on_done()
-                sample.error = delta.error
+    with collecting_seldom():
+        while left or running:
+            while left and running < most:
+                index, (prompt, output) = left.pop()
+                request = _request(f"{workload.name}-{index}", prompt, output)
+                samples[request.request_id] = Sample(time.perf_counter(), len(prompt), output)
+                engine.add(request)
+                running += 1
+            for delta in engine.step():
+                sample = samples[delta.request_id]
+                if delta.token_ids:
+                    sample.arrivals.append(time.perf_counter())
+                    sample.counts.append(len(delta.token_ids))
+                if delta.finish_reason is not None:
+                    running -= 1
+                    on_done()
+                    sample.error = delta.error
     return list(samples.values())
 
 

@@ -36,6 +36,10 @@ _OVERALL_MEMORY = 30.0
 # Steps after which it is asked again who would draft, at most, where nobody does: asking takes
 # longer than planning.
 _LONGEST_REST = 64
+# Of these, steps that go by without a look at anything, at most and at least, where nobody comes or
+# leaves: looking takes a few hundredths of a step of a small model.
+_MOST_ASLEEP = 29
+_LEAST_ASLEEP = 4
 
 
 class Drafting:
@@ -89,6 +93,11 @@ class Drafting:
         self._passed = 0
         self._seen = 0
         self._rest = 0
+        # Steps that are yet to go by without a look, how many that were at first, and for how many
+        # sequences.
+        self._asleep = 0
+        self._nap = 0
+        self._sleepers = 0
         # Steps since sequences were asked, and those between the last two times.
         self._unasked = 0
         self._draws = 0
@@ -111,6 +120,11 @@ class Drafting:
         """
         if not self.most:
             return
+        if self._asleep and running == self._sleepers and not waiting:
+            self._asleep -= 1
+            return
+        if self._nap:
+            self._wake()
         self._passed += 1
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         if self._timing.looks:
@@ -119,6 +133,7 @@ class Drafting:
             self._rest = min(self._rest, LOOK_AGAIN)
         elif self._passed < self._rest and not self.showing.rests and self._timing.runs:
             # Hundreds of steps a second are such.
+            self._fall_asleep(running, waiting)
             return
         self.showing.begin(
             idle=self._idle,
@@ -133,6 +148,27 @@ class Drafting:
         self._timing.begin(looks=looks)
         if looks:
             self._look(running, needed, budget)
+        elif self.showing.rests:
+            self._fall_asleep(running, waiting)
+
+    def _fall_asleep(self, running: int, waiting: int) -> None:
+        """Let steps pass, if nothing can be learned from the next ones."""
+        if waiting or not self._timing.settled:
+            return
+        steps = _MOST_ASLEEP
+        if self.showing.shown:
+            steps = min(steps, self._rest - self._passed - 1)
+        if steps >= _LEAST_ASLEEP:
+            self._asleep = self._nap = steps
+            self._sleepers = running
+            self._timing.pause()
+
+    def _wake(self) -> None:
+        """Make up for the steps that have passed."""
+        passed, self._asleep, self._nap = self._nap - self._asleep, 0, 0
+        self._passed += passed
+        self._seen += passed * self.showing.shown
+        self.showing.pass_by(passed, idle=self._idle, unpriced=self._timing.price is None)
 
     def _settle(self) -> None:
         """Take in what those who were asked have said."""
@@ -217,7 +253,7 @@ class Drafting:
             outcome: of the step.
             last: whether no step follows at once, so that the next interval means nothing.
         """
-        if not self._adapts:
+        if self._asleep or not self._adapts:
             return
         if self._judged:
             self._overall.add(self._judged, self._right)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 
-from .step_times import DraftCosts
+from .step_times import DraftCosts, middle
 
 __all__ = ("LOOK_AGAIN", "MARGIN", "PROMISE", "SHOWN", "Payoff")
 
@@ -104,8 +103,8 @@ class Payoff:
         self.pays = False
         self._most = 0
         self._promise = PROMISE
-        # The best numbers of drafts by rate, as far as asked for since costs were last looked at,
-        # and those costs by number.
+        # The best numbers of drafts by rate, as far as asked for since costs last changed when they
+        # were looked at, and those costs by number.
         self._lengths: dict[int, int] = {}
         self._costs: list[float] = []
         self._steps = 0
@@ -142,7 +141,8 @@ class Payoff:
         self._losing.earn(passed)
         self.plain = self._pause > 0 or unmeasured
         self._pause = max(0, self._pause - passed)
-        if looks or promise != self._promise:
+        if (looks and self.costs.changed) or promise != self._promise:
+            self.costs.changed = False
             self._lengths.clear()
             self._costs.clear()
         self._rate, self._most, self._promise = rate, most, promise
@@ -214,7 +214,7 @@ class Payoff:
         self._gains.append((tokens, cost, begins))
         if not self.length and self._since_plain % LOOK_AGAIN:
             return False
-        longest = _HICCUP * median(gain[1] for gain in self._gains)
+        longest = _HICCUP * middle(gain[1] for gain in self._gains)
         if self.length and not begins and cost <= longest:
             self._trying.add(min(tokens - cost, 0.0))
         whole = len(self._gains) == _WINDOW

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from statistics import median
+from collections.abc import Callable, Collection, Iterable
 
-__all__ = ("Baseline", "DraftCosts", "PlainTimes")
+__all__ = ("Baseline", "DraftCosts", "PlainTimes", "middle")
 
 # Durations kept of one kind of step; their median counts, once there are a few.
 _KEPT = 7
@@ -43,10 +43,10 @@ class PlainTimes:
 
     def __init__(self) -> None:
         self._kept: dict[int, deque[float]] = {}
-        self._medians: dict[int, float] = {}
         self._planned: dict[int, int] = {}
-        # What was believed until it was forgotten.
-        self._before: dict[int, float] = {}
+        self._believed: dict[int, float] = {}
+        # Of these, what is to be measured again.
+        self._forgotten: set[int] = set()
 
     def add(self, rows: int, seconds: float) -> float:
         """Take in a step: how many times as long as believed such steps have turned out to be."""
@@ -55,39 +55,43 @@ class PlainTimes:
         kept.append(seconds / math.sqrt(rows))
         if len(kept) < _BELIEVED:
             return 1.0
-        self._medians[at] = median(kept)
+        now = middle(kept)
+        before = self._believed[at] if at in self._forgotten else now
+        self._believed[at] = now
+        self._forgotten.discard(at)
         self._planned[at] = 0
-        return self._medians[at] / self._before.pop(at, self._medians[at])
+        return now / before
 
     def wanted(self, rows: int) -> bool:
         """Whether the step that is planned had better be a plain one, to be measured."""
         at = _bin(rows)
-        if at in self._medians:
+        forgotten = at in self._forgotten
+        if at in self._believed and not forgotten:
             return False
         self._planned[at] = self._planned.get(at, 0) + 1
-        near = _close(at, self._medians)
-        return at in self._before or not near or self._planned[at] > _UNMEASURED
+        near = _close(at, self._believed.keys() - self._forgotten)
+        return forgotten or not near or self._planned[at] > _UNMEASURED
 
     def seconds(self, rows: int) -> float | None:
         """What a step of so many rows takes, as was believed last; None before any was measured."""
-        believed = self._before | self._medians
-        if not believed:
-            return None
-        at = _bin(rows)
-        nearest = min(believed, key=lambda known: abs(known - at))
-        return believed[nearest] * math.sqrt(rows)
+        at, believed = _bin(rows), self._believed
+        found = believed.get(at)
+        if found is None:
+            if not believed:
+                return None
+            found = believed[min(believed, key=lambda known: abs(known - at))]
+        return found * math.sqrt(rows)
 
     def near(self, rows: int) -> float | None:
         """Seconds, where steps of about so many rows were measured."""
-        close = _close(_bin(rows), self._before | self._medians)
-        return self.seconds(rows) if close else None
+        return self.seconds(rows) if _close(_bin(rows), self._believed) else None
 
     def forget(self, rows: int) -> None:
         """The machine may have become slower, or faster."""
         at = _bin(rows)
         self._kept.pop(at, None)
-        if at in self._medians:
-            self._before[at] = self._medians.pop(at)
+        if at in self._believed:
+            self._forgotten.add(at)
 
 
 class Baseline:
@@ -127,9 +131,14 @@ class Baseline:
 
 
 class DraftCosts:
-    """How long steps with drafts are, a plain one being 1, by drafts a row."""
+    """How long steps with drafts are, a plain one being 1, by drafts a row.
+
+    Attributes:
+        changed: whether ``cost`` may have, since somebody last set this to False.
+    """
 
     def __init__(self) -> None:
+        self.changed = False
         self._steps = 0
         self._kept: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
@@ -157,7 +166,8 @@ class DraftCosts:
         self._measured[drafts] = self._steps
         self._counts[drafts] = self._counts.get(drafts, 0) + 1
         if len(kept) >= _BELIEVED:
-            self._medians[drafts] = median(kept)
+            self._medians[drafts] = middle(kept)
+            self.changed = True
 
     def cost(self, drafts: int) -> float:
         """Of a step with so many drafts a row; those beyond what is known cost as much each."""
@@ -214,6 +224,7 @@ class DraftCosts:
         """
         if times > 1 + _SAME or times < 1 / _SHORTER:
             self._kept.clear()
+            self.changed = True
             for drafts, cost in self._medians.items():
                 self._medians[drafts] = max(1.0, cost / times)
 
@@ -245,9 +256,19 @@ class DraftCosts:
         return times if self._steps - since < _STALE else 0
 
 
-def _close(at: int, bins: Iterable[int]) -> bool:
-    return any(abs(known - at) <= _NEAR for known in bins)
+def middle(values: Iterable[float]) -> float:
+    """Their median, or of an even number the larger one in the middle.
+
+    Steps are planned in less time than ``statistics.median`` takes.
+    """
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
 
 
+def _close(at: int, bins: Collection[int]) -> bool:
+    return at in bins or any(abs(known - at) <= _NEAR for known in bins)
+
+
+@functools.cache
 def _bin(rows: int) -> int:
     return round(_BINS_PER_OCTAVE * math.log2(max(rows, 1)))

@@ -53,6 +53,7 @@ class Timing:
         # Steps, those yet to come behind one with drafts, which it is part of; whether all plain
         # ones are to be measured, and for how many looks they have been.
         self._steps = 0
+        self._sampled = False
         self._follow = 0
         self._unmeasured = False
         self._waited = 0
@@ -70,6 +71,16 @@ class Timing:
     def runs(self) -> bool:
         """Whether the end of a step is there to measure the next one from."""
         return self._since is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether steps like the last ones need not be measured for a while."""
+        return self._sampled and not (self._unmeasured or self._follow or self.looks)
+
+    def pause(self) -> None:
+        """Steps go by unmeasured; the second of those that follow them is."""
+        self._since, self._sampled = None, False
+        self._steps = _SAMPLED - 2
 
     def payoff(self, needed: int) -> Payoff:
         """That of steps for so many sequences."""
@@ -113,6 +124,7 @@ class Timing:
         self._steps += 1
         if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow):
             return
+        self._sampled = since is not None
         self._preparing -= begins
         self._follow = SHOWN if _drafts(plan) or begins else max(0, self._follow - 1)
         if since is None or outcome.cold:

@@ -1,7 +1,11 @@
 """How often a process of quire's own searches for garbage."""
 
+import contextlib
+import gc
 import subprocess
 import sys
+
+from quire.core.memory import collecting_seldom
 
 PROGRAM = """
 import gc, weakref
@@ -31,3 +35,21 @@ def test_garbage_is_searched_for_seldom_but_is() -> None:
     usual, seldom = searches(""), searches("collect_seldom()")
     assert usual[1] and seldom[1]
     assert 0 < 4 * seldom[0] < usual[0]
+
+
+def test_what_a_batch_changes_is_brought_back_by_the_last_to_end() -> None:
+    usual = gc.get_threshold()
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        first.enter_context(collecting_seldom())
+        second.enter_context(collecting_seldom())
+        assert gc.get_threshold()[0] > usual[0]
+        first.close()
+        assert gc.get_threshold()[0] > usual[0]
+    assert gc.get_threshold() == usual
+
+
+def test_a_batch_that_fails_changes_nothing() -> None:
+    usual = gc.get_threshold()
+    with contextlib.suppress(RuntimeError), collecting_seldom():
+        raise RuntimeError
+    assert gc.get_threshold() == usual

@@ -10,6 +10,7 @@ import pytest
 from quire.core.cache.manager import CacheManager
 from quire.core.contracts.scheduler import SchedulerSettings
 from quire.core.request import Request, SamplingParams
+from quire.core.schedule import drafting
 from quire.core.schedule.acceptance import Acceptance
 from quire.core.schedule.drafting import Drafting
 from quire.core.schedule.step_times import DraftCosts
@@ -388,6 +389,41 @@ def prepared(users: int, rate: float, cost: float, preparation: float) -> World:
     )
     world.preparation = preparation / users
     return world
+
+
+@pytest.mark.parametrize("watches", [False, True])
+def test_where_nobody_drafts_few_steps_look_at_the_clock(watches: bool) -> None:
+    world = World([0.0], flat, watches=watches)
+    world.run(4000)
+    looked = 0
+
+    def clock() -> float:
+        nonlocal looked
+        looked += 1
+        return world.now
+
+    world.drafting._timing._clock = clock
+    world.run(640)
+    assert 0 < looked < 640 / 5
+
+
+def test_who_comes_is_asked_though_nobody_looked() -> None:
+    world = World([0.0], flat)
+    world.run(4000)
+    while not world.drafting._asleep > drafting._LEAST_ASLEEP:
+        world.step()
+    world.rates = [0.0, 0.95]
+    world.seqs.append(Sequence(_request("new")))
+    world.waiting.append(world.seqs[-1])
+    assert all(drafts[1] for drafts in world.run(40)[20:])
+
+
+def test_a_machine_that_gets_slower_while_nobody_looks_is_noticed() -> None:
+    world = World([0.0], flat)
+    world.run(4000)
+    world.seconds = lambda rows, drafts: 3 * flat(rows, drafts)
+    world.run(640)
+    assert world.drafting._timing.baseline.seconds(1) == pytest.approx(3)
 
 
 def test_preparation_that_pays_later_is_waited_for() -> None:
