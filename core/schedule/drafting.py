@@ -38,7 +38,7 @@ _OVERALL_MEMORY = 30.0
 _LONGEST_REST = 64
 # Of these, steps that go by without a look at anything, at most and at least, where nobody comes or
 # leaves: looking takes a few hundredths of a step of a small model.
-_MOST_ASLEEP = 29
+_MOST_ASLEEP = 31
 _LEAST_ASLEEP = 4
 
 
@@ -161,10 +161,12 @@ class Drafting:
         if steps >= _LEAST_ASLEEP:
             self._asleep = self._nap = steps
             self._sleepers = running
-            self._timing.pause()
+            self._timing.sleep(steps)
 
     def _wake(self) -> None:
         """Make up for the steps that have passed."""
+        if self._asleep:
+            self._timing.disturb()
         passed, self._asleep, self._nap = self._nap - self._asleep, 0, 0
         self._passed += passed
         self._seen += passed * self.showing.shown
@@ -253,7 +255,11 @@ class Drafting:
             outcome: of the step.
             last: whether no step follows at once, so that the next interval means nothing.
         """
-        if self._asleep or not self._adapts:
+        if not self._adapts:
+            return
+        if self._asleep:
+            if outcome.cold or not plan.plain:
+                self._timing.sleeps(plan, outcome)
             return
         if self._judged:
             self._overall.add(self._judged, self._right)

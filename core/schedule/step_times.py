@@ -52,7 +52,7 @@ class PlainTimes:
         """Take in a step: how many times as long as believed such steps have turned out to be."""
         at = _bin(rows)
         kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
-        kept.append(seconds / math.sqrt(rows))
+        kept.append(seconds / math.sqrt(max(rows, 1)))
         if len(kept) < _BELIEVED:
             return 1.0
         now = middle(kept)
@@ -80,7 +80,7 @@ class PlainTimes:
             if not believed:
                 return None
             found = believed[min(believed, key=lambda known: abs(known - at))]
-        return found * math.sqrt(rows)
+        return found * math.sqrt(max(rows, 1))
 
     def near(self, rows: int) -> float | None:
         """Seconds, where steps of about so many rows were measured."""

@@ -11,8 +11,9 @@ from .step_times import Baseline
 
 __all__ = ("Timing",)
 
-# Of plain steps one in so many is measured, once it is known what they take.
-_SAMPLED = 32
+# Of plain steps one in so many is measured, once it is known what they take: not always one in
+# which a sequence gets a block, as it would be with a multiple of a block's tokens.
+_SAMPLED = 31
 # Looks for a plain step that nothing else is part of, after which any will do.
 _CHOOSY = 3
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
@@ -53,10 +54,11 @@ class Timing:
         # Steps, those yet to come behind one with drafts, which it is part of; whether all plain
         # ones are to be measured, and for how many looks they have been.
         self._steps = 0
-        self._sampled = False
         self._follow = 0
         self._unmeasured = False
         self._waited = 0
+        # Steps that are measured together.
+        self._nap = 0
         # Steps with prompts that are yet to go without drafts, and those since that did not.
         self._bare = 0
         self._prompts_drafted = 0
@@ -74,13 +76,23 @@ class Timing:
 
     @property
     def settled(self) -> bool:
-        """Whether steps like the last ones need not be measured for a while."""
-        return self._sampled and not (self._unmeasured or self._follow or self.looks)
+        """Whether steps like the last one need not be looked at one by one."""
+        if self._unmeasured or self._follow or self.looks:
+            return False
+        return self.runs and (self.price is not None or not self._watches)
 
-    def pause(self) -> None:
-        """Steps go by unmeasured; the second of those that follow them is."""
-        self._since, self._sampled = None, False
-        self._steps = _SAMPLED - 2
+    def sleep(self, steps: int) -> None:
+        """So many steps are planned like the last one, and measured together."""
+        self._nap = steps + 1
+
+    def disturb(self) -> None:
+        """Something else is among them, or they are not as many."""
+        self._since, self._nap = None, 0
+
+    def sleeps(self, plan: Plan, outcome: Outcome) -> None:
+        """One of them has ended."""
+        if outcome.cold or _reads_prompts(plan):
+            self.disturb()
 
     def payoff(self, needed: int) -> Payoff:
         """That of steps for so many sequences."""
@@ -120,17 +132,22 @@ class Timing:
         now = self._clock()
         since, self._since = self._since, None if last else now
         first, self._first = self._first, False
-        begins = self._preparing > 0
-        self._steps += 1
-        if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow):
+        if self._nap:
+            if since is not None and not outcome.cold and not _reads_prompts(plan):
+                self._plain_one(plan, (now - since) / self._nap)
+            self._nap = 0
             return
-        self._sampled = since is not None
+        begins = self._preparing > 0
+        reads = _reads_prompts(plan)
+        self._steps += 1
+        if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow or reads):
+            return
         self._preparing -= begins
         self._follow = SHOWN if _drafts(plan) or begins else max(0, self._follow - 1)
         if since is None or outcome.cold:
             return
         seconds = now - since
-        if _reads_prompts(plan):
+        if reads:
             self._prompts(plan, outcome, seconds, first=first)
         elif first or (self.choosy and _reads_prompts(ahead)):
             return
@@ -138,7 +155,19 @@ class Timing:
             tokens = sum(map(len, outcome.tokens))
             self._draws(plan, ahead, tokens, seconds, begins=begins)
         elif plan.plain:
-            self.baseline.add_unseen(len(plan.rows), seconds)
+            self._plain_one(plan, seconds)
+
+    def _plain_one(self, plan: Plan, seconds: float) -> None:
+        """A step without drafts, and none before or behind it."""
+        count = len(plan.rows)
+        if not plan.shown:
+            self.baseline.add_unseen(count, seconds)
+            self.price = self.baseline.price(count)
+            return
+        times = self.baseline.plain.add(count, seconds)
+        payoff = self._payoffs.get(count.bit_length())
+        if payoff is not None:
+            payoff.rested(times)
 
     def _prompts(self, plan: Plan, outcome: Outcome, seconds: float, *, first: bool) -> None:
         """A step with chunks of prompts: what it takes longer for being seen and drafted from, and
@@ -179,7 +208,7 @@ class Timing:
         plain_one = not (drafted or begins or follows or leads)
         # Looking takes its time as well.
         if plain_one and not (self.looks and self.choosy):
-            payoff.rested(baseline.plain.add(count, seconds))
+            self._plain_one(plan, seconds)
             return
         plain = baseline.seconds(count)
         if plain is None:

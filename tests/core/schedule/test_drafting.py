@@ -1,5 +1,6 @@
 """How many drafts are asked for: what makes tokens come fastest, by a clock of the test's own."""
 
+import itertools
 import random
 import statistics
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from quire.core.request import Request, SamplingParams
 from quire.core.schedule import drafting
 from quire.core.schedule.acceptance import Acceptance
 from quire.core.schedule.drafting import Drafting
-from quire.core.schedule.step_times import DraftCosts
+from quire.core.schedule.step_times import Baseline, DraftCosts
 from quire.core.sequence import Sequence
 from quire.core.step import Delta, Outcome, Plan, Row
 
@@ -424,6 +425,47 @@ def test_a_machine_that_gets_slower_while_nobody_looks_is_noticed() -> None:
     world.seconds = lambda rows, drafts: 3 * flat(rows, drafts)
     world.run(640)
     assert world.drafting._timing.baseline.seconds(1) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("watches", [False, True])
+def test_steps_that_get_a_block_are_among_those_measured_as_often_as_among_all(
+    watches: bool,
+) -> None:
+    world = World([0.0], flat, watches=watches)
+    world.run(4000)
+    steps = itertools.count()
+    world.seconds = lambda rows, drafts: 5.0 if next(steps) % 16 == 0 else 1.0
+    world.run(800)
+    believed = []
+    for _ in range(40):
+        world.run(100)
+        baseline = world.drafting._timing.baseline
+        believed.append((baseline._unseen if watches else baseline.plain).seconds(1))
+    assert statistics.median(believed) == pytest.approx(1.25, abs=0.05)
+
+
+def test_a_step_of_nobody_has_a_price() -> None:
+    """As is planned when all have left, while their last step still runs."""
+    baseline = Baseline()
+    for _ in range(3):
+        baseline.add_unseen(1, 1.0)
+        baseline.plain.add(1, 1.5)
+    assert baseline.price(0) == baseline.price(1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_what_passes_while_nobody_looks_is_no_plain_step(cold: bool) -> None:
+    world = World([0.0], flat)
+    world.run(4000)
+    while not world.drafting._asleep:
+        world.step()
+    for _ in range(20):
+        world.drafting.begin(1, 0, 4096)
+        world.now += 50
+        row = Row(0, 0, 1 if cold else 100, [], True)
+        world.drafting.measure(Plan(0, [], [row]), Outcome(0, [[0]], cold=cold), last=False)
+    world.run(100)
+    assert world.drafting._timing.baseline.seconds(1) == pytest.approx(1)
 
 
 def test_preparation_that_pays_later_is_waited_for() -> None:
