@@ -161,7 +161,7 @@ class Drafting:
         if steps >= _LEAST_ASLEEP:
             self._asleep = self._nap = steps
             self._sleepers = running
-            self._timing.sleep(steps)
+            self._timing.sleep()
 
     def _wake(self) -> None:
         """Make up for the steps that have passed."""
@@ -258,8 +258,7 @@ class Drafting:
         if not self._adapts:
             return
         if self._asleep:
-            if outcome.cold or not plan.plain:
-                self._timing.sleeps(plan, outcome)
+            self._timing.sleeps(plan, outcome)
             return
         if self._judged:
             self._overall.add(self._judged, self._right)

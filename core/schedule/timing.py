@@ -57,8 +57,9 @@ class Timing:
         self._follow = 0
         self._unmeasured = False
         self._waited = 0
-        # Steps that are measured together.
-        self._nap = 0
+        # Whether steps are measured together, and how many those are.
+        self._asleep = False
+        self._slept = 0
         # Steps with prompts that are yet to go without drafts, and those since that did not.
         self._bare = 0
         self._prompts_drafted = 0
@@ -81,18 +82,19 @@ class Timing:
             return False
         return self.runs and (self.price is not None or not self._watches)
 
-    def sleep(self, steps: int) -> None:
-        """So many steps are planned like the last one, and measured together."""
-        self._nap = steps + 1
-
-    def disturb(self) -> None:
-        """Something else is among them, or they are not as many."""
-        self._since, self._nap = None, 0
+    def sleep(self) -> None:
+        """Steps that are planned like the last one are measured together."""
+        self._asleep, self._slept = True, 1
 
     def sleeps(self, plan: Plan, outcome: Outcome) -> None:
-        """One of them has ended."""
+        """One of them has ended, and was not the last one."""
+        self._slept += 1
         if outcome.cold or _reads_prompts(plan):
             self.disturb()
+
+    def disturb(self) -> None:
+        """Something else is among them."""
+        self._since, self._asleep = None, False
 
     def payoff(self, needed: int) -> Payoff:
         """That of steps for so many sequences."""
@@ -132,10 +134,10 @@ class Timing:
         now = self._clock()
         since, self._since = self._since, None if last else now
         first, self._first = self._first, False
-        if self._nap:
+        if self._asleep:
+            self._asleep = False
             if since is not None and not outcome.cold and not _reads_prompts(plan):
-                self._plain_one(plan, (now - since) / self._nap)
-            self._nap = 0
+                self._plain_one(plan, (now - since) / self._slept)
             return
         begins = self._preparing > 0
         reads = _reads_prompts(plan)
