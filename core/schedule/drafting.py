@@ -38,7 +38,7 @@ _OVERALL_MEMORY = 30.0
 _LONGEST_REST = 64
 # Of these, steps that go by without a look at anything, at most and at least, where nobody comes or
 # leaves: looking takes a few hundredths of a step of a small model.
-_MOST_ASLEEP = 31
+_MOST_ASLEEP = 63
 _LEAST_ASLEEP = 4
 
 
@@ -93,11 +93,12 @@ class Drafting:
         self._passed = 0
         self._seen = 0
         self._rest = 0
-        # Steps that are yet to go by without a look, how many that were at first, and for how many
-        # sequences.
+        # Steps that are yet to be planned without a look, how many those were at first, for how
+        # many sequences, and how many have ended.
         self._asleep = 0
         self._nap = 0
         self._sleepers = 0
+        self._slept = 0
         # Steps since sequences were asked, and those between the last two times.
         self._unasked = 0
         self._draws = 0
@@ -161,12 +162,12 @@ class Drafting:
         if steps >= _LEAST_ASLEEP:
             self._asleep = self._nap = steps
             self._sleepers = running
-            self._timing.sleep()
 
     def _wake(self) -> None:
         """Make up for the steps that have passed."""
         if self._asleep:
-            self._timing.disturb()
+            self._timing.wakes(self._slept, self._sleepers, shown=self.showing.shown)
+            self._slept = 0
         passed, self._asleep, self._nap = self._nap - self._asleep, 0, 0
         self._passed += passed
         self._seen += passed * self.showing.shown
@@ -257,13 +258,16 @@ class Drafting:
         """
         if not self._adapts:
             return
-        if self._asleep:
-            self._timing.sleeps(plan, outcome)
+        if self._asleep and not last:
+            self._slept += 1
+            if outcome.cold:
+                self._timing.disturb()
             return
         if self._judged:
             self._overall.add(self._judged, self._right)
             self._judged = self._right = 0
-        self._timing.measure(plan, outcome, self.ahead, last=last)
+        together, self._slept = self._slept + 1, 0
+        self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""

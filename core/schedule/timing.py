@@ -14,6 +14,8 @@ __all__ = ("Timing",)
 # Of plain steps one in so many is measured, once it is known what they take: not always one in
 # which a sequence gets a block, as it would be with a multiple of a block's tokens.
 _SAMPLED = 31
+# Steps that are measured together where somebody comes or leaves, at least.
+_FEWEST_TOGETHER = 4
 # Looks for a plain step that nothing else is part of, after which any will do.
 _CHOOSY = 3
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
@@ -57,9 +59,8 @@ class Timing:
         self._follow = 0
         self._unmeasured = False
         self._waited = 0
-        # Whether steps are measured together, and how many those are.
-        self._asleep = False
-        self._slept = 0
+        # Whether prompts are read in the last steps.
+        self._reading = False
         # Steps with prompts that are yet to go without drafts, and those since that did not.
         self._bare = 0
         self._prompts_drafted = 0
@@ -78,23 +79,20 @@ class Timing:
     @property
     def settled(self) -> bool:
         """Whether steps like the last one need not be looked at one by one."""
-        if self._unmeasured or self._follow or self.looks:
+        if self._unmeasured or self._follow or self.looks or self._reading:
             return False
         return self.runs and (self.price is not None or not self._watches)
 
-    def sleep(self) -> None:
-        """Steps that are planned like the last one are measured together."""
-        self._asleep, self._slept = True, 1
-
-    def sleeps(self, plan: Plan, outcome: Outcome) -> None:
-        """One of them has ended, and was not the last one."""
-        self._slept += 1
-        if outcome.cold or _reads_prompts(plan):
-            self.disturb()
-
     def disturb(self) -> None:
-        """Something else is among them."""
-        self._since, self._asleep = None, False
+        """The time since the last step that was measured tells nothing."""
+        self._since = None
+
+    def wakes(self, steps: int, rows: int, *, shown: bool) -> None:
+        """So many steps without drafts have ended since one was measured, and the next one is of
+        another kind."""
+        if self._since is not None and steps >= _FEWEST_TOGETHER:
+            self._plain_one(rows, (self._clock() - self._since) / steps, shown=shown)
+        self.disturb()
 
     def payoff(self, needed: int) -> Payoff:
         """That of steps for so many sequences."""
@@ -126,21 +124,24 @@ class Timing:
         """Whether nothing is to be drafted from prompts, so that they can be measured."""
         return self._bare > 0
 
-    def measure(self, plan: Plan, outcome: Outcome, ahead: Plan, *, last: bool) -> None:
+    def measure(
+        self, plan: Plan, outcome: Outcome, ahead: Plan, *, last: bool, together: int = 1
+    ) -> None:
         """A step has ended; see ``Drafting.measure``.
 
-        Launching the step ahead may be part of what this one takes.
+        Launching the step ahead may be part of what this one takes. Steps that are measured
+        together have no drafts, and are as many as have ended since one was measured.
         """
         now = self._clock()
         since, self._since = self._since, None if last else now
         first, self._first = self._first, False
-        if self._asleep:
-            self._asleep = False
-            if since is not None and not outcome.cold and not _reads_prompts(plan):
-                self._plain_one(plan, (now - since) / self._slept)
+        if together > 1:
+            if since is not None and not outcome.cold:
+                self._plain_one(len(plan.rows), (now - since) / together, shown=plan.shown)
             return
         begins = self._preparing > 0
-        reads = _reads_prompts(plan)
+        reads, leads = _reads_prompts(plan), _reads_prompts(ahead)
+        self._reading = reads or leads
         self._steps += 1
         if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow or reads):
             return
@@ -151,23 +152,22 @@ class Timing:
         seconds = now - since
         if reads:
             self._prompts(plan, outcome, seconds, first=first)
-        elif first or (self.choosy and _reads_prompts(ahead)):
+        elif first or (self.choosy and leads):
             return
         elif plan.shown:
             tokens = sum(map(len, outcome.tokens))
             self._draws(plan, ahead, tokens, seconds, begins=begins)
         elif plan.plain:
-            self._plain_one(plan, seconds)
+            self._plain_one(len(plan.rows), seconds, shown=False)
 
-    def _plain_one(self, plan: Plan, seconds: float) -> None:
+    def _plain_one(self, rows: int, seconds: float, *, shown: bool) -> None:
         """A step without drafts, and none before or behind it."""
-        count = len(plan.rows)
-        if not plan.shown:
-            self.baseline.add_unseen(count, seconds)
-            self.price = self.baseline.price(count)
+        if not shown:
+            self.baseline.add_unseen(rows, seconds)
+            self.price = self.baseline.price(rows)
             return
-        times = self.baseline.plain.add(count, seconds)
-        payoff = self._payoffs.get(count.bit_length())
+        times = self.baseline.plain.add(rows, seconds)
+        payoff = self._payoffs.get(rows.bit_length())
         if payoff is not None:
             payoff.rested(times)
 
@@ -210,7 +210,7 @@ class Timing:
         plain_one = not (drafted or begins or follows or leads)
         # Looking takes its time as well.
         if plain_one and not (self.looks and self.choosy):
-            self._plain_one(plan, seconds)
+            self._plain_one(count, seconds, shown=True)
             return
         plain = baseline.seconds(count)
         if plain is None:

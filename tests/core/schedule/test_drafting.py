@@ -455,21 +455,33 @@ def test_a_step_of_nobody_has_a_price() -> None:
 
 @pytest.mark.parametrize("cold", [False, True])
 def test_what_passes_while_nobody_looks_is_no_plain_step(cold: bool) -> None:
+    """Steps that were captured first, or a long prompt."""
     world = World([0.0], flat)
     world.run(4000)
-    while not world.drafting._asleep:
-        world.step()
-    for _ in range(20):
+    row = Row(0, 0, 1 if cold else 100, [], True)
+    plan = Plan(0, [], [row])
+    for _ in range(300):
         world.drafting.begin(1, 0, 4096)
         world.now += 50
-        row = Row(0, 0, 1 if cold else 100, [], True)
-        world.drafting.measure(Plan(0, [], [row]), Outcome(0, [[0]], cold=cold), last=False)
-    world.run(100)
+        world.drafting.ahead = plan
+        world.drafting.measure(plan, Outcome(0, [[0]], cold=cold), last=False)
     assert world.drafting._timing.baseline.seconds(1) == pytest.approx(1)
+
+
+def test_who_leaves_ends_what_is_measured_together() -> None:
+    """So that short requests of many are measured as well."""
+    world = World([0.0] * 8, flat)
+    world.run(4000)
+    world.seconds = lambda rows, drafts: 4 * flat(rows, drafts)
+    for _ in range(60):
+        world.drain(40)
+    assert world.drafting._timing.baseline.seconds(8) == pytest.approx(4)
 
 
 def test_preparation_that_pays_later_is_waited_for() -> None:
     world = prepared(1, rate=0.75, cost=1.5, preparation=15)
+    # The first attempts take all that may be lost so early.
+    world.run(400)
     assert rate_of(world) > 1.5
 
 
