@@ -171,7 +171,7 @@ class Drafting:
         passed, self._asleep, self._nap = self._nap - self._asleep, 0, 0
         self._passed += passed
         self._seen += passed * self.showing.shown
-        self.showing.pass_by(passed, idle=self._idle, unpriced=self._timing.price is None)
+        self.showing.pass_by(passed, idle=self._idle)
 
     def _settle(self) -> None:
         """Take in what those who were asked have said."""

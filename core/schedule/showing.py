@@ -76,14 +76,14 @@ class Showing:
             return
         self._vain += 1
 
-    def pass_by(self, steps: int, *, idle: bool, unpriced: bool) -> None:
-        """So many steps were planned like the last one, while nobody was waiting; see ``begin``."""
+    def pass_by(self, steps: int, *, idle: bool) -> None:
+        """So many steps were planned like the last one, while nobody was waiting and their price
+        was known; see ``begin``."""
         if not self.shown:
             self._left -= steps
             return
         self._vain += steps
         self._idle += steps * idle
-        self._unpriced += steps * unpriced
 
     def promise(self) -> None:
         """Drafts promise to pay for somebody."""
