@@ -53,3 +53,14 @@ def test_a_batch_that_fails_changes_nothing() -> None:
     with contextlib.suppress(RuntimeError), collecting_seldom():
         raise RuntimeError
     assert gc.get_threshold() == usual
+
+
+def test_who_searches_for_no_garbage_at_all_goes_on_so() -> None:
+    usual = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        with collecting_seldom():
+            assert gc.get_threshold()[0] == 0
+        assert gc.get_threshold()[0] == 0
+    finally:
+        gc.set_threshold(*usual)
