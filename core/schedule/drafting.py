@@ -165,7 +165,7 @@ class Drafting:
 
     def _wake(self) -> None:
         """Make up for the steps that have passed."""
-        if self._asleep:
+        if self._asleep or self._slept:
             self._timing.wakes(self._slept, self._sleepers, shown=self.showing.shown)
             self._slept = 0
         passed, self._asleep, self._nap = self._nap - self._asleep, 0, 0

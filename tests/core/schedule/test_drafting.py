@@ -468,6 +468,26 @@ def test_what_passes_while_nobody_looks_is_no_plain_step(cold: bool) -> None:
     assert world.drafting._timing.baseline.seconds(1) == pytest.approx(1)
 
 
+def test_a_step_that_fails_where_nobody_looks_leaves_the_next_one_alone() -> None:
+    """A failed step is not measured, and the next one may be of another kind."""
+    world = World([0.0], flat)
+    world.run(4000)
+    while world.drafting._asleep != 1:
+        world.step()
+    world.drafting.begin(1, 0, 4096)
+    world.drafting.begin(1, 1, 4096)
+    measured: list[int] = []
+    together = world.drafting._timing.measure
+
+    def measure(*args: object, **more: object) -> None:
+        measured.append(more["together"])
+        together(*args, **more)
+
+    world.drafting._timing.measure = measure
+    world.drafting.measure(Plan(0, [], [Row(0, 0, 100, [], True)]), Outcome(0, [[0]]), last=False)
+    assert measured == [1]
+
+
 def test_who_leaves_ends_what_is_measured_together() -> None:
     """So that short requests of many are measured as well."""
     world = World([0.0] * 8, flat)
