@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..run.sample_table import Draw
+    from ..run.slot_kernels import SlotKernels
 
 __all__ = (
     "CONTRACT_VERSION",
@@ -260,6 +261,10 @@ class Platform(ABC):
             vocab_size: columns of the logits.
             device: as ``setup`` returned it.
         """
+        return None
+
+    def slot_kernels(self) -> SlotKernels | None:
+        """Kernels for what surrounds the model in a step; None where torch's operators do."""
         return None
 
     def compiling(self) -> AbstractContextManager[None]:

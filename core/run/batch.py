@@ -9,25 +9,13 @@ import torch
 
 from ..contracts.attention import AttentionBatch, Chosen
 from ..step import Plan
+from .slot_kernels import LAST, OFFSET
 from .slots import SlotTable
 
-__all__ = ("Batch", "Draws", "PlanRows", "Verified", "make_batch")
+__all__ = ("Batch", "Draws", "PlanRows", "make_batch")
 
 # Tokens of a step for each one that is wanted, from which on the others are left out.
 _LEFT_OUT = 2
-
-
-@dataclass(slots=True)
-class Verified:
-    """Which of a step's M draws stand behind drafts.
-
-    Attributes:
-        offsets: int64 [M], 0 for the first draw of a row.
-        last: bool [M], whether it is the last draw of its row.
-    """
-
-    offsets: torch.Tensor
-    last: torch.Tensor
 
 
 @dataclass(slots=True)
@@ -41,7 +29,8 @@ class Draws:
         lengths: int64 [M], tokens before each of them; the draw stands at this position.
         verifies: whether a row has drafts, or has had since the host last knew how many tokens the
             device has.
-        verified: how draws stand to drafts, if ``verifies`` and nobody has compared them yet.
+        codes: int64 [M], how draws stand to drafts, if ``verifies`` and nobody has compared them
+            yet; see ``slot_kernels``.
     """
 
     rows: list[int]
@@ -49,7 +38,7 @@ class Draws:
     slots: torch.Tensor
     lengths: torch.Tensor
     verifies: bool = False
-    verified: Verified | None = None
+    codes: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -144,11 +133,10 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True, chooses: boo
             draw_slots,
             rows.ends[rows.drawing] + rows.behind,
             rows.offsets[rows.drawing + 1] - 1 + rows.behind,
-            rows.order,
-            (rows.behind == 0).astype(np.int64),
+            (rows.order << OFFSET) + LAST * (rows.behind == 0),
         )
     )
-    token_slots, positions_d, slots, offsets, ends, drawing, lengths, last, order, is_last = sent
+    token_slots, positions_d, slots, offsets, ends, drawing, lengths, last, codes = sent
     if len(rows.floating):
         late = _late(rows, table, slots)
         on_device = table.staging.send((row_of, rows.drawing))
@@ -167,7 +155,7 @@ def make_batch(plan: Plan, table: SlotTable, *, exact: bool = True, chooses: boo
     )
     draws = Draws(rows.drawing.tolist(), draw_slots.tolist(), drawing, lengths, rows.verifies)
     if rows.verifies:
-        draws.verified = Verified(order, is_last.bool())
+        draws.codes = codes
     ending = None
     if chooses and total >= _LEFT_OUT * max(len(draws.rows), 1):
         ending = _ending(rows, table, attention, draws, last)

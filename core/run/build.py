@@ -77,6 +77,7 @@ def build_runner(
             device=device,
             graphs=bool(config.schedule.graphs),
             draw=draw,
+            slot_kernels=platform.slot_kernels(),
             speculator=speculator,
         )
         warm_up(runner, platform)

@@ -15,6 +15,7 @@ from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
 from .graphs import NOBODY
 from .sample import Sampler
 from .slots import SlotTable
+from .staging import aligned
 from .verify import place_drafts
 
 __all__ = ("DraftGraphs", "Loaded")
@@ -87,7 +88,8 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         doublings = () if parallel else (1 << power for power in range(max_drafts.bit_length()))
         self._lengths = sorted({*doublings, max_drafts})
         self._longest = table.tokens.shape[1]
-        self._inputs = torch.empty(2 * self._sizes[-1], dtype=torch.int64, device=table.device)
+        room = 2 * aligned(self._sizes[-1])
+        self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
 
     def load(self, host: HostRows) -> Loaded | None:
         """Put rows in place; None if what their requests ask for needs the host."""
@@ -102,7 +104,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         if graph is None:
             raise RuntimeError("a proposal is captured where nothing holds it")
         self._fill(shape.rows, host.slots, host.wanted)
-        return Loaded(self._inputs[:count], self._inputs[shape.rows : shape.rows + count], graph)
+        return Loaded(self._inputs[:count], self._inputs[aligned(shape.rows) :][:count], graph)
 
     def capture_largest(self) -> None:
         self._graph(_Shape(self._sizes[-1], self._lengths[-1], self._longest, filters=True))
@@ -146,15 +148,16 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         return _Graph(*self._capturing(lambda: self._work(shape)))
 
     def _fill(self, size: int, slots: np.ndarray, wanted: np.ndarray) -> None:
-        values = np.full(2 * size, self._table.padding, dtype=np.int64)
+        room = aligned(size)
+        values = np.full(2 * room, self._table.padding, dtype=np.int64)
         values[: len(slots)] = slots
-        values[size:] = 1
-        values[size : size + len(wanted)] = wanted
+        values[room:] = 1
+        values[room : room + len(wanted)] = wanted
         self._table.staging.refill(self._inputs, values)
 
     def _work(self, shape: _Shape) -> torch.Tensor:
         table, size, most = self._table, shape.rows, shape.most
-        slots, wanted = self._inputs[:size], self._inputs[size : 2 * size]
+        slots, wanted = self._inputs[:size], self._inputs[aligned(size) :][:size]
         lengths = table.lengths[slots]
 
         def draw(logits: torch.Tensor, rows: torch.Tensor | None, index: int) -> torch.Tensor:
@@ -181,6 +184,5 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
             draw=draw,
             host=host,
         )
-        drafts = self._speculator.propose(drafting).clamp(max=self._sampler.vocab_size - 1)
-        counts = place_drafts(drafts, slots, lengths, table)
-        return torch.minimum(counts, wanted)
+        drafts = self._speculator.propose(drafting)
+        return place_drafts(drafts, wanted, slots, lengths, table, self._sampler.vocab_size)

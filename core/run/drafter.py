@@ -134,9 +134,8 @@ class Drafter:
         except Exception:
             self._drop()
             return None
-        drafts = drafts.clamp(max=self._sampler.vocab_size - 1)
-        counts = place_drafts(drafts, drafting.slots, drafting.lengths, self._table)
-        return torch.minimum(counts, drafting.wanted)
+        where = drafting.wanted, drafting.slots, drafting.lengths
+        return place_drafts(drafts, *where, self._table, self._sampler.vocab_size)
 
     def _drop(self) -> None:
         name = type(self.speculator).__name__

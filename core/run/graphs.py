@@ -25,11 +25,13 @@ from ..contracts.attention import AttentionBatch
 from ..contracts.model import Architecture
 from ..contracts.speculator import Observed
 from ..step import Plan
-from .batch import Draws, Verified
+from .batch import Draws
 from .capture import LONG_PATIENCE, CapturedShapes
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
 from .sample import Sampler
+from .slot_kernels import LAST, OFFSET
 from .slots import SlotTable
+from .staging import aligned
 from .verify import verify
 from .watch import Watch
 
@@ -151,8 +153,11 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self._max_rows = self._sizes[-1]
         self._max_drafts = max_drafts
         device = table.device
-        self._inputs = torch.empty(3 * self._max_rows, dtype=torch.int64, device=device)
-        self._lengths = torch.empty(self._max_rows, dtype=torch.int64, device=device)
+        room = 3 * aligned(self._max_rows)
+        self._inputs = torch.empty(room, dtype=torch.int64, device=device)
+        self._located = table.places(self._max_rows)
+        every = torch.arange(self._max_rows + 1, dtype=torch.int32, device=device)
+        self._query_start = every
         # Of padding, and where kernels are only compiled, nothing is drawn: zeros are tokens.
         self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
         # As they will be once all that was launched has run, where that is known.
@@ -176,7 +181,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         ending, longest = self._ending(host_slots), int(starts.max()) + 1
         shape = _Shape(graph_rows(count), longest, ending, shares, shown=plan.shown)
         _, end = self._launch(shape, slots, starts)
-        draws = Draws(order.tolist(), host_slots, self._inputs[:count], self._lengths[:count])
+        draws = Draws(order.tolist(), host_slots, *self._on_device(count))
         return self._decoded(draws, end)
 
     def _run_verifying(self, plan: Plan) -> Decoded:
@@ -190,18 +195,16 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         count = len(rows)
         offsets = np.arange(count) - np.repeat(ends - counts[order], counts[order])
         starts = starts + offsets
-        codes = 4 * offsets + (slack > 0)[rows]
-        codes[ends - 1] += 2
+        codes = (offsets << OFFSET) + (slack > 0)[rows]
+        codes[ends - 1] += LAST
         longest = int(starts.max()) + 1
         shape = _Shape(
             graph_rows(count), longest, ending, shares=True, verifies=True, shown=plan.shown
         )
         size, end = self._launch(shape, slots, starts, codes)
-        on_device = self._inputs[:count], self._lengths[:count]
-        draws = Draws(rows.tolist(), slots.tolist(), *on_device, verifies=True)
+        draws = Draws(rows.tolist(), slots.tolist(), *self._on_device(count), verifies=True)
         if end is not None:
-            after, last, _ = self._codes(size)
-            draws.verified = Verified(after[:count], last[:count])
+            draws.codes = self._part(2, size)[:count]
         return self._decoded(draws, end)
 
     def _decoded(self, draws: Draws, end: End | None) -> Decoded:
@@ -256,11 +259,13 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             return "hidden"
         return "filtered" if self._sampler.filters(slots) else "drawn"
 
-    def _codes(self, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of each row of a verifying step: the drafts before it, whether it is the last one of its
-        sequence, and whether the device alone knows where it stands."""
-        codes = self._inputs[2 * size : 3 * size]
-        return codes >> 2, (codes & 2).bool(), (codes & 1).bool()
+    def _part(self, index: int, size: int) -> torch.Tensor:
+        """Slots, positions or codes among the inputs of a step of so many rows."""
+        return self._inputs[index * aligned(size) :][:size]
+
+    def _on_device(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slots and lengths of the first rows."""
+        return self._inputs[:count], self._located.lengths[:count]
 
     def run_sizes(self) -> None:
         """Run, without a graph, steps in which every kernel of such steps occurs."""
@@ -311,13 +316,14 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self, slots: np.ndarray, starts: np.ndarray, size: int, codes: np.ndarray | None = None
     ) -> None:
         self._ready = None
-        values = np.zeros(2 * size if codes is None else 3 * size, dtype=np.int64)
+        room = aligned(size)
+        values = np.zeros(2 * room if codes is None else 3 * room, dtype=np.int64)
         values[: len(slots)] = slots
         values[len(slots) : size] = self._table.padding
-        values[size : size + len(starts)] = starts
+        values[room : room + len(starts)] = starts
         if codes is not None:
-            values[2 * size :] = 2  # Padding is the last row of itself.
-            values[2 * size : 2 * size + len(codes)] = codes
+            values[2 * room :] = LAST  # Padding is the last row of itself.
+            values[2 * room : 2 * room + len(codes)] = codes
         self._table.staging.refill(self._inputs, values)
 
     def _pad(self, size: int) -> None:
@@ -327,42 +333,39 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
     def _step(self, shape: _Shape) -> End | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
         table, size = self._table, shape.rows
-        slots, starts = self._inputs[:size], self._inputs[size : 2 * size]
-        if shape.verifies:
-            offsets, last, floating = self._codes(size)
-            starts = torch.where(floating, table.lengths[slots] - 1 + offsets, starts)
-        lengths = torch.add(starts, 1, out=self._lengths[:size])
-        blocks = table.blocks[slots, starts // table.block_size].long()
+        slots, starts = self._part(0, size), self._part(1, size)
+        codes = self._part(2, size) if shape.verifies else None
+        at = self._located.first(size)
+        table.locate(slots, starts, codes, at, advances=shape.goes_on)
         batch = AttentionBatch(
-            query_start=torch.arange(size + 1, dtype=torch.int32, device=table.device),
-            lengths=lengths.to(torch.int32),
-            block_tables=table.blocks[slots],
-            write_slots=blocks * table.block_size + starts % table.block_size,
+            query_start=self._query_start[: size + 1],
+            lengths=at.counts,
+            block_tables=at.block_tables,
+            write_slots=at.write_slots,
             num_decodes=size,
             query_lengths=[1] * size,
             host_lengths=[shape.longest] * size,
             shares_prefixes=shape.shares,
             siblings=shape.verifies,
         )
-        token_ids = table.tokens[slots, starts].long()
-        hidden, observed = self._watch.forward(token_ids, slots, starts, batch, shown=shape.shown)
+        hidden, observed = self._watch.forward(
+            at.token_ids, slots, at.positions, batch, shown=shape.shown
+        )
         if shape.ending == "hidden":
             return End(hidden, observed)
         drawn = self._drawn[:size]
         self._sampler.draw_static(
             self._model.logits(hidden),
             slots,
-            lengths,
+            at.lengths,
             drawn,
             tokens=None if shape.verifies else table.tokens,
             filters=shape.ending == "filtered",
         )
-        if shape.verifies:
-            drawn.copy_(verify(drawn, slots, lengths, offsets, last, table))
+        if codes is not None:
+            verify(drawn, slots, at.lengths, codes, table)
         if observed is not None and self._observe is not None:
             if not shape.verifies:
-                table.note(slots, lengths)
+                table.note(slots, at.lengths)
             self._observe(observed)
-        if shape.goes_on:
-            starts.add_(slots != table.padding)
         return None

@@ -20,6 +20,7 @@ from .drafter import Drafter, Proposals
 from .graphs import DecodeGraphs
 from .sample import BROKEN, EXHAUSTED, PendingLogprobs, Sampler, prompt_logprobs
 from .sample_table import Draw
+from .slot_kernels import SlotKernels
 from .slots import SlotTable
 from .staging import Fetched
 from .verify import REJECTED, verify
@@ -124,6 +125,7 @@ class Runner:
         device: where all of it lives.
         graphs: run decode steps as CUDA graphs, and small ones with chunks if attention can.
         draw: kernels that draw tokens; torch's operators where None.
+        slot_kernels: for what surrounds the model; torch's operators where None.
         speculator: proposes drafts.
     """
 
@@ -136,6 +138,7 @@ class Runner:
         device: torch.device,
         graphs: bool,
         draw: Draw | None = None,
+        slot_kernels: SlotKernels | None = None,
         speculator: Speculator | None = None,
     ) -> None:
         self.model = model
@@ -147,6 +150,7 @@ class Runner:
             block_size=attention.block_size,
             device=device,
             max_drafts=limits.max_drafts,
+            kernels=slot_kernels,
         )
         self._caches = [attention, *(speculator.caches() if speculator is not None else ())]
         self._watch = Watch(model, attention, self.slots, speculator)
@@ -310,7 +314,7 @@ class Runner:
     ) -> PendingStep:
         """Draw from logits [M, V] and put the draws where the next step finds them."""
         slots, host_slots, lengths = draws.slots, draws.host_slots, draws.lengths
-        table, verified = self.slots, draws.verified
+        table, codes = self.slots, draws.codes
         scored = not self.sampler.graphable(host_slots)
         if scored:
             logits = logits.float()
@@ -322,11 +326,11 @@ class Runner:
                 slots,
                 lengths,
                 drawn,
-                tokens=table.tokens if verified is None else None,
+                tokens=table.tokens if codes is None else None,
                 filters=self.sampler.filters(host_slots),
             )
-        if verified is not None:
-            drawn = verify(drawn, slots, lengths, verified.offsets, verified.last, table)
+        if codes is not None:
+            verify(drawn, slots, lengths, codes, table)
         elif scored:
             table.write(slots, lengths, drawn)
         logprobs = self.sampler.logprobs(logits, drawn, host_slots) if scored else None
@@ -343,10 +347,8 @@ class Runner:
     ) -> PendingStep:
         """Draft behind what was drawn, and fetch it all."""
         proposals = self._speculate(plan, draws, observed)
-        if proposals is not None:
-            drawn = torch.cat((drawn, proposals.counts))
-        proposing = [] if proposals is None else proposals.rows
-        fetched = self.slots.staging.fetch(drawn)
+        proposing, counts = ([], []) if proposals is None else (proposals.rows, [proposals.counts])
+        fetched = self.slots.staging.fetch(drawn, *counts)
         return PendingStep(
             plan, draws.rows, fetched, proposing, logprobs, prompts or {}, self._take_cold
         )

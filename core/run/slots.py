@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..step import Newcomer, Row
+from .slot_kernels import FLOATING, OFFSET, Located, SlotKernels
 from .staging import Staging
 
 __all__ = ("SlotTable",)
@@ -24,6 +25,8 @@ class SlotTable:
         blocks: int32 [max_slots + 1, max_blocks]; 0, the null block, beyond the table's end.
         padding: the last row, which rows that fill up a captured step read and write.
         max_model_len: tokens of one sequence, at most.
+        max_drafts: of one sequence.
+        kernels: that do in captured steps what is torch's operators where None.
 
     Args:
         max_slots: sequences that may run at once.
@@ -31,6 +34,7 @@ class SlotTable:
         block_size: tokens a block.
         device: where the tables live.
         max_drafts: of one sequence.
+        kernels: of the platform, if it has any.
     """
 
     def __init__(
@@ -41,11 +45,14 @@ class SlotTable:
         block_size: int,
         device: torch.device,
         max_drafts: int = 0,
+        kernels: SlotKernels | None = None,
     ) -> None:
         self.block_size = block_size
         self.device = device
         self.padding = max_slots
         self.max_model_len = max_model_len
+        self.max_drafts = max_drafts
+        self.kernels = kernels
         self.staging = Staging(device)
         width = max_model_len + max_drafts
         self.tokens = torch.zeros(max_slots + 1, width, dtype=torch.int32, device=device)
@@ -117,6 +124,56 @@ class SlotTable:
             return torch.from_numpy(ids), torch.from_numpy(starts + where % size)
         begins = self.blocks[slots, positions // size].long() * size
         return self.tokens[slots, positions].long(), begins + positions % size
+
+    def places(self, rows: int) -> Located:
+        """Room for ``locate``."""
+        numbers = [self.lengths.new_zeros(rows) for _ in range(4)]
+        return Located(
+            token_ids=numbers[0],
+            positions=numbers[1],
+            lengths=numbers[2],
+            counts=self.blocks.new_zeros(rows),
+            write_slots=numbers[3],
+            block_tables=self.blocks.new_zeros(rows, self.blocks.shape[1]),
+        )
+
+    def locate(
+        self,
+        slots: torch.Tensor,
+        starts: torch.Tensor,
+        codes: torch.Tensor | None,
+        out: Located,
+        *,
+        advances: bool,
+    ) -> None:
+        """Find the next token of each row of a decode step, and where it belongs.
+
+        Args:
+            slots: int64 [M].
+            starts: int64 [M], positions, as far as the host knows.
+            codes: int64 [M], see ``slot_kernels``; None where the host knows them all.
+            out: of M rows, to be filled.
+            advances: whether to move ``starts`` on by a token, padding excepted, for the next step.
+        """
+        size = self.block_size
+        if self.kernels is not None:
+            table = self.tokens, self.lengths, self.blocks
+            self.kernels.locate(
+                slots, starts, codes, *table, out=out, block_size=size, advances=advances
+            )
+            return
+        out.positions.copy_(starts)
+        if codes is not None:
+            known = self.lengths[slots] - 1 + (codes >> OFFSET)
+            out.positions.copy_(torch.where((codes & FLOATING).bool(), known, starts))
+        token_ids, write_slots = self.read(slots, out.positions)
+        out.token_ids.copy_(token_ids)
+        out.write_slots.copy_(write_slots)
+        torch.add(out.positions, 1, out=out.lengths)
+        out.counts.copy_(out.lengths)
+        out.block_tables.copy_(self.blocks[slots])
+        if advances:
+            starts.add_(slots != self.padding)
 
     def write(self, slots: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor) -> None:
         """Put draws at positions of slots, int64 [M] or what broadcasts to the same shape.

@@ -7,13 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ("Fetched", "Staging")
+__all__ = ("Fetched", "Staging", "aligned")
 
 # A step sends a few times, and two may be on their way at once.
 _BUFFERS = 16
 # Numbers that a multiple of 16 bytes holds.
 _ALIGNED = 2
 _LEAST_NUMBERS = 1024
+
+
+def aligned(count: int) -> int:
+    """Numbers to leave room for, so that what follows begins on a multiple of 16 bytes, as kernels
+    are compiled for."""
+    return count + count % _ALIGNED
 
 
 class Staging:
@@ -31,15 +37,13 @@ class Staging:
         self._device = device
         self._buffers: list[_Buffer] = []
         self._turn = -1
+        self._landings: list[_Landing] = []
         # Asking which stream is current takes longer than a copy.
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
 
     def send(self, parts: Sequence[np.ndarray]) -> tuple[torch.Tensor, ...]:
-        """Fresh tensors on the device with these contents, in one copy.
-
-        Each begins on a multiple of 16 bytes, as kernels are compiled for.
-        """
-        rooms = [len(part) + len(part) % _ALIGNED for part in parts]
+        """Fresh tensors on the device with these contents, in one copy, each of them aligned."""
+        rooms = [aligned(len(part)) for part in parts]
         packed = np.zeros(sum(rooms), dtype=np.int64)
         begin = 0
         for part, room in zip(parts, rooms, strict=True):
@@ -57,9 +61,13 @@ class Staging:
         """Copy values over the beginning of a flat int64 tensor on the device."""
         self._next().copy(values, target[: len(values)], self._stream)
 
-    def fetch(self, values: torch.Tensor) -> Fetched:
-        """Copy a flat tensor from the device, which may fill it anew behind that."""
-        return Fetched(values, self._stream)
+    def fetch(self, *parts: torch.Tensor) -> Fetched:
+        """Copy flat int64 tensors from the device, which may fill them anew behind that."""
+        if self._stream is None:
+            return Fetched(parts)
+        landing = self._landings.pop() if self._landings else _Landing()
+        landing.copy(parts, self._stream)
+        return Fetched(parts, landing, self._landings)
 
     def _next(self) -> _Buffer:
         if len(self._buffers) < _BUFFERS:
@@ -92,26 +100,55 @@ class _Buffer:
         self._values = self._pinned.numpy()
 
 
+class _Landing:
+    """Pinned memory that numbers come back to: making some takes longer than a copy."""
+
+    def __init__(self) -> None:
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._pinned = torch.empty(0, dtype=torch.int64)
+
+    def copy(self, parts: Sequence[torch.Tensor], stream: torch.cuda.Stream) -> None:
+        count = sum(map(len, parts))
+        if count > len(self._pinned):
+            room = max(1 << (count - 1).bit_length(), _LEAST_NUMBERS)
+            self._pinned = torch.empty(room, dtype=torch.int64, pin_memory=True)
+        begin = 0
+        for part in parts:
+            end = begin + len(part)
+            self._pinned[begin:end].copy_(part, non_blocking=True)
+            begin = end
+        self._copied.record(stream)
+
+    def read(self, count: int) -> list[int]:
+        self._copied.synchronize()
+        found: list[int] = self._pinned[:count].tolist()
+        return found
+
+
 class Fetched:
     """Numbers that the host will have once the device has made them.
 
     Args:
-        values: flat, on any device.
-        stream: that makes them; None on a CPU.
+        parts: flat, on any device.
+        landing: where they come to; None on a CPU.
+        landings: take it back once they were read.
     """
 
-    def __init__(self, values: torch.Tensor, stream: torch.cuda.Stream | None) -> None:
-        self._copied: torch.cuda.Event | None = None
-        self._values = values
-        if stream is not None:
-            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._values.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record(stream)
+    def __init__(
+        self,
+        parts: tuple[torch.Tensor, ...],
+        landing: _Landing | None = None,
+        landings: list[_Landing] | None = None,
+    ) -> None:
+        self._parts = parts
+        self._landing = landing
+        self._landings = landings
 
     def read(self) -> list[int]:
-        """Wait for them."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        found: list[int] = self._values.tolist()
+        """Wait for them; only once."""
+        if self._landing is None or self._landings is None:
+            return [number for part in self._parts for number in part.tolist()]
+        found = self._landing.read(sum(map(len, self._parts)))
+        self._landings.append(self._landing)
+        self._landing = None
         return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 
+from .slot_kernels import LAST, OFFSET
 from .slots import SlotTable
 
 __all__ = ("REJECTED", "place_drafts", "verify")
@@ -24,26 +25,28 @@ def verify(
     drawn: torch.Tensor,
     slots: torch.Tensor,
     lengths: torch.Tensor,
-    offsets: torch.Tensor,
-    last: torch.Tensor,
+    codes: torch.Tensor,
     table: SlotTable,
-) -> torch.Tensor:
-    """Keep each row's draws up to the first that differs from the draft in its place.
+) -> None:
+    """Keep each sequence's draws up to the first that differs from the draft in its place.
 
     What is kept is written into the slot table, with the number of tokens that the slot has now.
     Nothing waits for the device.
 
     Args:
-        drawn: int64 [M], as the sampler gives them; all draws of a row have its slot.
-        slots: int64 [M].
+        drawn: int64 [M], as the sampler gives them; REJECTED afterwards where they do not count.
+        slots: int64 [M]; a sequence's draws stand side by side.
         lengths: int64 [M], the position each draw stands at; the table has the drafts there.
-        offsets: int64 [M], 0 for the first draw of a row, 1 for the next one, and so on.
-        last: bool [M], whether no draft stands at the position.
+        codes: int64 [M], see ``slot_kernels``.
         table: the slot table.
-
-    Returns:
-        int64 [M]: the draws, REJECTED where they do not count.
     """
+    if table.kernels is not None:
+        slot_table, most = (table.tokens, table.lengths), table.max_drafts
+        table.kernels.verify(
+            drawn, slots, lengths, codes, *slot_table, most=most, rejected=REJECTED
+        )
+        return
+    offsets, last = codes >> OFFSET, (codes & LAST).bool()
     drafts = table.tokens[slots, lengths]
     wrong = (drawn != drafts) | last
     # Offset of the last draw that counts, slot by slot.
@@ -55,24 +58,36 @@ def verify(
     # A failed draw is kept as a harmless 0.
     table.tokens[slots, lengths] = torch.where(counts, drawn.clamp(min=0).to(drafts.dtype), drafts)
     table.lengths[slots] = lengths - offsets + kept + 1
-    return torch.where(counts, drawn, REJECTED)
+    drawn.copy_(torch.where(counts, drawn, REJECTED))
 
 
 def place_drafts(
-    drafts: torch.Tensor, slots: torch.Tensor, lengths: torch.Tensor, table: SlotTable
+    drafts: torch.Tensor,
+    wanted: torch.Tensor,
+    slots: torch.Tensor,
+    lengths: torch.Tensor,
+    table: SlotTable,
+    vocab_size: int,
 ) -> torch.Tensor:
     """Put proposals behind the tokens of their slots, where the next step gathers them.
 
     Args:
         drafts: int64 [N, K], -1 where there is none.
+        wanted: int64 [N], drafts that each row can use.
         slots: int64 [N].
         lengths: int64 [N], tokens of each slot.
         table: the slot table.
+        vocab_size: drafts from there on become others, wrong ones.
 
     Returns:
         int64 [N], the number of drafts of each row.
     """
+    if table.kernels is not None:
+        return table.kernels.place(
+            drafts, wanted, slots, lengths, table.tokens, vocab_size=vocab_size
+        )
     columns = torch.arange(drafts.shape[1], device=drafts.device)
     # Filling is as good as any other wrong draft.
-    table.write(slots.unsqueeze(-1), lengths.unsqueeze(-1) + columns, drafts)
-    return (drafts >= 0).cumprod(-1).sum(-1)
+    placed = drafts.clamp(max=vocab_size - 1)
+    table.write(slots.unsqueeze(-1), lengths.unsqueeze(-1) + columns, placed)
+    return torch.minimum((drafts >= 0).cumprod(-1).sum(-1), wanted)

@@ -21,6 +21,7 @@ from ...core.contracts.platform import (
 )
 from ...core.errors import ConfigError
 from ...core.run.sample_table import Draw
+from ...core.run.slot_kernels import SlotKernels
 
 __all__ = ("CUDA",)
 
@@ -81,6 +82,11 @@ class CUDA(Platform):
         from ...backends.kernels.sampling import TritonDraw
 
         return TritonDraw(max_rows=max_rows, vocab_size=vocab_size, device=device)
+
+    def slot_kernels(self) -> SlotKernels | None:
+        from ...backends.kernels.slots import TritonSlots
+
+        return TritonSlots()
 
     def compiling(self) -> AbstractContextManager[None]:
         compiling: AbstractContextManager[None] = _operations().compiling_only()

@@ -5,8 +5,7 @@ Saxena, Prompt Lookup Decoding, 2023 (https://github.com/apoorvumang/prompt-look
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -16,17 +15,17 @@ from ...core.contracts.capabilities import Capabilities
 from ...core.contracts.speculator import Drafting, Speculator, SpeculatorContext
 from ...core.errors import ConfigError
 
-__all__ = ("PromptLookup",)
+if TYPE_CHECKING:
+    from ...backends.kernels.lookup import TritonLookup
 
-# Tokens of a row that are looked at as quickly as fewer.
-_LEAST_WIDTH = 256
+__all__ = ("PromptLookup",)
 
 
 class PromptLookup(Speculator):
     """Finds the longest run of last tokens that stands earlier, at its latest place there.
 
-    Runs have from prompt_lookup_min to prompt_lookup_max tokens. The search is a kernel on a CPU,
-    and elsewhere a few passes over the slots' tokens on the device; nobody looks at a result.
+    Runs have from prompt_lookup_min to prompt_lookup_max tokens. The search is a kernel over the
+    slots' tokens, and nobody looks at a result.
     """
 
     capabilities = Capabilities(features=frozenset({"overlap", "graphs", "parallel"}))
@@ -41,45 +40,17 @@ class PromptLookup(Speculator):
                 f"prompt_lookup_max, which is {config.prompt_lookup_max}; lower it"
             )
         self.least, self.longest = self._runs(config)
-        self._most_tokens = context.max_model_len
-        self._on_host: Lookup | None = None
+        self._lookup: Lookup | TritonLookup
         if context.device.type == "cpu":
-            self._on_host = Lookup(self.least, self.longest, self.each)
+            self._lookup = Lookup(self.least, self.longest, self.each)
+        else:
+            # Only where there is a GPU: machines without one need no Triton.
+            from ...backends.kernels.lookup import TritonLookup
+
+            self._lookup = TritonLookup(self.least, self.longest, self.each)
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
-        slots, most = drafting.slots, drafting.most
-        if self._on_host is not None:
-            return self._on_host(drafting.tokens, slots, drafting.lengths, most)
-        lengths = drafting.lengths.unsqueeze(-1)
-        width = self._width(int(drafting.host.longest.max()))
-        tokens = drafting.tokens[slots, :width]
-        at = torch.arange(width, dtype=torch.int32, device=slots.device)
-        # run[i]: how many tokens that end before position i are also the last ones of the row.
-        same = (at > 0) & (at < lengths)
-        run = torch.zeros_like(tokens)
-        for back in range(1, min(self.longest, width - 1) + 1):
-            last = tokens.gather(1, (lengths - back).clamp(min=0))
-            same[:, back:] &= tokens[:, : width - back] == last
-            same[:, :back] = False
-            run += same
-        # The longest run wins, and of equally long ones the last.
-        score = torch.where(run >= self.least, run * width + at, -1)
-        best, place = score.max(-1, keepdim=True)
-        ahead = torch.arange(most, device=slots.device)
-        follow = place.long() + ahead
-        drafts = drafting.tokens[slots.unsqueeze(-1), follow.clamp(max=width - 1)].long()
-        found = (best >= 0) & (follow < lengths)
-        if self.each:
-            found &= ahead < self.each * (best // width)
-        return torch.where(found, drafts, -1)
-
-    def graph_key(self, num_rows: int, longest: int) -> Hashable:
-        return self._width(longest)
-
-    def _width(self, longest: int) -> int:
-        """Tokens of a row that are looked at: few different numbers, for few captured calls."""
-        doublings = (longest - 1).bit_length()
-        return min(max(1 << (doublings + doublings % 2), _LEAST_WIDTH), self._most_tokens)
+        return self._lookup(drafting.tokens, drafting.slots, drafting.lengths, drafting.most)
 
     def _runs(self, config: SpeculationConfig) -> tuple[int, int]:
         """Fewest and most tokens of a run."""

@@ -9,8 +9,12 @@ import torch
 from quire.backends import kernels
 from quire.backends.kernels import tuned
 from quire.backends.kernels.activation import gated
+from quire.backends.kernels.lookup import TritonLookup
 from quire.backends.kernels.norm import rms_norm
+from quire.backends.kernels.slots import TritonSlots
 from quire.backends.kernels.small_product import Config, dot_product, vector_product
+from quire.core.run.slots import SlotTable
+from quire.core.run.verify import place_drafts, verify
 from tests.kernels.compiling import SHARED_LIMIT, Compiled, compiling
 
 MULTIPROCESSORS = {80: 108, 90: 132}
@@ -100,3 +104,26 @@ def test_the_others(capability: int) -> None:
     ):
         kernel = _compile(capability, launch)
         assert "ld.global.v4.b32" in kernel.ptx or "LDG.E.128" in kernel.sass
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_what_surrounds_the_model(capability: int) -> None:
+    table = SlotTable(
+        max_slots=512,
+        max_model_len=8192,
+        block_size=16,
+        device=torch.device("meta"),
+        max_drafts=8,
+        kernels=TritonSlots(),
+    )
+    rows = _empty(64, dtype=torch.int64)
+    at, drafts = table.places(64), _empty(64, 8, dtype=torch.int64)
+    lookup = TritonLookup(1, 32, 2)
+    for launch in (
+        lambda: table.locate(rows, rows, None, at, advances=True),
+        lambda: table.locate(rows, rows, rows, at, advances=False),
+        lambda: verify(rows, rows, rows, rows, table),
+        lambda: place_drafts(drafts, rows, rows, rows, table, 128_256),
+        lambda: lookup(table.tokens, rows, rows, 8),
+    ):
+        _compile(capability, launch)

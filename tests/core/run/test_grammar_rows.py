@@ -9,6 +9,7 @@ from quire.core.contracts.grammar import GrammarSpec
 from quire.core.request import SamplingParams
 from quire.core.run.grammar_rows import GrammarRow, forbid
 from quire.core.run.sample import Sampler
+from quire.core.run.slot_kernels import LAST, OFFSET
 from quire.core.run.slots import SlotTable
 from quire.core.run.verify import REJECTED, place_drafts, verify
 from quire.core.step import Newcomer
@@ -39,21 +40,23 @@ class Decoding:
         self.row = GrammarRow(self.matcher, [STOP])
         self.tokens = list(PROMPT)
 
+    @torch.inference_mode()
     def step(self, drafts: list[int]) -> list[int]:
         """What one step emits that verifies these drafts."""
         count, known = len(drafts) + 1, len(self.tokens)
         slots = torch.zeros(count, dtype=torch.int64)
         lengths, offsets = known + torch.arange(count), torch.arange(count)
         if drafts:
-            place_drafts(torch.tensor([drafts]), slots[:1], lengths[:1], self.table)
+            where = slots[:1], lengths[:1], self.table
+            place_drafts(torch.tensor([drafts]), torch.tensor([len(drafts)]), *where, SIZE)
         logits = torch.stack([logits_of(self.tokens + drafts[:index]) for index in range(count)])
         masks = torch.zeros(count, -(-SIZE // 32), dtype=torch.int32)
         self.row.fill(drafts, masks)
         forbid(logits, offsets, masks)
         drawn = self.sampler.draw(logits, slots, [0] * count, lengths, self.table.tokens)
-        last = offsets == len(drafts)
-        kept = verify(drawn, slots, lengths, offsets, last, self.table).tolist()
-        emitted = [token for token in kept if token != REJECTED]
+        codes = (offsets << OFFSET) + LAST * (offsets == len(drafts))
+        verify(drawn, slots, lengths, codes, self.table)
+        emitted = [token for token in drawn.tolist() if token != REJECTED]
         self.row.settle(emitted)
         self.tokens += emitted
         return emitted

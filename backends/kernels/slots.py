@@ -1,0 +1,219 @@
+"""What stands around the model in a decode step on a GPU: a kernel where torch needs a dozen."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from ...core.run.slot_kernels import FLOATING, LAST, OFFSET, Located
+from .launch import launch
+
+__all__ = ("TritonSlots",)
+
+_TILE = 1024
+_FLOATING = tl.constexpr(FLOATING)
+_LAST = tl.constexpr(LAST)
+_OFFSET = tl.constexpr(OFFSET)
+
+
+@triton.jit(do_not_specialize=["stride", "num_blocks", "padding"])
+def _locate(
+    ids_ptr,
+    positions_ptr,
+    lengths_ptr,
+    counts_ptr,
+    write_slots_ptr,
+    tables_ptr,
+    slots_ptr,
+    starts_ptr,
+    codes_ptr,
+    tokens_ptr,
+    known_ptr,
+    blocks_ptr,
+    stride,
+    num_blocks,
+    padding,
+    BLOCK_SIZE: tl.constexpr,
+    VERIFIES: tl.constexpr,
+    ADVANCES: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Grid (rows, tiles of TILE blocks)."""
+    row, tile = tl.program_id(0), tl.program_id(1)
+    slot = tl.load(slots_ptr + row)
+    column = tile * TILE + tl.arange(0, TILE)
+    inside = column < num_blocks
+    blocks_ptr += slot * num_blocks
+    held = tl.load(blocks_ptr + column, mask=inside)
+    tl.store(tables_ptr + row.to(tl.int64) * num_blocks + column, held, mask=inside)
+    if tile == 0:
+        at = tl.load(starts_ptr + row)
+        if VERIFIES:
+            code = tl.load(codes_ptr + row)
+            if code & _FLOATING:
+                at = tl.load(known_ptr + slot) - 1 + (code >> _OFFSET)
+        block = tl.load(blocks_ptr + at // BLOCK_SIZE).to(tl.int64)
+        tl.store(ids_ptr + row, tl.load(tokens_ptr + slot * stride + at).to(tl.int64))
+        tl.store(positions_ptr + row, at)
+        tl.store(lengths_ptr + row, at + 1)
+        tl.store(counts_ptr + row, (at + 1).to(tl.int32))
+        tl.store(write_slots_ptr + row, block * BLOCK_SIZE + at % BLOCK_SIZE)
+        if ADVANCES:
+            tl.store(starts_ptr + row, at + (slot != padding))
+
+
+@triton.jit(do_not_specialize=["num_rows", "stride"])
+def _verify(
+    drawn_ptr,
+    slots_ptr,
+    lengths_ptr,
+    codes_ptr,
+    tokens_ptr,
+    known_ptr,
+    num_rows,
+    stride,
+    REJECTED: tl.constexpr,
+    WINDOW: tl.constexpr,
+):
+    """Grid (rows): the program of a sequence's first row does the work of all its rows."""
+    row = tl.program_id(0)
+    if (tl.load(codes_ptr + row) >> _OFFSET) == 0:
+        index = tl.arange(0, WINDOW)
+        codes = tl.load(codes_ptr + row + index, mask=row + index < num_rows, other=_LAST)
+        last = tl.min(tl.where((codes & _LAST) != 0, index, WINDOW), axis=0)
+        mine = index <= last
+        slot, length = tl.load(slots_ptr + row), tl.load(lengths_ptr + row)
+        drawn_at = drawn_ptr + row + index
+        place = tokens_ptr + slot * stride + length + index
+        drawn = tl.load(drawn_at, mask=mine, other=0)
+        drafts = tl.load(place, mask=index < last, other=0)
+        wrong = (index >= last) | (drawn != drafts)
+        kept = tl.min(tl.where(wrong, index, WINDOW), axis=0)
+        counts = index <= kept
+        tl.store(drawn_at, tl.where(counts, drawn, REJECTED), mask=mine)
+        # A failed draw is kept as a harmless 0.
+        tl.store(place, tl.maximum(drawn, 0).to(tl.int32), mask=counts)
+        tl.store(known_ptr + slot, length + kept + 1)
+
+
+@triton.jit(do_not_specialize=["row_stride", "column_stride", "stride", "largest"])
+def _place(
+    counts_ptr,
+    drafts_ptr,
+    wanted_ptr,
+    slots_ptr,
+    lengths_ptr,
+    tokens_ptr,
+    row_stride,
+    column_stride,
+    stride,
+    largest,
+    MOST: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Grid (rows)."""
+    row = tl.program_id(0)
+    index = tl.arange(0, WIDTH)
+    inside = index < MOST
+    drafts_ptr += row * row_stride + index * column_stride
+    drafts = tl.load(drafts_ptr, mask=inside, other=-1)
+    tokens_ptr += tl.load(slots_ptr + row) * stride + tl.load(lengths_ptr + row) + index
+    # Filling is as good as any other wrong draft.
+    tl.store(tokens_ptr, tl.minimum(tl.maximum(drafts, 0), largest).to(tl.int32), mask=inside)
+    there = tl.min(tl.where(drafts < 0, index, MOST), axis=0)
+    tl.store(counts_ptr + row, tl.minimum(there.to(tl.int64), tl.load(wanted_ptr + row)))
+
+
+class TritonSlots:
+    """Implements ``quire.core.run.slot_kernels.SlotKernels``."""
+
+    def locate(
+        self,
+        slots: torch.Tensor,
+        starts: torch.Tensor,
+        codes: torch.Tensor | None,
+        tokens: torch.Tensor,
+        known: torch.Tensor,
+        blocks: torch.Tensor,
+        *,
+        out: Located,
+        block_size: int,
+        advances: bool,
+    ) -> None:
+        num_blocks = blocks.shape[1]
+        launch(
+            _locate,
+            (len(slots), -(-num_blocks // _TILE)),
+            *out,
+            slots,
+            starts,
+            starts if codes is None else codes,
+            tokens,
+            known,
+            blocks,
+            tokens.stride(0),
+            num_blocks,
+            len(blocks) - 1,
+            BLOCK_SIZE=block_size,
+            VERIFIES=codes is not None,
+            ADVANCES=advances,
+            TILE=min(_TILE, triton.next_power_of_2(num_blocks)),
+        )
+
+    def verify(
+        self,
+        drawn: torch.Tensor,
+        slots: torch.Tensor,
+        lengths: torch.Tensor,
+        codes: torch.Tensor,
+        tokens: torch.Tensor,
+        known: torch.Tensor,
+        *,
+        most: int,
+        rejected: int,
+    ) -> None:
+        launch(
+            _verify,
+            (len(drawn),),
+            drawn,
+            slots,
+            lengths,
+            codes,
+            tokens,
+            known,
+            len(drawn),
+            tokens.stride(0),
+            REJECTED=rejected,
+            WINDOW=triton.next_power_of_2(most + 1),
+            num_warps=1,
+        )
+
+    def place(
+        self,
+        drafts: torch.Tensor,
+        wanted: torch.Tensor,
+        slots: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        *,
+        vocab_size: int,
+    ) -> torch.Tensor:
+        counts = torch.empty_like(slots)
+        launch(
+            _place,
+            (len(slots),),
+            counts,
+            drafts,
+            wanted,
+            slots,
+            lengths,
+            tokens,
+            *drafts.stride(),
+            tokens.stride(0),
+            vocab_size - 1,
+            MOST=drafts.shape[1],
+            WIDTH=triton.next_power_of_2(drafts.shape[1]),
+            num_warps=1,
+        )
+        return counts

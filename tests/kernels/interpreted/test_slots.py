@@ -1,0 +1,120 @@
+"""What stands around the model in a step: kernels beside torch's operators."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quire.backends.kernels.slots import TritonSlots
+from quire.core.run.slot_kernels import FLOATING, LAST, OFFSET
+from quire.core.run.slots import SlotTable
+from quire.core.run.verify import place_drafts, verify
+
+SLOTS, LENGTH, MOST, BLOCK, VOCABULARY = 6, 24, 4, 4, 5
+
+
+def tables(seed: int) -> tuple[SlotTable, SlotTable]:
+    """Two with the same contents: one with kernels, one without."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for kernels in (TritonSlots(), None):
+        made.append(
+            SlotTable(
+                max_slots=SLOTS,
+                max_model_len=LENGTH,
+                block_size=BLOCK,
+                device=torch.device("cpu"),
+                max_drafts=MOST,
+                kernels=kernels,
+            )
+        )
+    ours, plain = made
+    ours.tokens.random_(0, VOCABULARY, generator=generator)
+    ours.blocks.random_(1, 99, generator=generator)
+    ours.lengths.random_(1, LENGTH, generator=generator)
+    for name in ("tokens", "blocks", "lengths"):
+        getattr(plain, name).copy_(getattr(ours, name))
+    return ours, plain
+
+
+def same(ours: SlotTable, plain: SlotTable) -> None:
+    for name in ("tokens", "blocks", "lengths"):
+        assert torch.equal(getattr(ours, name), getattr(plain, name)), name
+
+
+rows_of_a_step = st.lists(
+    st.tuples(st.integers(1, LENGTH - MOST), st.integers(0, MOST), st.booleans()),
+    min_size=1,
+    max_size=SLOTS,
+)
+
+
+def inputs(rows: list[tuple[int, int, bool]], padding: int) -> tuple[torch.Tensor, ...]:
+    """Slots, positions and codes of a step: sequences one behind the other, then padding."""
+    slots, starts, codes = [], [], []
+    for slot, (start, drafts, floating) in enumerate(reversed(rows)):
+        for before in range(drafts + 1):
+            slots.append(slot)
+            starts.append(start + before - 1)
+            code = (before << OFFSET) + LAST * (before == drafts) + FLOATING * floating
+            codes.append(code)
+    slots += [SLOTS] * padding
+    starts += [0] * padding
+    codes += [LAST] * padding
+    return torch.tensor(slots), torch.tensor(starts), torch.tensor(codes)
+
+
+@given(rows_of_a_step, st.integers(0, 3), st.integers(0, 99), st.booleans())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_locate(rows, padding: int, seed: int, verifies: bool) -> None:
+    ours, plain = tables(seed)
+    slots, starts, codes = inputs(rows, padding)
+    found = []
+    for table in (ours, plain):
+        at = table.places(len(slots) + 1)
+        moved = starts.clone()
+        codes_or_none = codes if verifies else None
+        table.locate(slots, moved, codes_or_none, at.first(len(slots)), advances=not verifies)
+        found.append((*at, moved))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    if not verifies:
+        assert torch.equal(found[0][-1], starts + (slots < SLOTS))
+    same(ours, plain)
+
+
+@given(rows_of_a_step, st.integers(0, 3), st.integers(0, 99), st.data())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_verify(rows, padding: int, seed: int, data: st.DataObject) -> None:
+    ours, plain = tables(seed)
+    slots, starts, codes = inputs(rows, padding)
+    lengths = starts + 1
+    tokens = plain.tokens[slots, lengths]
+    # Right drafts, wrong ones, and draws that failed.
+    draws = st.sampled_from([None, 0, 1, VOCABULARY, -1, -2])
+    chosen = data.draw(st.lists(draws, min_size=len(slots), max_size=len(slots)))
+    pairs = zip(chosen, tokens.tolist(), strict=True)
+    drawn = torch.tensor([token if draw is None else draw for draw, token in pairs])
+    # Of rows of padding, whichever is last is kept.
+    drawn[len(slots) - padding :] = 0
+    kept = drawn.clone()
+    verify(kept, slots, lengths, codes, ours)
+    verify(drawn, slots, lengths, codes, plain)
+    assert torch.equal(kept, drawn)
+    same(ours, plain)
+
+
+@given(st.integers(1, MOST), st.integers(0, 99), st.data())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_place_drafts(most: int, seed: int, data: st.DataObject) -> None:
+    ours, plain = tables(seed)
+    slots = torch.tensor(data.draw(st.permutations(range(SLOTS)))[:3])
+    chain = st.lists(st.integers(-1, VOCABULARY + 1), min_size=3, max_size=3)
+    # Handed over column by column, as a speculator may have made them.
+    drafts = torch.tensor(data.draw(st.lists(chain, min_size=most, max_size=most))).T
+    wanted = torch.tensor(data.draw(st.lists(st.integers(1, MOST), min_size=3, max_size=3)))
+    lengths = plain.lengths[slots]
+    counts = [
+        place_drafts(drafts, wanted, slots, lengths, table, VOCABULARY) for table in (ours, plain)
+    ]
+    assert torch.equal(*counts)
+    same(ours, plain)
