@@ -17,6 +17,18 @@ _LAST = tl.constexpr(LAST)
 _OFFSET = tl.constexpr(OFFSET)
 
 
+@triton.jit(do_not_specialize=["count", "num_blocks"])
+def _append(new_ptr, blocks_ptr, count, num_blocks, TILE: tl.constexpr):
+    """Grid (tiles of TILE new blocks)."""
+    index = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    inside = index < count
+    new_ptr += index
+    at = tl.load(new_ptr, mask=inside, other=0) * num_blocks
+    at += tl.load(new_ptr + count, mask=inside, other=0)
+    block = tl.load(new_ptr + 2 * count, mask=inside, other=0)
+    tl.store(blocks_ptr + at, block.to(tl.int32), mask=inside)
+
+
 @triton.jit(do_not_specialize=["stride", "num_blocks", "padding"])
 def _locate(
     ids_ptr,
@@ -127,6 +139,11 @@ def _place(
 
 class TritonSlots:
     """Implements ``quire.core.run.slot_kernels.SlotKernels``."""
+
+    def append(self, new: torch.Tensor, blocks: torch.Tensor) -> None:
+        count = new.numel() // 3
+        grid = (-(-count // _TILE),)
+        launch(_append, grid, new, blocks, count, blocks.shape[1], TILE=_TILE)
 
     def locate(
         self,

@@ -11,8 +11,8 @@ import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
 from .capture import LONG_PATIENCE, CapturedShapes
+from .decode_inputs import NOBODY
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
-from .graphs import NOBODY
 from .sample import Sampler
 from .slots import SlotTable
 from .staging import aligned
@@ -90,6 +90,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         self._longest = table.tokens.shape[1]
         room = 2 * aligned(self._sizes[-1])
         self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
+        self._sent = NOBODY
 
     def load(self, host: HostRows) -> Loaded | None:
         """Put rows in place; None if what their requests ask for needs the host."""
@@ -153,7 +154,10 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         values[: len(slots)] = slots
         values[room:] = 1
         values[room : room + len(wanted)] = wanted
-        self._table.staging.refill(self._inputs, values)
+        # The next call is often for the same rows.
+        if not np.array_equal(values, self._sent):
+            self._sent = values
+            self._table.staging.refill(self._inputs, values)
 
     def _work(self, shape: _Shape) -> torch.Tensor:
         table, size, most = self._table, shape.rows, shape.most

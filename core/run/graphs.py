@@ -7,9 +7,6 @@ many steps, so one whose graph is missing runs in a larger one, or without, unle
 Drafts are single queries, too: a sequence with k of them is k + 1 rows, which see each other's
 tokens. As their number changes from step to step, a graph of as many rows as take little longer is
 captured at once for all.
-
-A step leaves its inputs as the next one needs them where each row goes on by a token, so that
-steady decoding sends nothing to the device.
 """
 
 from __future__ import annotations
@@ -27,16 +24,14 @@ from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws
 from .capture import LONG_PATIENCE, CapturedShapes
+from .decode_inputs import DecodeInputs, Tokens
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
 from .sample import Sampler
-from .slot_kernels import LAST, OFFSET
 from .slots import SlotTable
-from .staging import aligned
 from .verify import verify
 from .watch import Watch
 
 __all__ = (
-    "NOBODY",
     "PATIENCE",
     "DecodeGraphs",
     "Decoded",
@@ -49,23 +44,7 @@ _PRODUCT_ROWS = (1, 16, 32, 64)
 # Steps of one shape, without drafts, that run in another's graph or without before it is captured
 # while somebody waits.
 PATIENCE = 4
-# Slots of a step that is nothing but padding.
-NOBODY = np.empty(0, dtype=np.int64)
 Ending = Literal["drawn", "filtered", "hidden"]
-
-
-class _Inputs(NamedTuple):
-    """What stands in the inputs: rows with their slots and positions, padded to so many."""
-
-    size: int
-    slots: np.ndarray
-    starts: np.ndarray
-
-    def are(self, size: int, slots: np.ndarray, starts: np.ndarray) -> bool:
-        """Whether they are those of such a step."""
-        if size != self.size or len(slots) != len(self.slots):
-            return False
-        return bool((slots == self.slots).all() and (starts == self.starts).all())
 
 
 class _Shape(NamedTuple):
@@ -84,6 +63,14 @@ class _Shape(NamedTuple):
         """Whether the step leaves the inputs of the next one. Where hidden states are its end,
         somebody has yet to look at its own."""
         return not self.verifies and self.ending != "hidden"
+
+
+class _Firsts(NamedTuple):
+    """The first rows of what every step fills: taking them out takes longer than a small kernel."""
+
+    slots: torch.Tensor
+    lengths: torch.Tensor
+    drawn: torch.Tensor
 
 
 class End(NamedTuple):
@@ -153,15 +140,13 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self._max_rows = self._sizes[-1]
         self._max_drafts = max_drafts
         device = table.device
-        room = 3 * aligned(self._max_rows)
-        self._inputs = torch.empty(room, dtype=torch.int64, device=device)
+        self._inputs = DecodeInputs(table, self._max_rows)
         self._located = table.places(self._max_rows)
         every = torch.arange(self._max_rows + 1, dtype=torch.int32, device=device)
         self._query_start = every
         # Of padding, and where kernels are only compiled, nothing is drawn: zeros are tokens.
         self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
-        # As they will be once all that was launched has run, where that is known.
-        self._ready: _Inputs | None = None
+        self._kept: dict[int, _Firsts] = {}
 
     def takes(self, plan: Plan) -> bool:
         """Whether a plan is of this kind."""
@@ -180,58 +165,44 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         host_slots, count = slots.tolist(), len(slots)
         ending, longest = self._ending(host_slots), int(starts.max()) + 1
         shape = _Shape(graph_rows(count), longest, ending, shares, shown=plan.shown)
-        _, end = self._launch(shape, slots, starts)
-        draws = Draws(order.tolist(), host_slots, *self._on_device(count))
-        return self._decoded(draws, end)
+        _, end = self._launch(shape, Tokens(slots, starts))
+        firsts = self._firsts(count)
+        draws = Draws(order.tolist(), host_slots, firsts.slots, firsts.lengths)
+        return self._decoded(draws, firsts.drawn, end)
 
     def _run_verifying(self, plan: Plan) -> Decoded:
-        columns = [(row.slot, row.start, row.count, row.slack) for row in plan.rows]
-        slots, starts, counts, slack = np.array(columns).T
-        order, _ = self._table.by_prefix(slots)
-        ending = self._ending(slots.tolist())
-        # Of each token, its row.
-        rows = np.repeat(order, counts[order])
-        slots, starts, ends = slots[rows], starts[rows], counts[order].cumsum()
-        count = len(rows)
-        offsets = np.arange(count) - np.repeat(ends - counts[order], counts[order])
-        starts = starts + offsets
-        codes = (offsets << OFFSET) + (slack > 0)[rows]
-        codes[ends - 1] += LAST
-        longest = int(starts.max()) + 1
+        layout = self._inputs.arrange(plan)
+        count = len(layout.rows)
+        ending = self._ending(layout.host_slots)
+        longest = max([row.start + row.count for row in plan.rows])
         shape = _Shape(
             graph_rows(count), longest, ending, shares=True, verifies=True, shown=plan.shown
         )
-        size, end = self._launch(shape, slots, starts, codes)
-        draws = Draws(rows.tolist(), slots.tolist(), *self._on_device(count), verifies=True)
+        size, end = self._launch(shape, layout.tokens(plan))
+        firsts = self._firsts(count)
+        on_device = firsts.slots, firsts.lengths
+        draws = Draws(layout.rows, layout.host_slots, *on_device, verifies=True)
         if end is not None:
-            draws.codes = self._part(2, size)[:count]
-        return self._decoded(draws, end)
+            draws.codes = self._inputs.part(2, size)[:count]
+        return self._decoded(draws, firsts.drawn, end)
 
-    def _decoded(self, draws: Draws, end: End | None) -> Decoded:
-        count = len(draws.rows)
+    def _decoded(self, draws: Draws, drawn: torch.Tensor, end: End | None) -> Decoded:
         if end is None:
-            return Decoded(draws, self._drawn[:count])
-        return Decoded(draws, self._drawn[:count], end.hidden[:count], end.observed)
+            return Decoded(draws, drawn)
+        return Decoded(draws, drawn, end.hidden[: len(draws.rows)], end.observed)
 
-    def _launch(
-        self,
-        shape: _Shape,
-        slots: np.ndarray,
-        starts: np.ndarray,
-        codes: np.ndarray | None = None,
-    ) -> tuple[int, End | None]:
+    def _launch(self, shape: _Shape, tokens: Tokens) -> tuple[int, End | None]:
         """Run a step; the rows it was padded to, and what it leaves to do."""
         held, graph = self._find(shape)
-        ready, self._ready = self._ready, None
-        if codes is not None or ready is None or not ready.are(held.rows, slots, starts):
-            self._fill(slots, starts, held.rows, codes)
+        self._inputs.put(tokens, held.rows)
         if graph is None:
             end = self._step(held)
         else:
             graph.replay()
             end = graph.end
         if held.goes_on:
-            self._ready = _Inputs(held.rows, slots, starts + 1)
+            tokens = tokens._replace(starts=tokens.starts + 1)
+        self._inputs.keep(tokens, held.rows)
         if end is not None and not shape.shown:
             end = End(end.hidden)
         return held.rows, end
@@ -259,13 +230,12 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             return "hidden"
         return "filtered" if self._sampler.filters(slots) else "drawn"
 
-    def _part(self, index: int, size: int) -> torch.Tensor:
-        """Slots, positions or codes among the inputs of a step of so many rows."""
-        return self._inputs[index * aligned(size) :][:size]
-
-    def _on_device(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slots and lengths of the first rows."""
-        return self._inputs[:count], self._located.lengths[:count]
+    def _firsts(self, count: int) -> _Firsts:
+        found = self._kept.get(count)
+        if found is None:
+            parts = self._inputs.part(0, count), self._located.lengths[:count], self._drawn[:count]
+            found = self._kept[count] = _Firsts(*parts)
+        return found
 
     def run_sizes(self) -> None:
         """Run, without a graph, steps in which every kernel of such steps occurs."""
@@ -275,7 +245,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         if self._max_drafts:
             shapes.append(shapes[-1]._replace(verifies=True))
         for shape in shapes:
-            self._pad(shape.rows)
+            self._inputs.pad(shape.rows)
             self._step(shape)
 
     def capture_largest(self) -> None:
@@ -309,32 +279,14 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         return shape.rows, shape.ending, shape.verifies, key
 
     def _capture(self, shape: _Shape) -> Graph:
-        self._pad(shape.rows)
+        self._inputs.pad(shape.rows)
         return Graph(*self._capturing(lambda: self._step(shape)))
-
-    def _fill(
-        self, slots: np.ndarray, starts: np.ndarray, size: int, codes: np.ndarray | None = None
-    ) -> None:
-        self._ready = None
-        room = aligned(size)
-        values = np.zeros(2 * room if codes is None else 3 * room, dtype=np.int64)
-        values[: len(slots)] = slots
-        values[len(slots) : size] = self._table.padding
-        values[room : room + len(starts)] = starts
-        if codes is not None:
-            values[2 * room :] = LAST  # Padding is the last row of itself.
-            values[2 * room : 2 * room + len(codes)] = codes
-        self._table.staging.refill(self._inputs, values)
-
-    def _pad(self, size: int) -> None:
-        """Inputs of a step of nothing but padding."""
-        self._fill(NOBODY, NOBODY, size, NOBODY)
 
     def _step(self, shape: _Shape) -> End | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
         table, size = self._table, shape.rows
-        slots, starts = self._part(0, size), self._part(1, size)
-        codes = self._part(2, size) if shape.verifies else None
+        slots, starts = self._inputs.part(0, size), self._inputs.part(1, size)
+        codes = self._inputs.part(2, size) if shape.verifies else None
         at = self._located.first(size)
         table.locate(slots, starts, codes, at, advances=shape.goes_on)
         batch = AttentionBatch(

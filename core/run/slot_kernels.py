@@ -50,6 +50,10 @@ class SlotKernels(Protocol):
     are the table's tokens, lengths and blocks.
     """
 
+    def append(self, new: torch.Tensor, blocks: torch.Tensor) -> None:
+        """Write N blocks into the table: int64 [3 * N], their slots, columns and numbers."""
+        ...
+
     def locate(
         self,
         slots: torch.Tensor,

@@ -98,10 +98,12 @@ class SlotTable:
             blocks += row.new_blocks
             self._num_blocks[row.slot] = start + count
         if slots:
-            at, column, block = self.staging.send(
-                [np.array(slots), np.array(columns), np.array(blocks)]
-            )
-            self.blocks[at, column] = block.to(torch.int32)
+            (new,) = self.staging.send((np.array([slots, columns, blocks]).ravel(),))
+            if self.kernels is not None:
+                self.kernels.append(new, self.blocks)
+            else:
+                at, column, block = new.view(3, -1)
+                self.blocks[at, column] = block.to(torch.int32)
 
     def read(
         self, slots: torch.Tensor, positions: torch.Tensor

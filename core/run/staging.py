@@ -67,7 +67,7 @@ class Staging:
             return Fetched(parts)
         landing = self._landings.pop() if self._landings else _Landing()
         landing.copy(parts, self._stream)
-        return Fetched(parts, landing, self._landings)
+        return Fetched((), landing, self._landings)
 
     def _next(self) -> _Buffer:
         if len(self._buffers) < _BUFFERS:
@@ -106,22 +106,23 @@ class _Landing:
     def __init__(self) -> None:
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._pinned = torch.empty(0, dtype=torch.int64)
+        self._count = 0
 
     def copy(self, parts: Sequence[torch.Tensor], stream: torch.cuda.Stream) -> None:
-        count = sum(map(len, parts))
-        if count > len(self._pinned):
+        sizes = [part.numel() for part in parts]
+        count = self._count = sum(sizes)
+        if count > self._pinned.numel():
             room = max(1 << (count - 1).bit_length(), _LEAST_NUMBERS)
             self._pinned = torch.empty(room, dtype=torch.int64, pin_memory=True)
         begin = 0
-        for part in parts:
-            end = begin + len(part)
-            self._pinned[begin:end].copy_(part, non_blocking=True)
-            begin = end
+        for part, size in zip(parts, sizes, strict=True):
+            self._pinned[begin : begin + size].copy_(part, non_blocking=True)
+            begin += size
         self._copied.record(stream)
 
-    def read(self, count: int) -> list[int]:
+    def read(self) -> list[int]:
         self._copied.synchronize()
-        found: list[int] = self._pinned[:count].tolist()
+        found: list[int] = self._pinned[: self._count].tolist()
         return found
 
 
@@ -129,9 +130,9 @@ class Fetched:
     """Numbers that the host will have once the device has made them.
 
     Args:
-        parts: flat, on any device.
-        landing: where they come to; None on a CPU.
-        landings: take it back once they were read.
+        parts: flat, on a CPU.
+        landing: where they come to otherwise.
+        landings: takes that back once they were read.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class Fetched:
         """Wait for them; only once."""
         if self._landing is None or self._landings is None:
             return [number for part in self._parts for number in part.tolist()]
-        found = self._landing.read(sum(map(len, self._parts)))
+        found = self._landing.read()
         self._landings.append(self._landing)
         self._landing = None
         return found

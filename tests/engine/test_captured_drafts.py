@@ -17,6 +17,7 @@ from quire.core.contracts.capabilities import Capabilities
 from quire.core.contracts.platform import Platform
 from quire.core.request import SamplingParams
 from quire.core.run import capture, chunk_graphs, draft_graphs, graphs
+from quire.core.run.decode_inputs import DecodeInputs
 from quire.core.run.runner import PendingStep, Runner
 from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
@@ -429,16 +430,16 @@ def test_steady_decoding_sends_nothing(case, captured, monkeypatch, overlap: boo
     """Until a sequence ends or begins, a step finds in place what the one before has left."""
     folder, prompts, wanted = case
     sent: list[int] = []
-    fill = graphs.DecodeGraphs._fill
+    fill = DecodeInputs._fill
 
-    def count(self, slots, starts, size, codes=None):
-        sent.append(len(slots))
-        fill(self, slots, starts, size, codes)
+    def count(self, tokens, size):
+        sent.append(len(tokens.slots))
+        fill(self, tokens, size)
 
     driver = Driver(configure(folder, attention={"backend": "cpu"}, schedule={"overlap": overlap}))
     while driver.engine.idle():
         pass
-    monkeypatch.setattr(graphs.DecodeGraphs, "_fill", count)
+    monkeypatch.setattr(DecodeInputs, "_fill", count)
     decodes, _ = captured
     decodes.launches = 0
     # Nobody shares a prefix, and all end in the same step.
@@ -447,6 +448,36 @@ def test_steady_decoding_sends_nothing(case, captured, monkeypatch, overlap: boo
     # Others take the slots over, at other positions.
     assert driver.generate(prompts[:2][::-1], GREEDY) == wanted[:2][::-1]
     assert sent == [len(prompts), 2]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_steady_drafting_sends_what_has_changed(case, captured, monkeypatch, overlap: bool) -> None:
+    """Beside one step, the next draws as many drafts from where the device alone knows it is."""
+    folder, prompts, wanted = case
+    speculation = {"model": str(folder), "num_speculative_tokens": 3, "adaptive": False}
+    config = configure(
+        folder,
+        attention={"backend": "cpu"},
+        speculation=speculation,
+        schedule={"overlap": overlap},
+    )
+    driver = Driver(config)
+    while driver.engine.idle():
+        pass
+    sent: list[int] = []
+    refill = Staging.refill
+
+    def count(self, target, values):
+        sent.append(len(values))
+        refill(self, target, values)
+
+    monkeypatch.setattr(Staging, "refill", count)
+    drafts, decodes, _ = captured
+    drafts.launches = decodes.launches = 0
+    assert driver.generate(prompts[:1], GREEDY) == wanted[:1]
+    assert decodes.launches >= 8 and drafts.launches >= 8
+    # One prompt; the first rows that draft, and the last ones, which may draft less.
+    assert len(sent) <= (8 if overlap else decodes.launches + 5)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -120,6 +120,7 @@ def test_what_surrounds_the_model(capability: int) -> None:
     at, drafts = table.places(64), _empty(64, 8, dtype=torch.int64)
     lookup = TritonLookup(1, 32, 2)
     for launch in (
+        lambda: TritonSlots().append(rows, table.blocks),
         lambda: table.locate(rows, rows, None, at, advances=True),
         lambda: table.locate(rows, rows, rows, at, advances=False),
         lambda: verify(rows, rows, rows, rows, table),

@@ -63,6 +63,17 @@ def inputs(rows: list[tuple[int, int, bool]], padding: int) -> tuple[torch.Tenso
     return torch.tensor(slots), torch.tensor(starts), torch.tensor(codes)
 
 
+@given(st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(0, 5)), min_size=1, unique=True))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_append(places: list[tuple[int, int]]) -> None:
+    ours, plain = tables(1)
+    slots, columns = torch.tensor(places).T
+    blocks = torch.arange(len(places)) + 100
+    TritonSlots().append(torch.cat((slots, columns, blocks)), ours.blocks)
+    plain.blocks[slots, columns] = blocks.int()
+    same(ours, plain)
+
+
 @given(rows_of_a_step, st.integers(0, 3), st.integers(0, 99), st.booleans())
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_locate(rows, padding: int, seed: int, verifies: bool) -> None:

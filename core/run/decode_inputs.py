@@ -1,0 +1,142 @@
+"""The inputs of captured decode steps: they go to the device only where it does not have them.
+
+A step leaves its inputs as the next one needs them where each row goes on by a token, or where all
+verify as many drafts as before, so that steady decoding sends nothing to the device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..step import Plan
+from .slot_kernels import FLOATING, LAST, OFFSET
+from .slots import SlotTable
+from .staging import aligned
+
+__all__ = ("NOBODY", "DecodeInputs", "Layout", "Tokens")
+
+# Slots of a step that is nothing but padding.
+NOBODY = np.empty(0, dtype=np.int64)
+
+
+class Tokens(NamedTuple):
+    """A step's tokens, M of them.
+
+    Attributes:
+        slots: int64 [M].
+        starts: int64 [M], positions; of those that the device alone knows, always the same.
+        codes: int64 [M], see ``slot_kernels``; None where there are no drafts.
+    """
+
+    slots: np.ndarray
+    starts: np.ndarray
+    codes: np.ndarray | None = None
+
+    def are(self, other: Tokens) -> bool:
+        """Whether others are the same."""
+        if len(other.slots) != len(self.slots):
+            return False
+        if other.codes is not self.codes and (
+            other.codes is None or self.codes is None or (other.codes != self.codes).any()
+        ):
+            return False
+        return bool((other.slots == self.slots).all() and (other.starts == self.starts).all())
+
+
+class Layout(NamedTuple):
+    """The tokens of a step that verifies drafts, sequence by sequence.
+
+    Attributes:
+        key: what all of it depends on: each row's slot, its tokens, and whether the device alone
+            knows where it starts.
+        rows: of each token, its row in the plan.
+        host_slots: of each token.
+        slots: the same, int64.
+        offsets: int64, tokens of its row before each.
+        codes: int64, see ``slot_kernels``.
+        known: bool, whether the host knows where a token stands.
+    """
+
+    key: list[tuple[int, int, bool]]
+    rows: list[int]
+    host_slots: list[int]
+    slots: np.ndarray
+    offsets: np.ndarray
+    codes: np.ndarray
+    known: np.ndarray
+
+    def tokens(self, plan: Plan) -> Tokens:
+        """Those of a plan with this layout."""
+        starts = np.zeros_like(self.slots)
+        if self.known.any():
+            begins = np.array([row.start for row in plan.rows])[self.rows]
+            starts = np.where(self.known, begins + self.offsets, 0)
+        return Tokens(self.slots, starts, self.codes)
+
+
+class DecodeInputs:
+    """Slots, positions and codes of a step on the device, padded to one of a few sizes.
+
+    Args:
+        table: the slot table.
+        max_rows: of a step.
+    """
+
+    def __init__(self, table: SlotTable, max_rows: int) -> None:
+        self._table = table
+        room = 3 * aligned(max_rows)
+        self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
+        # As they will be once all that was launched has run, where that is known.
+        self._ready: tuple[int, Tokens] | None = None
+        # Of the last step with drafts: the next one is often like it.
+        self._layout: Layout | None = None
+
+    def part(self, index: int, size: int) -> torch.Tensor:
+        """Slots, positions or codes of so many rows: int64."""
+        return self._inputs[index * aligned(size) :][:size]
+
+    def put(self, tokens: Tokens, size: int) -> None:
+        """Have a step's tokens there, padded to so many rows."""
+        ready, self._ready = self._ready, None
+        if ready is None or ready[0] != size or not ready[1].are(tokens):
+            self._fill(tokens, size)
+
+    def keep(self, tokens: Tokens, size: int) -> None:
+        """The step that was launched leaves these there."""
+        self._ready = size, tokens
+
+    def pad(self, size: int) -> None:
+        """Have nothing but padding there."""
+        self._ready = None
+        self._fill(Tokens(NOBODY, NOBODY, NOBODY), size)
+
+    def arrange(self, plan: Plan) -> Layout:
+        """How the tokens of a plan with drafts stand side by side."""
+        key = [(row.slot, row.count, row.slack > 0) for row in plan.rows]
+        if self._layout is None or self._layout.key != key:
+            slots, counts, floating = np.array(key, dtype=np.int64).T
+            order, _ = self._table.by_prefix(slots)
+            rows = np.repeat(order, counts[order])
+            ends = counts[order].cumsum()
+            offsets = np.arange(len(rows)) - np.repeat(ends - counts[order], counts[order])
+            codes = (offsets << OFFSET) + FLOATING * floating[rows]
+            codes[ends - 1] += LAST
+            slots = slots[rows]
+            lists = rows.tolist(), slots.tolist()
+            self._layout = Layout(key, *lists, slots, offsets, codes, floating[rows] == 0)
+        return self._layout
+
+    def _fill(self, tokens: Tokens, size: int) -> None:
+        slots, starts, codes = tokens
+        room = aligned(size)
+        values = np.zeros(2 * room if codes is None else 3 * room, dtype=np.int64)
+        values[: len(slots)] = slots
+        values[len(slots) : size] = self._table.padding
+        values[room : room + len(starts)] = starts
+        if codes is not None:
+            values[2 * room :] = LAST  # Padding is the last row of itself.
+            values[2 * room : 2 * room + len(codes)] = codes
+        self._table.staging.refill(self._inputs, values)
