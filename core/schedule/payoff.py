@@ -214,7 +214,9 @@ class Payoff:
         self._gains.append((tokens, cost, begins))
         if not self.length and self._since_plain % LOOK_AGAIN:
             return False
-        longest = _HICCUP * middle(gain[1] for gain in self._gains)
+        # What steps take in which nothing is prepared; with none of those, what all do.
+        calm = [cost for _, cost, begun in self._gains if not begun]
+        longest = _HICCUP * middle(calm or [cost for _, cost, _ in self._gains])
         if self.length and not begins and cost <= longest:
             self._trying.add(min(tokens - cost, 0.0))
         whole = len(self._gains) == _WINDOW
@@ -223,7 +225,7 @@ class Payoff:
             self._next_pause = _FIRST_PAUSE
             return False
         # What preparation takes may come back later.
-        if not whole and self._lost(longest, prepared=False) < _MOST_LOST:
+        if not whole and (not calm or self._lost(longest, prepared=False) < _MOST_LOST):
             return False
         self._gains.clear()
         self._pause = max(self._next_pause, self.owed())

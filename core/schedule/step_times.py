@@ -151,14 +151,22 @@ class DraftCosts:
         """A step is planned, so many after the last one of this size that might have drafts."""
         self._steps += passed
 
-    def add(self, mean: float, cost: float) -> None:
+    def add(self, mean: float, cost: float, *, goes_on: bool) -> None:
         """Take in a step's drafts a row and what it cost.
 
-        Few who try a draft do not show what drafts of all would take.
+        Few who try a draft do not show what drafts of all would take. The first step of several
+        with drafts takes longer than the others, and so shows only what they take at most.
+
+        Args:
+            mean: drafts a row.
+            cost: in plain steps.
+            goes_on: whether the step before had drafts, too.
         """
         if mean < _FEW:
             return
         drafts = max(1, round(mean))
+        if not goes_on and cost > self._medians.get(drafts, 0.0):
+            return
         kept = self._kept.setdefault(drafts, deque(maxlen=_KEPT))
         if drafts in self._medians and not self._fresh(drafts):
             kept.clear()

@@ -59,6 +59,8 @@ class Timing:
         self._follow = 0
         self._unmeasured = False
         self._waited = 0
+        # Whether the step before verified drafts.
+        self._verifies = False
         # Whether prompts are read in the last steps.
         self._reading = False
         # Steps with prompts that are yet to go without drafts, and those since that did not.
@@ -146,6 +148,8 @@ class Timing:
         if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow or reads):
             return
         self._preparing -= begins
+        verifies = not plan.plain and any(row.drafts for row in plan.rows)
+        goes_on, self._verifies = self._verifies, verifies
         self._follow = SHOWN if _drafts(plan) or begins else max(0, self._follow - 1)
         if since is None or outcome.cold:
             return
@@ -156,7 +160,7 @@ class Timing:
             return
         elif plan.shown:
             tokens = sum(map(len, outcome.tokens))
-            self._draws(plan, ahead, tokens, seconds, begins=begins)
+            self._draws(plan, ahead, tokens, seconds, begins=begins, goes_on=goes_on)
         elif plan.plain:
             self._plain_one(len(plan.rows), seconds, shown=False)
 
@@ -195,7 +199,9 @@ class Timing:
         if payoff.loses(gained, cost, begins=True):
             self.baseline.plain.forget(rows)
 
-    def _draws(self, plan: Plan, ahead: Plan, tokens: int, seconds: float, *, begins: bool) -> None:
+    def _draws(
+        self, plan: Plan, ahead: Plan, tokens: int, seconds: float, *, begins: bool, goes_on: bool
+    ) -> None:
         """A step of nothing but single tokens and drafts."""
         rows, baseline = plan.rows, self.baseline
         count = len(rows)
@@ -219,8 +225,9 @@ class Timing:
         if not (drafted or begins or leads):
             payoff.followed(gained, cost)
             return
-        if drafted or begins:
-            payoff.costs.add(sum(row.drafts for row in rows) / count, cost)
+        if drafted:
+            drafts = sum(row.drafts for row in rows) / count
+            payoff.costs.add(drafts, cost, goes_on=goes_on)
         if payoff.loses(gained, cost, begins=begins):
             baseline.plain.forget(count)
         elif payoff.pays:
