@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
-__all__ = ("Acceptance",)
+__all__ = ("Acceptance", "Judged", "Rates", "judge")
 
 # Drafts' worth of evidence that is remembered, and of trust in what others have shown.
 _MEMORY = 20.0
+_ROWS = 0.7
 _TRUST = 0.5
 # What a draw without drafts leaves of the evidence.
-_FADING = 0.97
+_FADING = 0.985
 _LEAST = 0.1
 # Draws before drafts that lose are tried again, at first and at most.
 _FIRST_PAUSE = 8
@@ -18,61 +20,145 @@ _LAST_PAUSE = 512
 # Searches without a draft after which one more draw goes by before the next, and draws at most.
 _PATIENCE = 3
 _MOST_SKIPPED = 3
+# Rates between 0 and 1 that are told apart.
+_ROUND = 64
 
 
-class Acceptance:
-    """Drafts tried and accepted, old ones counting less; a draft counts as tried once those before
-    it were accepted.
+class Rates(NamedTuple):
+    """How likely a chain's drafts are right.
 
-    Args:
-        memory: drafts tried that count.
+    Text that stood there before is right for many tokens or for none, so the first draft says much
+    of those behind it, which one rate for all would not.
+
+    Attributes:
+        first: probability that the first one is accepted.
+        following: that one is, those before it being accepted.
     """
 
-    __slots__ = ("_accepted", "_empty", "_memory", "_next_pause", "_pause", "_skipped", "_tried")
+    first: float
+    following: float
 
-    def __init__(self, memory: float = _MEMORY) -> None:
+    def tokens(self, drafts: int) -> float:
+        """Of a row with so many drafts, on average."""
+        rate = self.following
+        chain = float(drafts) if rate == 1 else (1 - rate**drafts) / (1 - rate)
+        return 1 + self.first * chain
+
+    def rounded(self) -> Rates:
+        """To one of few."""
+        return Rates(*(round(rate * _ROUND) / _ROUND for rate in self))
+
+
+class Judged(NamedTuple):
+    """Drafts that counted, of one row or of many: one does if those before it were accepted.
+
+    Attributes:
+        rows: with drafts, each of which has a first one.
+        right: first ones accepted.
+        tried: others that counted.
+        accepted: of those.
+    """
+
+    rows: int = 0
+    right: int = 0
+    tried: int = 0
+    accepted: int = 0
+
+    def __add__(self, other: tuple[int, ...]) -> Judged:  # type: ignore[override]
+        return Judged(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
+
+
+def judge(drafts: int, accepted: int) -> Judged:
+    """Those of a row with so many drafts, of which so many were accepted."""
+    return Judged(1, accepted > 0, min(drafts - 1, accepted), max(accepted - 1, 0))
+
+
+class _Evidence:
+    """Of one rate: drafts tried and accepted, old ones counting less."""
+
+    __slots__ = ("_accepted", "_memory", "_tried")
+
+    def __init__(self, memory: float) -> None:
         self._memory = memory
         self._tried = 0.0
         self._accepted = 0.0
-        self._pause = 0
-        self._next_pause = _FIRST_PAUSE
-        self._empty = 0
-        self._skipped = 0
-
-    def learn(self, drafts: int, accepted: int) -> None:
-        """Take in a row with this many drafts; one that was right ends long pauses."""
-        self.add(min(drafts, accepted + 1), accepted)
-        if accepted:
-            self._next_pause = _FIRST_PAUSE
 
     def add(self, tried: int, accepted: int) -> None:
-        """Take in drafts, of one row or many."""
         if self._tried > self._memory:
             self._scale(self._memory / self._tried)
         self._tried += tried
         self._accepted += accepted
 
-    def rate(self, prior: float = 0.0, trust: float = _TRUST) -> float:
-        """The probability that a draft is accepted once those before it are.
-
-        Args:
-            prior: what to believe without evidence.
-            trust: drafts' worth of evidence that it counts as.
-        """
+    def rate(self, prior: float, trust: float) -> float:
         return (self._accepted + prior * trust) / max(self._tried + trust, 1e-9)
 
     def likely(self, prior: float, doubt: float) -> float:
+        if not self._tried:
+            return prior
+        rate = self.rate(prior, _TRUST)
+        room = doubt * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
+        return min(max(prior, rate - room), rate + room)
+
+    def age(self, memories: float) -> None:
+        """So many times what is remembered has passed, whether or not there was anything to see."""
+        self._scale(1 / (1 + memories))
+
+    def fade(self, draws: int) -> None:
+        if self._tried:
+            self._scale(_FADING**draws if self._tried > _LEAST else 0.0)
+
+    def _scale(self, factor: float) -> None:
+        self._tried *= factor
+        self._accepted *= factor
+
+
+class Acceptance:
+    """What the drafts of one sequence, or of all, have shown.
+
+    Args:
+        memory: drafts tried that count.
+    """
+
+    __slots__ = ("_empty", "_first", "_following", "_next_pause", "_pause", "_rows", "_skipped")
+
+    def __init__(self, memory: float = _MEMORY) -> None:
+        self._rows = _ROWS * memory
+        self._first = _Evidence(self._rows)
+        self._following = _Evidence(memory)
+        self._pause = 0
+        self._next_pause = _FIRST_PAUSE
+        self._empty = 0
+        self._skipped = 0
+
+    def learn(self, judged: Judged) -> None:
+        """Take in drafts; one that was right ends long pauses."""
+        self._first.add(judged.rows, judged.right)
+        self._following.age(judged.rows / self._rows)
+        self._following.add(judged.tried, judged.accepted)
+        if judged.right:
+            self._next_pause = _FIRST_PAUSE
+
+    def rates(self, prior: float, trust: float = _TRUST) -> Rates:
+        """The shares that were accepted; the second like the first where nothing else was shown.
+
+        Args:
+            prior: the first, to be believed without evidence.
+            trust: drafts' worth of evidence that this counts as.
+        """
+        first = self._first.rate(prior, trust)
+        return Rates(first, self._following.rate(first, trust))
+
+    def likely(self, prior: Rates, doubt: float) -> Rates:
         """What others have shown, unless own evidence is far from it.
 
         Args:
-            prior: the rate that others have shown.
-            doubt: standard deviations by which own evidence may miss it before it counts.
+            prior: the rates that others have shown.
+            doubt: standard deviations by which own evidence may miss them before it counts.
         """
-        if not self._tried:
-            return prior
-        rate = self.rate(prior)
-        room = doubt * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
-        return min(max(prior, rate - room), rate + room)
+        return Rates(
+            self._first.likely(prior.first, doubt),
+            self._following.likely(prior.following, doubt),
+        )
 
     def seeks(self) -> bool:
         """Whether to look for drafts; who often found none does so more rarely."""
@@ -88,8 +174,8 @@ class Acceptance:
 
     def rest(self, draws: int = 1) -> None:
         """Draws go without drafts: what was known fades, so that it may be seen otherwise."""
-        if self._tried:
-            self._scale(_FADING**draws if self._tried > _LEAST else 0.0)
+        self._first.fade(draws)
+        self._following.fade(draws)
         self._pause = max(0, self._pause - draws)
 
     def may_try(self) -> bool:
@@ -100,7 +186,3 @@ class Acceptance:
         """A draft is tried although it loses; the next one waits twice as long if it is wrong."""
         self._pause = self._next_pause
         self._next_pause = min(2 * self._next_pause, _LAST_PAUSE)
-
-    def _scale(self, factor: float) -> None:
-        self._tried *= factor
-        self._accepted *= factor

@@ -1,9 +1,9 @@
 """How many tokens to draft for whom: as many as make tokens come fastest, by what was measured.
 
-Drafts make a step longer and let it emit more. With r the rate at which a sequence's drafts are
-accepted, k drafts give 1 + r + ... + r^k tokens a step on average; what steps with k drafts a row
-take is measured as they run, for each size of batch. The best k maximises tokens over time, and is
-0 where drafting loses.
+Drafts make a step longer and let it emit more. With f the rate at which a sequence's first
+drafts are accepted, and r that of one more, k drafts give 1 + f (1 + r + ... + r^(k - 1)) tokens a
+step on average; what steps with k drafts a row take is measured as they run, for each size of
+batch. The best k maximises tokens over time, and is 0 where drafting loses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..cache.manager import CacheManager
 from ..contracts.scheduler import SchedulerSettings
 from ..sequence import Sequence
 from ..step import Delta, Outcome, Plan, Row
-from .acceptance import Acceptance
+from .acceptance import Acceptance, Judged, Rates, judge
 from .payoff import LOOK_AGAIN, MARGIN, PROMISE, Payoff
 from .showing import Showing
 from .timing import Timing
@@ -29,6 +29,8 @@ _FIRST_TRUST = 1.0
 # counts, for one alone and at most.
 _DOUBT_ALONE = 0.5
 _MOST_DOUBT = 2.0
+# Drafts that a sequence tries although they lose: the second shows how long right ones go on.
+_TRIED = 2
 # Doublings of one sequence that are many.
 _MANY = 3
 # Drafts of any sequence that count.
@@ -76,11 +78,10 @@ class Drafting:
         self._timing = Timing(clock, self.showing, watches=settings.watches)
         self._overall = Acceptance(_OVERALL_MEMORY)
         self._now = Payoff()
-        self._prior = _FIRST_RATE
+        self._prior = Rates(_FIRST_RATE, _FIRST_RATE)
         self._doubt = _DOUBT_ALONE
-        # Drafts of the step that is taken in, of those that counted, and right ones among them.
-        self._judged = 0
-        self._right = 0
+        # Drafts of the step that is taken in.
+        self._judged = Judged()
         # Sequences asked in the last step that looked, those that wanted drafts, those for which
         # they would lose, how many it was for, and whether plain steps are to be measured where
         # nobody looks.
@@ -192,7 +193,7 @@ class Drafting:
         # Among many, who has had luck would draft more and make the steps of the others longer.
         many = min(math.log2(max(running, 1)) / _MANY, 1.0)
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
-        self._prior = self._overall.rate(_FIRST_RATE, _FIRST_TRUST)
+        self._prior = self._overall.rates(_FIRST_RATE, _FIRST_TRUST)
         payoff = self._now = self._timing.payoff(needed)
         if self._passed > 1 and self._timing.price:
             payoff.shows(self._seen * self._timing.price)
@@ -244,9 +245,9 @@ class Drafting:
         self.tried += delta.num_drafts
         for position in range(accepted):
             self.accepted_at[position] += 1
-        seq.drafting.learn(row.drafts, accepted)
-        self._judged += min(row.drafts, accepted + 1)
-        self._right += accepted
+        judged = judge(row.drafts, accepted)
+        seq.drafting.learn(judged)
+        self._judged += judged
 
     def measure(self, plan: Plan, outcome: Outcome, *, last: bool) -> None:
         """A step has ended; its duration is the time since the one before did.
@@ -263,9 +264,9 @@ class Drafting:
             if outcome.cold:
                 self._timing.disturb()
             return
-        if self._judged:
-            self._overall.add(self._judged, self._right)
-            self._judged = self._right = 0
+        if self._judged.rows:
+            self._overall.learn(self._judged)
+            self._judged = Judged()
         together, self._slept = self._slept + 1, 0
         self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
 
@@ -288,6 +289,6 @@ class Drafting:
             began = len(seq.token_ids) > seq.num_prompt
             if now.may_try and began and acceptance.may_try() and now.tries():
                 acceptance.tries()
-                return 1, False
+                return min(_TRIED, self.most), False
         acceptance.rest(self._draws)
         return 0, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from .acceptance import Rates
 from .step_times import DraftCosts, middle
 
 __all__ = ("LOOK_AGAIN", "MARGIN", "PROMISE", "SHOWN", "Payoff")
@@ -44,14 +45,13 @@ PROMISE = 1.1
 LOOK_AGAIN = 4
 # Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
 # that would take a greater share of the time. That goes into lengths that nobody knows as well,
-# and is saved up to so many plain steps' time, with which an engine begins.
+# and is saved up to so many plain steps' time; an engine begins with more, as it knows nothing.
 _TRIES = 4
 _TRY_AGAIN = 8
 _TRYING = 0.01
 _MOST_TRYING = 1.0
+_TRYING_AT_FIRST = 4.0
 _TRYING_OWED = 16.0
-# Rates between 0 and 1 that are told apart.
-_RATES = 128
 # Steps until the durations of a try are known.
 SHOWN = 3
 
@@ -97,7 +97,7 @@ class Payoff:
     def __init__(self) -> None:
         self.costs = DraftCosts()
         self.length = 0
-        self._rate = 0.0
+        self._rates = Rates(0.0, 0.0)
         self.plain = False
         self.may_try = False
         self.pays = False
@@ -105,14 +105,14 @@ class Payoff:
         self._promise = PROMISE
         # The best numbers of drafts by rate, as far as asked for since costs last changed when they
         # were looked at, and those costs by number.
-        self._lengths: dict[int, int] = {}
+        self._lengths: dict[Rates, int] = {}
         self._costs: list[float] = []
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
         # What may go into finding out what lengths take, and into tries; and what drafts may lose
         # in all.
-        self._trying = _Allowance(_TRYING, _MOST_TRYING, _TRYING_OWED, _MOST_TRYING)
+        self._trying = _Allowance(_TRYING, _MOST_TRYING, _TRYING_OWED, _TRYING_AT_FIRST)
         self._losing = _Allowance(_LOSING, _MOST_SAVED, _MOST_OWED, _AT_FIRST)
         self._since_plain = 0
         self._plain_again = _DOUBTED
@@ -123,12 +123,12 @@ class Payoff:
         self._next_pause = _FIRST_PAUSE
 
     def begin(
-        self, rate: float, most: int, promise: float, passed: int, *, unmeasured: bool
+        self, rates: Rates, most: int, promise: float, passed: int, *, unmeasured: bool
     ) -> None:
         """A step is planned.
 
         Args:
-            rate: of drafts accepted, of all sequences.
+            rates: of all sequences.
             most: drafts of a row.
             promise: times a plain row's speed that drafts must be expected to make.
             passed: steps since the last that was planned like this.
@@ -145,13 +145,13 @@ class Payoff:
             self.costs.changed = False
             self._lengths.clear()
             self._costs.clear()
-        self._rate, self._most, self._promise = rate, most, promise
+        self._rates, self._most, self._promise = rates, most, promise
         waited = self._steps - self._tried_at
         self.may_try = waited >= _TRY_AGAIN and self._trying.left >= 0
         if self.plain or self._trying.left < 0:
             self.length = 0
         elif self.length or looks:
-            self.length = self.costs.trial(lambda n, cost: _tokens(rate, n) / cost, most)
+            self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, most)
 
     def doubts(self) -> bool:
         """Whether it is time to measure plain steps anew."""
@@ -237,28 +237,23 @@ class Payoff:
         taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
         return self._promise * taken - sum(tokens for tokens, _, _ in self._gains)
 
-    def best(self, rate: float) -> int:
+    def best(self, rates: Rates) -> int:
         """The number of drafts that makes tokens come fastest."""
-        if self.length and rate >= self._rate:
+        if self.length and rates.tokens(self.length) >= self._rates.tokens(self.length):
             return self.length
-        at = round(rate * _RATES)
-        found = self._lengths.get(at)
+        rounded = rates.rounded()
+        found = self._lengths.get(rounded)
         if found is None:
-            found = self._lengths[at] = self._best(at / _RATES)
+            found = self._lengths[rounded] = self._best(rounded)
         return found
 
-    def _best(self, rate: float) -> int:
+    def _best(self, rates: Rates) -> int:
         if not self._costs:
             reach = self.costs.reach(self._most)
             self._costs = [self.costs.cost(drafts) for drafts in range(1, reach + 1)]
         chosen, fastest = 0, self._promise
         for drafts, cost in enumerate(self._costs, 1):
-            speed = _tokens(rate, drafts) / cost
+            speed = rates.tokens(drafts) / cost
             if speed > fastest:
                 chosen, fastest = drafts, speed
         return chosen
-
-
-def _tokens(rate: float, drafts: int) -> float:
-    """Of a row on average."""
-    return drafts + 1.0 if rate == 1 else (1 - rate ** (drafts + 1)) / (1 - rate)

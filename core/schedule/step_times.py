@@ -165,7 +165,7 @@ class DraftCosts:
         if mean < _FEW:
             return
         drafts = max(1, round(mean))
-        if not goes_on and cost > self._medians.get(drafts, 0.0):
+        if not goes_on and cost > self.cost(drafts):
             return
         kept = self._kept.setdefault(drafts, deque(maxlen=_KEPT))
         if drafts in self._medians and not self._fresh(drafts):
@@ -207,8 +207,8 @@ class DraftCosts:
         """
         fresh = {d: c for d, c in self._medians.items() if self._fresh(d)}
         fastest = max(speed(d, c) for d, c in ({0: 1.0} | fresh).items())
-        chosen = 0
-        for drafts in range(1, self.reach(most) + 1):
+        chosen, reach = 0, self.reach(most)
+        for drafts in range(1, most + 1):
             settled = self._counts.get(drafts, 0) >= _SETTLED
             if drafts in fresh and settled:
                 continue
@@ -217,6 +217,8 @@ class DraftCosts:
             hoped = self._hoped(drafts, settled=settled)
             if speed(drafts, hoped) > _WORTH * fastest:
                 chosen, fastest = drafts, speed(drafts, hoped) / _WORTH
+        # On the way to what is out of reach, what is not comes first.
+        chosen = min(chosen, reach)
         if chosen:
             times = self._tried(chosen)
             since = self._trials[chosen][1] if times else self._steps
