@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from .acceptance import Rates
-from .step_times import DraftCosts, middle
+from .step_times import DraftCosts, lengths, middle
 
 __all__ = ("LOOK_AGAIN", "MARGIN", "PROMISE", "SHOWN", "Payoff")
 
@@ -106,7 +106,7 @@ class Payoff:
         # The best numbers of drafts by rate, as far as asked for since costs last changed when they
         # were looked at, and those costs by number.
         self._lengths: dict[Rates, int] = {}
-        self._costs: list[float] = []
+        self._costs: list[tuple[int, float]] = []
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
@@ -250,9 +250,13 @@ class Payoff:
     def _best(self, rates: Rates) -> int:
         if not self._costs:
             reach = self.costs.reach(self._most)
-            self._costs = [self.costs.cost(drafts) for drafts in range(1, reach + 1)]
+            self._costs = [
+                (drafts, self.costs.cost(drafts))
+                for drafts in lengths(self._most)
+                if drafts <= reach
+            ]
         chosen, fastest = 0, self._promise
-        for drafts, cost in enumerate(self._costs, 1):
+        for drafts, cost in self._costs:
             speed = rates.tokens(drafts) / cost
             if speed > fastest:
                 chosen, fastest = drafts, speed

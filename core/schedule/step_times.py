@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
-__all__ = ("Baseline", "DraftCosts", "PlainTimes", "middle")
+__all__ = ("Baseline", "DraftCosts", "PlainTimes", "lengths", "middle")
 
 # Durations kept of one kind of step; their median counts, once there are a few.
 _KEPT = 7
@@ -208,7 +208,7 @@ class DraftCosts:
         fresh = {d: c for d, c in self._medians.items() if self._fresh(d)}
         fastest = max(speed(d, c) for d, c in ({0: 1.0} | fresh).items())
         chosen, reach = 0, self.reach(most)
-        for drafts in range(1, most + 1):
+        for drafts in lengths(most):
             settled = self._counts.get(drafts, 0) >= _SETTLED
             if drafts in fresh and settled:
                 continue
@@ -264,6 +264,13 @@ class DraftCosts:
         """How often a length was tried lately."""
         times, since = self._trials.get(drafts, (0, 0))
         return times if self._steps - since < _STALE else 0
+
+
+@functools.cache
+def lengths(most: int) -> tuple[int, ...]:
+    """Numbers of drafts that are chosen from: few, so that each is soon known, and steps alike."""
+    doublings = (1 << power for power in range(most.bit_length()))
+    return tuple(sorted({*doublings, most}))
 
 
 def middle(values: Iterable[float]) -> float:
