@@ -17,9 +17,9 @@ _LEAST = 0.1
 # Draws before drafts that lose are tried again, at first and at most.
 _FIRST_PAUSE = 8
 _LAST_PAUSE = 512
-# Searches without a draft after which one more draw goes by before the next, and draws at most.
-_PATIENCE = 3
-_MOST_SKIPPED = 3
+# Draws at most that go by behind a search that has found nothing: one behind the first, and twice
+# as many behind each that follows.
+_MOST_SKIPPED = 16
 # Rates between 0 and 1 that are told apart.
 _ROUND = 64
 
@@ -119,7 +119,15 @@ class Acceptance:
         memory: drafts tried that count.
     """
 
-    __slots__ = ("_empty", "_first", "_following", "_next_pause", "_pause", "_rows", "_skipped")
+    __slots__ = (
+        "_first",
+        "_following",
+        "_next_pause",
+        "_next_skip",
+        "_pause",
+        "_rows",
+        "_skipped",
+    )
 
     def __init__(self, memory: float = _MEMORY) -> None:
         self._rows = _ROWS * memory
@@ -127,7 +135,7 @@ class Acceptance:
         self._following = _Evidence(memory)
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
-        self._empty = 0
+        self._next_skip = 0
         self._skipped = 0
 
     def learn(self, judged: Judged) -> None:
@@ -160,17 +168,21 @@ class Acceptance:
             self._following.likely(prior.following, doubt),
         )
 
-    def seeks(self) -> bool:
-        """Whether to look for drafts; who often found none does so more rarely."""
-        if self._skipped:
-            self._skipped -= 1
-            return False
-        return True
+    def skips(self, draws: int = 1) -> int:
+        """How many draws, this one among them, go by before drafts are looked for again: who has
+        found none looks more rarely.
+
+        Args:
+            draws: since that was last asked.
+        """
+        skipped = max(self._skipped - draws + 1, 0)
+        self._skipped = max(skipped - 1, 0)
+        return skipped
 
     def sought(self, *, found: bool) -> None:
         """Drafts were looked for."""
-        self._empty = 0 if found else self._empty + 1
-        self._skipped = min(self._empty // _PATIENCE, _MOST_SKIPPED)
+        self._next_skip = 0 if found else min(max(2 * self._next_skip, 1), _MOST_SKIPPED)
+        self._skipped = self._next_skip
 
     def rest(self, draws: int = 1) -> None:
         """Draws go without drafts: what was known fades, so that it may be seen otherwise."""

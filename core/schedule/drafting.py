@@ -82,11 +82,12 @@ class Drafting:
         self._doubt = _DOUBT_ALONE
         # Drafts of the step that is taken in.
         self._judged = Judged()
-        # Sequences asked in the last step that looked, those that wanted drafts, those for which
-        # they would lose, how many it was for, and whether plain steps are to be measured where
-        # nobody looks.
+        # Sequences asked in the last step that looked, those that wanted drafts, draws until one of
+        # them looks for some again, those for which drafts would lose, how many it was for, and
+        # whether plain steps are to be measured where nobody looks.
         self._asked = 0
         self._wanting = 0
+        self._skipping = 0
         self._declined = 0
         self._needed = 0
         self._unmeasured = False
@@ -176,9 +177,10 @@ class Drafting:
 
     def _settle(self) -> None:
         """Take in what those who were asked have said."""
-        idle = self._asked > 0 and not self._wanting and self._settings.adaptive
+        waits = self._skipping if not self._wanting else 0
+        idle = self._asked > 0 and not self._wanting and not waits and self._settings.adaptive
         longer = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST)
-        self._rest = longer if idle else LOOK_AGAIN * self._unmeasured
+        self._rest = longer if idle else waits or LOOK_AGAIN * self._unmeasured
         if idle and self._declined and self._drafted:
             # Perhaps because the machine has become slower.
             self._timing.baseline.plain.forget(self._needed)
@@ -205,6 +207,7 @@ class Drafting:
         # Plain steps are measured one after the other until they are known.
         self._unmeasured = unmeasured and self._timing.choosy
         self._asked, self._wanting, self._declined = running, int(unmeasured), 0
+        self._skipping = 0
         self.asks = not (payoff.plain and self._adapts)
         if self.asks:
             self._asked, self._draws, self._unasked = 0, self._unasked, 0
@@ -281,7 +284,12 @@ class Drafting:
         if not self._settings.adaptive:
             return self.most, True
         acceptance, now = seq.drafting, self._now
-        if not now.plain and acceptance.seeks():
+        if not now.plain:
+            skipped = acceptance.skips(self._draws)
+            if skipped:
+                self._skipping = min(self._skipping or skipped, skipped)
+                acceptance.rest(self._draws)
+                return 0, False
             length = now.best(acceptance.likely(self._prior, self._doubt))
             if length:
                 return length, True

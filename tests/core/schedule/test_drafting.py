@@ -617,15 +617,31 @@ def test_who_finds_no_drafts_looks_for_them_more_rarely() -> None:
     def looked(draws: int, *, found: bool) -> int:
         count = 0
         for _ in range(draws):
-            if acceptance.seeks():
+            if not acceptance.skips():
                 count += 1
                 acceptance.sought(found=found)
         return count
 
-    assert looked(3, found=False) == 3
-    assert looked(100, found=False) < 35
-    assert looked(8, found=True) >= 5
+    # Draws 0, 2, 5, 10, 19, 36 and every 17th.
+    assert looked(37, found=False) == 6
+    assert looked(34, found=False) == 2
+    assert looked(17, found=True) == 1
     assert looked(20, found=True) == 20
+
+
+@given(draws=st.lists(st.integers(1, 20), min_size=1, max_size=40))
+def test_draws_that_nobody_asked_about_are_skipped_as_well(draws: list[int]) -> None:
+    """Whoever is asked only now and then looks no earlier, and at once when it is time."""
+    acceptance, at, next_search = Acceptance(), 0, 0
+    step = 1
+    for count in draws:
+        at += count
+        skipped = acceptance.skips(count)
+        assert skipped == max(next_search - at, 0)
+        if not skipped:
+            acceptance.sought(found=False)
+            next_search = at + 1 + min(step, 16)
+            step *= 2
 
 
 def test_cold_steps_teach_nothing() -> None:
