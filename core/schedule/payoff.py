@@ -24,7 +24,10 @@ _LONGEST_PAUSE = 600
 _LOSING = 0.015
 _AT_FIRST = 32.0
 _MOST_SAVED = 16.0
-_MOST_OWED = 32.0
+_MOST_OWED = 512.0
+# What a step may cost at most, and one in which something was prepared: the rest is the machine's.
+_MOST_AT_ONCE = 32.0
+_MOST_PREPARING = 64.0
 # A pause from which on several attempts in a row have failed.
 _HOPELESS = 64
 # Times what plain steps were believed to take that explains why drafts did not pay.
@@ -147,8 +150,10 @@ class Payoff:
             self._costs.clear()
         self._rates, self._most, self._promise = rates, most, promise
         waited = self._steps - self._tried_at
-        self.may_try = waited >= _TRY_AGAIN and self._trying.left >= 0
-        if self.plain or self._trying.left < 0:
+        # One slow step alone is no reason not to try.
+        may_lose = self._trying.left >= 0 and self._losing.left >= -_MOST_AT_ONCE
+        self.may_try = waited >= _TRY_AGAIN and may_lose
+        if self.plain or not may_lose:
             self.length = 0
         elif self.length or looks:
             self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, most)
@@ -191,7 +196,7 @@ class Payoff:
 
     def followed(self, tokens: float, cost: float) -> None:
         """Take in a step behind drafts that has none itself; see ``loses``."""
-        self._losing.add(tokens - cost)
+        self._losing.add(tokens - min(cost, _MOST_AT_ONCE))
         if self._steps - self._tried_at <= SHOWN + 1:
             self._trying.add(min(tokens - cost, 0.0))
 
@@ -207,7 +212,7 @@ class Payoff:
             Whether drafting has not paid, and pauses.
         """
         self._since_plain += 1
-        self._losing.add(tokens - cost)
+        self._losing.add(tokens - min(cost, _MOST_PREPARING if begins else _MOST_AT_ONCE))
         if self._steps - self._tried_at <= SHOWN:
             self._trying.add(min(1 - cost, 0.0))
             return False
