@@ -156,8 +156,8 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         values[room : room + len(wanted)] = wanted
         # The next call is often for the same rows.
         if not np.array_equal(values, self._sent):
-            self._sent = values
             self._table.staging.refill(self._inputs, values)
+            self._sent = values
 
     def _work(self, shape: _Shape) -> torch.Tensor:
         table, size, most = self._table, shape.rows, shape.most

@@ -9,8 +9,9 @@ __all__ = ("Acceptance", "Judged", "Rates", "judge")
 
 # Drafts' worth of evidence that is remembered, and of trust in what others have shown.
 _MEMORY = 20.0
-_ROWS = 0.7
 _TRUST = 0.5
+# Rows that are remembered, for each draft that is.
+_ROWS = 0.7
 # What a draw without drafts leaves of the evidence.
 _FADING = 0.985
 _LEAST = 0.1
@@ -21,7 +22,7 @@ _LAST_PAUSE = 512
 # as many behind each that follows.
 _MOST_SKIPPED = 16
 # Rates between 0 and 1 that are told apart.
-_ROUND = 64
+_DISTINCT = 64
 
 
 class Rates(NamedTuple):
@@ -44,9 +45,9 @@ class Rates(NamedTuple):
         chain = float(drafts) if rate == 1 else (1 - rate**drafts) / (1 - rate)
         return 1 + self.first * chain
 
-    def rounded(self) -> Rates:
-        """To one of few."""
-        return Rates(*(round(rate * _ROUND) / _ROUND for rate in self))
+    def key(self) -> tuple[int, int]:
+        """Equal for rates that are nearly so."""
+        return round(self.first * _DISTINCT), round(self.following * _DISTINCT)
 
 
 class Judged(NamedTuple):
@@ -64,8 +65,14 @@ class Judged(NamedTuple):
     tried: int = 0
     accepted: int = 0
 
-    def __add__(self, other: tuple[int, ...]) -> Judged:  # type: ignore[override]
-        return Judged(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
+    def plus(self, other: Judged) -> Judged:
+        """Those of both."""
+        return Judged(
+            self.rows + other.rows,
+            self.right + other.right,
+            self.tried + other.tried,
+            self.accepted + other.accepted,
+        )
 
 
 def judge(drafts: int, accepted: int) -> Judged:

@@ -250,7 +250,7 @@ class Drafting:
             self.accepted_at[position] += 1
         judged = judge(row.drafts, accepted)
         seq.drafting.learn(judged)
-        self._judged += judged
+        self._judged = self._judged.plus(judged)
 
     def measure(self, plan: Plan, outcome: Outcome, *, last: bool) -> None:
         """A step has ended; its duration is the time since the one before did.

@@ -106,9 +106,9 @@ class Payoff:
         self.pays = False
         self._most = 0
         self._promise = PROMISE
-        # The best numbers of drafts by rate, as far as asked for since costs last changed when they
-        # were looked at, and those costs by number.
-        self._lengths: dict[Rates, int] = {}
+        # The best numbers of drafts by rates, as far as asked for since costs last changed when
+        # they were looked at, and those costs by number.
+        self._lengths: dict[tuple[int, int], int] = {}
         self._costs: list[tuple[int, float]] = []
         self._steps = 0
         self._tried_at = -_TRY_AGAIN
@@ -246,10 +246,10 @@ class Payoff:
         """The number of drafts that makes tokens come fastest."""
         if self.length and rates.tokens(self.length) >= self._rates.tokens(self.length):
             return self.length
-        rounded = rates.rounded()
-        found = self._lengths.get(rounded)
+        key = rates.key()
+        found = self._lengths.get(key)
         if found is None:
-            found = self._lengths[rounded] = self._best(rounded)
+            found = self._lengths[key] = self._best(rates)
         return found
 
     def _best(self, rates: Rates) -> int:

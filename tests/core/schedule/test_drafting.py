@@ -336,7 +336,7 @@ def test_drafts_that_count(drafts: int, data: st.DataObject) -> None:
     judged = judge(drafts, accepted)
     assert judged.rows + judged.tried == min(drafts, accepted + 1)
     assert judged.right + judged.accepted == accepted
-    assert judged + judged == Judged(*(2 * count for count in judged))
+    assert judged.plus(judged) == Judged(*(2 * count for count in judged))
 
 
 def test_drafts_that_are_right_for_long_or_not_at_all_get_long() -> None:
