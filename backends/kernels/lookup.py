@@ -59,13 +59,7 @@ def _lookup(
 
 
 class TritonLookup:
-    """Finds the longest run of a row's last tokens that stands earlier, at its latest place there.
-
-    Args:
-        least: tokens of a run.
-        longest: tokens that are looked at.
-        each: drafts for each token of the run; 0 for as many as asked for.
-    """
+    """``quire.backends.cpu.lookup.Lookup``, with the same arguments and results, on a GPU."""
 
     def __init__(self, least: int, longest: int, each: int) -> None:
         self._settings = least, longest, each
@@ -73,17 +67,7 @@ class TritonLookup:
     def __call__(
         self, tokens: torch.Tensor, slots: torch.Tensor, lengths: torch.Tensor, most: int
     ) -> torch.Tensor:
-        """What followed the run of each row.
-
-        Args:
-            tokens: int32 [max_slots, positions].
-            slots: int64 [N], the rows.
-            lengths: int64 [N], tokens of each.
-            most: drafts of a row.
-
-        Returns:
-            int64 [N, most], -1 where nothing is proposed.
-        """
+        """What followed the run of each row: int64 [N, most]; see there."""
         out = slots.new_empty(len(slots), most)
         launch(
             _lookup,

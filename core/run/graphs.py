@@ -142,8 +142,8 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         device = table.device
         self._inputs = DecodeInputs(table, self._max_rows)
         self._located = table.places(self._max_rows)
-        every = torch.arange(self._max_rows + 1, dtype=torch.int32, device=device)
-        self._query_start = every
+        rows = self._max_rows
+        self._query_start = torch.arange(rows + 1, dtype=torch.int32, device=device)
         # Of padding, and where kernels are only compiled, nothing is drawn: zeros are tokens.
         self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
         self._kept: dict[int, _Firsts] = {}

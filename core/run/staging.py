@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -64,10 +65,10 @@ class Staging:
     def fetch(self, *parts: torch.Tensor) -> Fetched:
         """Copy flat int64 tensors from the device, which may fill them anew behind that."""
         if self._stream is None:
-            return Fetched(parts)
-        landing = self._landings.pop() if self._landings else _Landing()
+            return _Here(parts)
+        landing = self._landings.pop() if self._landings else _Landing(self._landings)
         landing.copy(parts, self._stream)
-        return Fetched((), landing, self._landings)
+        return landing
 
     def _next(self) -> _Buffer:
         if len(self._buffers) < _BUFFERS:
@@ -100,10 +101,33 @@ class _Buffer:
         self._values = self._pinned.numpy()
 
 
-class _Landing:
-    """Pinned memory that numbers come back to: making some takes longer than a copy."""
+class Fetched(Protocol):
+    """Numbers that the host will have once the device has made them."""
 
-    def __init__(self) -> None:
+    def read(self) -> list[int]:
+        """Wait for them; only once."""
+        ...
+
+
+class _Here:
+    """Numbers on a CPU."""
+
+    def __init__(self, parts: tuple[torch.Tensor, ...]) -> None:
+        self._parts = parts
+
+    def read(self) -> list[int]:
+        return [number for part in self._parts for number in part.tolist()]
+
+
+class _Landing:
+    """Pinned memory that numbers come back to: making some takes longer than a copy.
+
+    Args:
+        free: takes it back once they were read.
+    """
+
+    def __init__(self, free: list[_Landing]) -> None:
+        self._free = free
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._pinned = torch.empty(0, dtype=torch.int64)
         self._count = 0
@@ -123,33 +147,5 @@ class _Landing:
     def read(self) -> list[int]:
         self._copied.synchronize()
         found: list[int] = self._pinned[: self._count].tolist()
-        return found
-
-
-class Fetched:
-    """Numbers that the host will have once the device has made them.
-
-    Args:
-        parts: flat, on a CPU.
-        landing: where they come to otherwise.
-        landings: takes that back once they were read.
-    """
-
-    def __init__(
-        self,
-        parts: tuple[torch.Tensor, ...],
-        landing: _Landing | None = None,
-        landings: list[_Landing] | None = None,
-    ) -> None:
-        self._parts = parts
-        self._landing = landing
-        self._landings = landings
-
-    def read(self) -> list[int]:
-        """Wait for them; only once."""
-        if self._landing is None or self._landings is None:
-            return [number for part in self._parts for number in part.tolist()]
-        found = self._landing.read()
-        self._landings.append(self._landing)
-        self._landing = None
+        self._free.append(self)
         return found

@@ -41,9 +41,15 @@ def verify(
         table: the slot table.
     """
     if table.kernels is not None:
-        slot_table, most = (table.tokens, table.lengths), table.max_drafts
         table.kernels.verify(
-            drawn, slots, lengths, codes, *slot_table, most=most, rejected=REJECTED
+            drawn,
+            slots,
+            lengths,
+            codes,
+            table.tokens,
+            table.lengths,
+            most=table.max_drafts,
+            rejected=REJECTED,
         )
         return
     offsets, last = codes >> OFFSET, (codes & LAST).bool()

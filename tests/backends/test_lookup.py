@@ -1,5 +1,7 @@
 """Runs of tokens found again on a CPU, beside the definition."""
 
+from typing import Any
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,17 +20,29 @@ def followers(row: list[int], least: int, longest: int, each: int, most: int) ->
     return found + [-1] * (most - len(found))
 
 
-@given(
-    rows=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=9),
-    least=st.integers(1, 3), more=st.integers(0, 5), each=st.integers(0, 2), most=st.integers(1, 9),
-)  # fmt: skip
-@settings(max_examples=200, deadline=None, derandomize=True)
-def test_lookup(rows: list[list[int]], least: int, more: int, each: int, most: int) -> None:
+def cases(most_rows: int) -> dict[str, st.SearchStrategy[Any]]:
+    row = st.lists(st.integers(0, 2), min_size=1, max_size=40)
+    return {
+        "rows": st.lists(row, min_size=1, max_size=most_rows),
+        "least": st.integers(1, 3),
+        "more": st.integers(0, 5),
+        "each": st.integers(0, 2),
+        "most": st.integers(1, 9),
+    }
+
+
+def check(make: Any, rows: list[list[int]], least: int, more: int, each: int, most: int) -> None:
     # What stands behind a row's end is another's, and slots are not in order.
     tokens = torch.ones(len(rows) + 2, 50, dtype=torch.int32)
     slots = torch.arange(len(rows) + 1, 1, -1)
     for slot, row in zip(slots.tolist(), rows, strict=True):
         tokens[slot, : len(row)] = torch.tensor(row)
     lengths = torch.tensor([*map(len, rows)])
-    found = Lookup(least, least + more, each)(tokens, slots, lengths, most)
+    found = make(least, least + more, each)(tokens, slots, lengths, most)
     assert found.tolist() == [followers(row, least, least + more, each, most) for row in rows]
+
+
+@given(**cases(9))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_lookup(**case: Any) -> None:
+    check(Lookup, **case)

@@ -5,10 +5,11 @@ import torch
 
 from quire.backends.cpu.lookup import Lookup
 from quire.backends.kernels.lookup import TritonLookup
-from quire.backends.kernels.slots import TritonSlots
 from quire.core.run.slot_kernels import FLOATING, LAST, OFFSET
 from quire.core.run.slots import SlotTable
 from quire.core.run.verify import place_drafts, verify
+from tests.kernels import slot_tables
+from tests.kernels.slot_tables import same
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,40 +19,23 @@ GPU = torch.device("cuda")
 SLOTS, LENGTH, MOST, VOCABULARY = 300, 20_000, 16, 128_256
 
 
-def tables() -> tuple[SlotTable, SlotTable]:
-    """Two with the same contents: one with kernels, one without."""
-    ours, plain = (
-        SlotTable(
-            max_slots=SLOTS,
-            max_model_len=LENGTH,
-            block_size=16,
-            device=GPU,
-            max_drafts=MOST,
-            kernels=kernels,
-        )
-        for kernels in (TritonSlots(), None)
+def tables() -> list[SlotTable]:
+    return slot_tables.tables(
+        7,
+        vocabulary=VOCABULARY,
+        num_blocks=10_000,
+        max_slots=SLOTS,
+        max_model_len=LENGTH,
+        block_size=16,
+        device=GPU,
+        max_drafts=MOST,
     )
-    plain.tokens.random_(0, VOCABULARY)
-    plain.blocks.random_(1, 10_000)
-    plain.lengths.random_(1, LENGTH - MOST)
-    return ours, plain
-
-
-def copy(ours: SlotTable, plain: SlotTable) -> None:
-    for name in ("tokens", "blocks", "lengths"):
-        getattr(ours, name).copy_(getattr(plain, name))
-
-
-def same(ours: SlotTable, plain: SlotTable) -> None:
-    for name in ("tokens", "blocks", "lengths"):
-        assert torch.equal(getattr(ours, name), getattr(plain, name)), name
 
 
 @pytest.mark.parametrize("rows", [1, 2, 33, 256])
 def test_a_step(rows: int) -> None:
     """Located, and verified where some drafts are right and others are not."""
     ours, plain = tables()
-    copy(ours, plain)
     drafts = torch.randint(0, MOST + 1, (rows,))
     slots = torch.randperm(SLOTS)[:rows].repeat_interleave(drafts + 1).to(GPU)
     ends = (drafts + 1).cumsum(0)
@@ -82,7 +66,6 @@ def test_a_step(rows: int) -> None:
 
 def test_drafts_are_placed() -> None:
     ours, plain = tables()
-    copy(ours, plain)
     slots = torch.randperm(SLOTS, device=GPU)[:65]
     drafts = torch.randint(-20, VOCABULARY + 20, (65, MOST), device=GPU)
     wanted = torch.randint(1, MOST + 1, (65,), device=GPU)

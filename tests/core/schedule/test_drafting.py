@@ -589,6 +589,32 @@ def test_a_search_left_out_is_no_reason_to_measure_plain_steps() -> None:
     assert 30 <= quiet < 150
 
 
+def test_the_first_of_several_steps_with_drafts_shows_what_they_take_at_most() -> None:
+    costs = DraftCosts()
+    for _ in range(9):
+        costs.add(2, 6.0, goes_on=False)
+    assert costs.cost(2) < 1.5
+    for _ in range(9):
+        costs.add(2, 2.0, goes_on=True)
+        costs.add(2, 6.0, goes_on=False)
+    assert costs.cost(2) == 2.0
+    for _ in range(9):
+        costs.add(2, 1.2, goes_on=False)
+    assert costs.cost(2) == 1.2
+
+
+def test_a_search_left_out_is_not_taken_for_drafts_that_lose() -> None:
+    """Whoever has found nothing looks again when it is time, and not when it is asked again."""
+    world = World([0.95], flat)
+    world.run(100)
+    (seq,) = world.seqs
+    for skipped in (1, 2, 4):
+        seq.drafting.sought(found=False)
+        # Drafts stand ready for one more step.
+        lengths = [length for (length,) in world.run(skipped + 3)]
+        assert lengths == [MOST] + [0] * skipped + [MOST] * 2
+
+
 def test_what_one_draft_takes_may_be_what_all_take() -> None:
     """As on a device that waits for its host: the first draft alone would never pay."""
     world = World([0.9], lambda rows, drafts: 2.2 if drafts else 1.0)

@@ -1,12 +1,12 @@
 """Runs of tokens found again by Triton's kernel, beside the definition."""
 
+from typing import Any
+
 import pytest
-import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from quire.backends.kernels import lookup
-from tests.backends.test_lookup import followers
+from tests.backends.test_lookup import cases, check
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -16,17 +16,7 @@ def _small_blocks():
         yield
 
 
-@given(
-    rows=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=4),
-    least=st.integers(1, 3), more=st.integers(0, 5), each=st.integers(0, 2), most=st.integers(1, 9),
-)  # fmt: skip
+@given(**cases(4))
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_lookup(rows: list[list[int]], least: int, more: int, each: int, most: int) -> None:
-    # What stands behind a row's end is another's, and slots are not in order.
-    tokens = torch.ones(len(rows) + 2, 50, dtype=torch.int32)
-    slots = torch.arange(len(rows) + 1, 1, -1)
-    for slot, row in zip(slots.tolist(), rows, strict=True):
-        tokens[slot, : len(row)] = torch.tensor(row)
-    lengths = torch.tensor([*map(len, rows)])
-    found = lookup.TritonLookup(least, least + more, each)(tokens, slots, lengths, most)
-    assert found.tolist() == [followers(row, least, least + more, each, most) for row in rows]
+def test_lookup(**case: Any) -> None:
+    check(lookup.TritonLookup, **case)

@@ -8,37 +8,23 @@ from quire.backends.kernels.slots import TritonSlots
 from quire.core.run.slot_kernels import FLOATING, LAST, OFFSET
 from quire.core.run.slots import SlotTable
 from quire.core.run.verify import place_drafts, verify
+from tests.kernels import slot_tables
+from tests.kernels.slot_tables import same
 
 SLOTS, LENGTH, MOST, BLOCK, VOCABULARY = 6, 24, 4, 4, 5
 
 
-def tables(seed: int) -> tuple[SlotTable, SlotTable]:
-    """Two with the same contents: one with kernels, one without."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for kernels in (TritonSlots(), None):
-        made.append(
-            SlotTable(
-                max_slots=SLOTS,
-                max_model_len=LENGTH,
-                block_size=BLOCK,
-                device=torch.device("cpu"),
-                max_drafts=MOST,
-                kernels=kernels,
-            )
-        )
-    ours, plain = made
-    ours.tokens.random_(0, VOCABULARY, generator=generator)
-    ours.blocks.random_(1, 99, generator=generator)
-    ours.lengths.random_(1, LENGTH, generator=generator)
-    for name in ("tokens", "blocks", "lengths"):
-        getattr(plain, name).copy_(getattr(ours, name))
-    return ours, plain
-
-
-def same(ours: SlotTable, plain: SlotTable) -> None:
-    for name in ("tokens", "blocks", "lengths"):
-        assert torch.equal(getattr(ours, name), getattr(plain, name)), name
+def tables(seed: int) -> list[SlotTable]:
+    return slot_tables.tables(
+        seed,
+        vocabulary=VOCABULARY,
+        num_blocks=99,
+        max_slots=SLOTS,
+        max_model_len=LENGTH,
+        block_size=BLOCK,
+        device=torch.device("cpu"),
+        max_drafts=MOST,
+    )
 
 
 rows_of_a_step = st.lists(
