@@ -73,9 +73,11 @@ class Plan(msgspec.Struct, array_like=True, gc=False):
         step: counts up from 0.
         newcomers: filled into their slots before anything else.
         rows: in the order of the outcome; rows with count 1 come first, best the longest leading.
-        plain: whether every row is known to compute one token and draw behind it, with no drafts,
-            slack or new blocks, and none to propose: hundreds need not be looked at again.
+        plain: whether every row is known to compute one token and draw behind it, with at most one
+            new block, no drafts or slack, and none to propose: hundreds need not be looked at
+            again.
         shown: whether a speculator that drafts from hidden states sees the step.
+        grows: whether there may be new blocks.
     """
 
     step: int
@@ -83,6 +85,7 @@ class Plan(msgspec.Struct, array_like=True, gc=False):
     rows: list[Row]
     plain: bool = False
     shown: bool = True
+    grows: bool = True
 
     @property
     def num_tokens(self) -> int:

@@ -12,6 +12,7 @@ from .launch import launch
 __all__ = ("TritonSlots",)
 
 _TILE = 1024
+_POSTED = 128
 _FLOATING = tl.constexpr(FLOATING)
 _LAST = tl.constexpr(LAST)
 _OFFSET = tl.constexpr(OFFSET)
@@ -39,7 +40,7 @@ def _locate(
     tables_ptr,
     slots_ptr,
     starts_ptr,
-    codes_ptr,
+    extra_ptr,
     tokens_ptr,
     known_ptr,
     blocks_ptr,
@@ -51,28 +52,40 @@ def _locate(
     ADVANCES: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Grid (rows, tiles of TILE blocks)."""
-    row, tile = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(slots_ptr + row)
-    column = tile * TILE + tl.arange(0, TILE)
-    inside = column < num_blocks
+    """Grid (rows)."""
+    row = tl.program_id(0)
+    slot, at = tl.load(slots_ptr + row), tl.load(starts_ptr + row)
+    extra = tl.load(extra_ptr + row)
     blocks_ptr += slot * num_blocks
-    held = tl.load(blocks_ptr + column, mask=inside)
-    tl.store(tables_ptr + row.to(tl.int64) * num_blocks + column, held, mask=inside)
-    if tile == 0:
-        at = tl.load(starts_ptr + row)
-        if VERIFIES:
-            code = tl.load(codes_ptr + row)
-            if code & _FLOATING:
-                at = tl.load(known_ptr + slot) - 1 + (code >> _OFFSET)
-        block = tl.load(blocks_ptr + at // BLOCK_SIZE).to(tl.int64)
-        tl.store(ids_ptr + row, tl.load(tokens_ptr + slot * stride + at).to(tl.int64))
-        tl.store(positions_ptr + row, at)
-        tl.store(lengths_ptr + row, at + 1)
-        tl.store(counts_ptr + row, (at + 1).to(tl.int32))
-        tl.store(write_slots_ptr + row, block * BLOCK_SIZE + at % BLOCK_SIZE)
-        if ADVANCES:
-            tl.store(starts_ptr + row, at + (slot != padding))
+    new = tl.zeros_like(extra)
+    if VERIFIES:
+        if extra & _FLOATING:
+            at = tl.load(known_ptr + slot) - 1 + (extra >> _OFFSET)
+    else:
+        new = extra
+    last = at // BLOCK_SIZE
+    block = tl.load(blocks_ptr + last).to(tl.int64)
+    if new > 0:
+        block = new
+    tables_ptr += row.to(tl.int64) * num_blocks
+    for begin in range(0, num_blocks, TILE):
+        column = begin + tl.arange(0, TILE)
+        inside = column < num_blocks
+        held = tl.load(blocks_ptr + column, mask=inside)
+        held = tl.where(column == last, block.to(tl.int32), held)
+        tl.store(tables_ptr + column, held, mask=inside)
+    # All threads have read what is changed now.
+    tl.debug_barrier()
+    if new > 0:
+        tl.store(blocks_ptr + last, new.to(tl.int32))
+    tl.store(ids_ptr + row, tl.load(tokens_ptr + slot * stride + at).to(tl.int64))
+    tl.store(positions_ptr + row, at)
+    tl.store(lengths_ptr + row, at + 1)
+    tl.store(counts_ptr + row, (at + 1).to(tl.int32))
+    tl.store(write_slots_ptr + row, block * BLOCK_SIZE + at % BLOCK_SIZE)
+    if ADVANCES:
+        tl.store(starts_ptr + row, at + (slot != padding))
+        tl.store(extra_ptr + row, tl.zeros_like(extra))
 
 
 @triton.jit(do_not_specialize=["num_rows", "stride"])
@@ -107,6 +120,23 @@ def _verify(
         # A failed draw is kept as a harmless 0.
         tl.store(place, tl.maximum(drawn, 0).to(tl.int32), mask=counts)
         tl.store(known_ptr + slot, length + kept + 1)
+
+
+@triton.jit(do_not_specialize=["count", "stride"])
+def _post(
+    turn_ptr, numbers_ptr, letters_ptr, count, stride, KEPT: tl.constexpr, TILE: tl.constexpr
+):
+    """One program."""
+    turn = tl.load(turn_ptr)
+    letters_ptr += turn % KEPT * stride
+    for begin in range(0, count, TILE):
+        index = begin + tl.arange(0, TILE)
+        inside = index < count
+        number = tl.load(numbers_ptr + index, mask=inside)
+        tl.store(letters_ptr + 1 + index, number, mask=inside)
+    tl.debug_barrier()
+    tl.store(letters_ptr, turn)
+    tl.store(turn_ptr, turn + 1)
 
 
 @triton.jit(do_not_specialize=["row_stride", "column_stride", "stride", "largest"])
@@ -149,11 +179,12 @@ class TritonSlots:
         self,
         slots: torch.Tensor,
         starts: torch.Tensor,
-        codes: torch.Tensor | None,
+        extra: torch.Tensor,
         tokens: torch.Tensor,
         known: torch.Tensor,
         blocks: torch.Tensor,
         *,
+        verifies: bool,
         out: Located,
         block_size: int,
         advances: bool,
@@ -161,11 +192,11 @@ class TritonSlots:
         num_blocks = blocks.shape[1]
         launch(
             _locate,
-            (len(slots), -(-num_blocks // _TILE)),
+            (len(slots),),
             *out,
             slots,
             starts,
-            starts if codes is None else codes,
+            extra,
             tokens,
             known,
             blocks,
@@ -173,7 +204,7 @@ class TritonSlots:
             num_blocks,
             len(blocks) - 1,
             BLOCK_SIZE=block_size,
-            VERIFIES=codes is not None,
+            VERIFIES=verifies,
             ADVANCES=advances,
             TILE=min(_TILE, triton.next_power_of_2(num_blocks)),
         )
@@ -234,3 +265,7 @@ class TritonSlots:
             num_warps=1,
         )
         return counts
+
+    def post(self, numbers: torch.Tensor, turn: torch.Tensor, letters: torch.Tensor) -> None:
+        kept, stride = letters.shape
+        launch(_post, (1,), turn, numbers, letters, len(numbers), stride, KEPT=kept, TILE=_POSTED)

@@ -29,15 +29,26 @@ class Tokens(NamedTuple):
         slots: int64 [M].
         starts: int64 [M], positions; of those that the device alone knows, always the same.
         codes: int64 [M], see ``slot_kernels``; None where there are no drafts.
+        blocks: int64 [M], new ones; None where there are none.
     """
 
     slots: np.ndarray
     starts: np.ndarray
     codes: np.ndarray | None = None
+    blocks: np.ndarray | None = None
+
+    @property
+    def next(self) -> Tokens:
+        """Those of the next step, if each row goes on by a token."""
+        return Tokens(self.slots, self.starts + 1)
 
     def are(self, other: Tokens) -> bool:
-        """Whether others are the same."""
-        if len(other.slots) != len(self.slots):
+        """Whether others are the same, and neither bring new blocks."""
+        if (
+            len(other.slots) != len(self.slots)
+            or self.blocks is not None
+            or other.blocks is not None
+        ):
             return False
         if other.codes is not self.codes and (
             other.codes is None or self.codes is None or (other.codes != self.codes).any()
@@ -78,7 +89,8 @@ class Layout(NamedTuple):
 
 
 class DecodeInputs:
-    """Slots, positions and codes of a step on the device, padded to one of a few sizes.
+    """Slots, positions, and codes or new blocks of a step on the device, padded to one of a few
+    sizes.
 
     Args:
         table: the slot table.
@@ -95,7 +107,7 @@ class DecodeInputs:
         self._layout: Layout | None = None
 
     def part(self, index: int, size: int) -> torch.Tensor:
-        """Slots, positions or codes of so many rows: int64."""
+        """Slots, positions, and codes or new blocks, of so many rows: int64."""
         return self._inputs[index * aligned(size) :][:size]
 
     def put(self, tokens: Tokens, size: int) -> None:
@@ -108,10 +120,10 @@ class DecodeInputs:
         """The step that was launched leaves these there."""
         self._ready = size, tokens
 
-    def pad(self, size: int) -> None:
+    def pad(self, size: int, *, verifies: bool) -> None:
         """Have nothing but padding there."""
         self._ready = None
-        self._fill(Tokens(NOBODY, NOBODY, NOBODY), size)
+        self._fill(Tokens(NOBODY, NOBODY, NOBODY if verifies else None), size)
 
     def arrange(self, plan: Plan) -> Layout:
         """How the tokens of a plan with drafts stand side by side."""
@@ -130,13 +142,15 @@ class DecodeInputs:
         return self._layout
 
     def _fill(self, tokens: Tokens, size: int) -> None:
-        slots, starts, codes = tokens
-        room = aligned(size)
-        values = np.zeros(2 * room if codes is None else 3 * room, dtype=np.int64)
-        values[: len(slots)] = slots
-        values[len(slots) : size] = self._table.padding
-        values[room : room + len(starts)] = starts
+        slots, starts, codes, blocks = tokens
+        room, count = aligned(size), len(slots)
+        values = np.zeros(3 * room, dtype=np.int64)
+        values[:count] = slots
+        values[count:size] = self._table.padding
+        values[room : room + count] = starts
         if codes is not None:
             values[2 * room :] = LAST  # Padding is the last row of itself.
-            values[2 * room : 2 * room + len(codes)] = codes
+            values[2 * room : 2 * room + count] = codes
+        elif blocks is not None:
+            values[2 * room : 2 * room + count] = blocks
         self._table.staging.refill(self._inputs, values)

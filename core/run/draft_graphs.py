@@ -13,9 +13,10 @@ from ..contracts.speculator import Drafting, HostRows, Speculator
 from .capture import LONG_PATIENCE, CapturedShapes
 from .decode_inputs import NOBODY
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
+from .mailbox import Mailbox
 from .sample import Sampler
 from .slots import SlotTable
-from .staging import aligned
+from .staging import Numbers, aligned
 from .verify import place_drafts
 
 __all__ = ("DraftGraphs", "Loaded")
@@ -43,16 +44,19 @@ class Loaded(NamedTuple):
         slots: int64 [N].
         wanted: int64 [N].
         graph: drafts.
+        mailbox: where it posts how many; None where it does not.
     """
 
     slots: torch.Tensor
     wanted: torch.Tensor
     graph: _Graph
+    mailbox: Mailbox | None
 
-    def launch(self) -> torch.Tensor:
-        """Draft and put the drafts into the slot table: int64 [N], how many for each row."""
+    def launch(self) -> Numbers:
+        """Draft and put the drafts into the slot table: N numbers, how many for each row."""
         self.graph.replay()
-        return self.graph.counts[: len(self.slots)]
+        count = len(self.slots)
+        return self.graph.counts[:count] if self.mailbox is None else self.mailbox.posted(count)
 
 
 class DraftGraphs(CapturedShapes[_Shape, _Graph]):
@@ -91,21 +95,23 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         room = 2 * aligned(self._sizes[-1])
         self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
         self._sent = NOBODY
+        self._mailbox = table.mailbox(self._sizes[-1])
 
     def load(self, host: HostRows) -> Loaded | None:
         """Put rows in place; None if what their requests ask for needs the host."""
         host_slots = host.slots.tolist()
         if not self._sampler.graphable(host_slots):
             return None
-        count, wanted = len(host_slots), int(host.wanted.max())
-        most = next(length for length in self._lengths if length >= wanted)
-        longest = int(host.longest.max()) + wanted
+        count, longest_chain = len(host_slots), int(host.wanted.max())
+        most = next(length for length in self._lengths if length >= longest_chain)
+        longest = int(host.longest.max()) + longest_chain
         filters = self._sampler.filters(host_slots)
         shape, graph = self._find(_Shape(graph_rows(count), most, longest, filters))
         if graph is None:
             raise RuntimeError("a proposal is captured where nothing holds it")
         self._fill(shape.rows, host.slots, host.wanted)
-        return Loaded(self._inputs[:count], self._inputs[aligned(shape.rows) :][:count], graph)
+        wanted = self._inputs[aligned(shape.rows) :][:count]
+        return Loaded(self._inputs[:count], wanted, graph, self._mailbox)
 
     def capture_largest(self) -> None:
         self._graph(_Shape(self._sizes[-1], self._lengths[-1], self._longest, filters=True))
@@ -146,7 +152,10 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
 
     def _capture(self, shape: _Shape) -> _Graph:
         self._fill(shape.rows, NOBODY, NOBODY)
-        return _Graph(*self._capturing(lambda: self._work(shape)))
+        graph = _Graph(*self._capturing(lambda: self._work(shape)))
+        if self._mailbox is not None:
+            self._mailbox.recount()
+        return graph
 
     def _fill(self, size: int, slots: np.ndarray, wanted: np.ndarray) -> None:
         room = aligned(size)
@@ -189,4 +198,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
             host=host,
         )
         drafts = self._speculator.propose(drafting)
-        return place_drafts(drafts, wanted, slots, lengths, table, self._sampler.vocab_size)
+        counts = place_drafts(drafts, wanted, slots, lengths, table, self._sampler.vocab_size)
+        if self._mailbox is not None:
+            self._mailbox.post(counts)
+        return counts

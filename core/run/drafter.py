@@ -15,6 +15,7 @@ from .backlog import Backlog
 from .draft_graphs import DraftGraphs
 from .sample import Sampler
 from .slots import SlotTable
+from .staging import Numbers
 from .verify import place_drafts
 
 __all__ = ("Drafter", "Proposals")
@@ -23,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class Proposals(NamedTuple):
-    """Drafts that stand ready: rows of the plan, and int64 [N], how many for each."""
+    """Drafts that stand ready: rows of the plan, and N numbers, how many for each."""
 
     rows: list[int]
-    counts: torch.Tensor
+    counts: Numbers
 
 
 class Drafter:
@@ -116,8 +117,8 @@ class Drafter:
             counts = torch.zeros(len(asking), dtype=torch.int64, device=self._table.device)
         return Proposals(asking, counts)
 
-    def _counts(self, host: HostRows) -> torch.Tensor | None:
-        """int64 [N], drafts that stand ready now; None where the speculator fails."""
+    def _counts(self, host: HostRows) -> Numbers | None:
+        """N numbers, drafts that stand ready now; None where the speculator fails."""
         try:
             loaded = None if self.graphs is None else self.graphs.load(host)
             if loaded is not None:

@@ -28,6 +28,7 @@ from .decode_inputs import DecodeInputs, Tokens
 from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
 from .sample import Sampler
 from .slots import SlotTable
+from .staging import Numbers
 from .verify import verify
 from .watch import Watch
 
@@ -92,13 +93,13 @@ class Decoded(NamedTuple):
 
     Attributes:
         draws: its rows.
-        drawn: int64 [M], tokens; undefined where there are hidden states.
+        drawn: M tokens; undefined where there are hidden states.
         hidden: [M, hidden size] to draw from, or None where that was done.
         observed: what to show a speculator behind those draws.
     """
 
     draws: Draws
-    drawn: torch.Tensor
+    drawn: Numbers
     hidden: torch.Tensor | None = None
     observed: Observed | None = None
 
@@ -141,11 +142,12 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         self._max_drafts = max_drafts
         device = table.device
         self._inputs = DecodeInputs(table, self._max_rows)
-        self._located = table.places(self._max_rows)
         rows = self._max_rows
+        self._located = table.places(rows)
+        self._mailbox = table.mailbox(rows)
         self._query_start = torch.arange(rows + 1, dtype=torch.int32, device=device)
         # Of padding, and where kernels are only compiled, nothing is drawn: zeros are tokens.
-        self._drawn = torch.zeros(self._max_rows, dtype=torch.int64, device=device)
+        self._drawn = torch.zeros(rows, dtype=torch.int64, device=device)
         self._kept: dict[int, _Firsts] = {}
 
     def takes(self, plan: Plan) -> bool:
@@ -158,14 +160,17 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         """Launch a step; what it gives is valid until the next one is launched."""
         if not plan.plain and any(row.drafts or row.slack for row in plan.rows):
             return self._run_verifying(plan)
+        blocks = self._table.growth(plan.rows) if plan.plain and plan.grows else None
         slots = np.array([row.slot for row in plan.rows])
         starts = np.array([row.start for row in plan.rows])
         order, shares = self._table.by_prefix(slots)
         slots, starts = slots[order], starts[order]
+        if blocks is not None:
+            blocks = blocks[order]
         host_slots, count = slots.tolist(), len(slots)
         ending, longest = self._ending(host_slots), int(starts.max()) + 1
         shape = _Shape(graph_rows(count), longest, ending, shares, shown=plan.shown)
-        _, end = self._launch(shape, Tokens(slots, starts))
+        _, end = self._launch(shape, Tokens(slots, starts, blocks=blocks))
         firsts = self._firsts(count)
         draws = Draws(order.tolist(), host_slots, firsts.slots, firsts.lengths)
         return self._decoded(draws, firsts.drawn, end)
@@ -187,6 +192,8 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         return self._decoded(draws, firsts.drawn, end)
 
     def _decoded(self, draws: Draws, drawn: torch.Tensor, end: End | None) -> Decoded:
+        if end is None and self._mailbox is not None:
+            return Decoded(draws, self._mailbox.posted(len(draws.rows)))
         if end is None:
             return Decoded(draws, drawn)
         return Decoded(draws, drawn, end.hidden[: len(draws.rows)], end.observed)
@@ -201,7 +208,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             graph.replay()
             end = graph.end
         if held.goes_on:
-            tokens = tokens._replace(starts=tokens.starts + 1)
+            tokens = tokens.next
         self._inputs.keep(tokens, held.rows)
         if end is not None and not shape.shown:
             end = End(end.hidden)
@@ -245,8 +252,9 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         if self._max_drafts:
             shapes.append(shapes[-1]._replace(verifies=True))
         for shape in shapes:
-            self._inputs.pad(shape.rows)
+            self._inputs.pad(shape.rows, verifies=shape.verifies)
             self._step(shape)
+        self._recount()
 
     def capture_largest(self) -> None:
         self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._max_drafts > 0))
@@ -279,16 +287,22 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         return shape.rows, shape.ending, shape.verifies, key
 
     def _capture(self, shape: _Shape) -> Graph:
-        self._inputs.pad(shape.rows)
-        return Graph(*self._capturing(lambda: self._step(shape)))
+        self._inputs.pad(shape.rows, verifies=shape.verifies)
+        graph = Graph(*self._capturing(lambda: self._step(shape)))
+        self._recount()
+        return graph
+
+    def _recount(self) -> None:
+        if self._mailbox is not None:
+            self._mailbox.recount()
 
     def _step(self, shape: _Shape) -> End | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
         table, size = self._table, shape.rows
         slots, starts = self._inputs.part(0, size), self._inputs.part(1, size)
-        codes = self._inputs.part(2, size) if shape.verifies else None
+        extra = self._inputs.part(2, size)
         at = self._located.first(size)
-        table.locate(slots, starts, codes, at, advances=shape.goes_on)
+        table.locate(slots, starts, extra, at, verifies=shape.verifies, advances=shape.goes_on)
         batch = AttentionBatch(
             query_start=self._query_start[: size + 1],
             lengths=at.counts,
@@ -314,8 +328,10 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             tokens=None if shape.verifies else table.tokens,
             filters=shape.ending == "filtered",
         )
-        if codes is not None:
-            verify(drawn, slots, at.lengths, codes, table)
+        if shape.verifies:
+            verify(drawn, slots, at.lengths, extra, table)
+        if self._mailbox is not None:
+            self._mailbox.post(drawn)
         if observed is not None and self._observe is not None:
             if not shape.verifies:
                 table.note(slots, at.lengths)

@@ -22,7 +22,7 @@ from .sample import BROKEN, EXHAUSTED, PendingLogprobs, Sampler, prompt_logprobs
 from .sample_table import Draw
 from .slot_kernels import SlotKernels
 from .slots import SlotTable
-from .staging import Fetched
+from .staging import Fetched, Numbers
 from .verify import REJECTED, verify
 from .watch import Watch
 
@@ -210,7 +210,7 @@ class Runner:
     def execute(self, plan: Plan) -> PendingStep:
         """Launch one step; the outcome comes from the handle."""
         self._enter(plan.newcomers)
-        if not plan.plain:
+        if plan.grows and not (plan.plain and self.graphs is not None):
             self.slots.append_blocks(plan.rows)
         if self.graphs is not None and self.graphs.takes(plan):
             draws, drawn, hidden, observed = self.graphs.run(plan)
@@ -340,7 +340,7 @@ class Runner:
         self,
         plan: Plan,
         draws: Draws,
-        drawn: torch.Tensor,
+        drawn: Numbers,
         observed: Observed | None = None,
         logprobs: tuple[list[int], PendingLogprobs] | None = None,
         prompts: dict[int, list[PendingLogprobs]] | None = None,

@@ -58,11 +58,12 @@ class SlotKernels(Protocol):
         self,
         slots: torch.Tensor,
         starts: torch.Tensor,
-        codes: torch.Tensor | None,
+        extra: torch.Tensor,
         tokens: torch.Tensor,
         known: torch.Tensor,
         blocks: torch.Tensor,
         *,
+        verifies: bool,
         out: Located,
         block_size: int,
         advances: bool,
@@ -96,4 +97,14 @@ class SlotKernels(Protocol):
         vocab_size: int,
     ) -> torch.Tensor:
         """See ``verify.place_drafts``."""
+        ...
+
+    def post(self, numbers: torch.Tensor, turn: torch.Tensor, letters: torch.Tensor) -> None:
+        """Write the turn, and N numbers behind it, into the letter whose turn it is, and count on.
+
+        Args:
+            numbers: int64 [N].
+            turn: int64 [1].
+            letters: int64 [kept, more than N], perhaps in the host's memory.
+        """
         ...

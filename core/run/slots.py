@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..step import Newcomer, Row
+from .mailbox import Mailbox
 from .slot_kernels import FLOATING, OFFSET, Located, SlotKernels
 from .staging import Staging
 
@@ -105,6 +106,16 @@ class SlotTable:
                 at, column, block = new.view(3, -1)
                 self.blocks[at, column] = block.to(torch.int32)
 
+    def growth(self, rows: list[Row]) -> np.ndarray:
+        """The new block of each row that continues with the first token of one, 0 for the others:
+        int64 [N], for ``locate`` to append."""
+        found = np.zeros(len(rows), dtype=np.int64)
+        for index, row in enumerate(rows):
+            if row.new_blocks:
+                (found[index],) = row.new_blocks
+                self._num_blocks[row.slot] += 1
+        return found
+
     def read(
         self, slots: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,6 +138,10 @@ class SlotTable:
         begins = self.blocks[slots, positions // size].long() * size
         return self.tokens[slots, positions].long(), begins + positions % size
 
+    def mailbox(self, most: int) -> Mailbox | None:
+        """For so many numbers a step; None where they are to be copied."""
+        return None if self.kernels is None else Mailbox(self.kernels, most, self.device)
+
     def places(self, rows: int) -> Located:
         """Room for ``locate``."""
         numbers = [self.lengths.new_zeros(rows) for _ in range(4)]
@@ -143,9 +158,10 @@ class SlotTable:
         self,
         slots: torch.Tensor,
         starts: torch.Tensor,
-        codes: torch.Tensor | None,
+        extra: torch.Tensor,
         out: Located,
         *,
+        verifies: bool,
         advances: bool,
     ) -> None:
         """Find the next token of each row of a decode step, and where it belongs.
@@ -153,21 +169,31 @@ class SlotTable:
         Args:
             slots: int64 [M].
             starts: int64 [M], positions, as far as the host knows.
-            codes: int64 [M], see ``slot_kernels``; None where the host knows them all.
+            extra: int64 [M], where drafts are verified their codes, see ``slot_kernels``; else new
+                blocks, each to be appended where its row's token is the first of one, 0 for none.
             out: of M rows, to be filled.
-            advances: whether to move ``starts`` on by a token, padding excepted, for the next step.
+            verifies: see above.
+            advances: whether to have ``starts`` a token further on, padding excepted, and no new
+                blocks, as the next step needs them.
         """
         size = self.block_size
         if self.kernels is not None:
             table = self.tokens, self.lengths, self.blocks
             self.kernels.locate(
-                slots, starts, codes, *table, out=out, block_size=size, advances=advances
+                *(slots, starts, extra, *table),
+                verifies=verifies,
+                out=out,
+                block_size=size,
+                advances=advances,
             )
             return
         out.positions.copy_(starts)
-        if codes is not None:
-            known = self.lengths[slots] - 1 + (codes >> OFFSET)
-            out.positions.copy_(torch.where((codes & FLOATING).bool(), known, starts))
+        if verifies:
+            known = self.lengths[slots] - 1 + (extra >> OFFSET)
+            out.positions.copy_(torch.where((extra & FLOATING).bool(), known, starts))
+        else:
+            held = self.blocks[slots, starts // size]
+            self.blocks[slots, starts // size] = torch.where(extra > 0, extra.to(held.dtype), held)
         token_ids, write_slots = self.read(slots, out.positions)
         out.token_ids.copy_(token_ids)
         out.write_slots.copy_(write_slots)
@@ -176,6 +202,7 @@ class SlotTable:
         out.block_tables.copy_(self.blocks[slots])
         if advances:
             starts.add_(slots != self.padding)
+            extra.zero_()
 
     def write(self, slots: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor) -> None:
         """Put draws at positions of slots, int64 [M] or what broadcasts to the same shape.

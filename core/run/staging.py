@@ -8,13 +8,17 @@ from typing import Protocol
 import numpy as np
 import torch
 
-__all__ = ("Fetched", "Staging", "aligned")
+from .mailbox import Posted
+
+__all__ = ("Fetched", "Numbers", "Staging", "aligned")
 
 # A step sends a few times, and two may be on their way at once.
 _BUFFERS = 16
 # Numbers that a multiple of 16 bytes holds.
 _ALIGNED = 2
 _LEAST_NUMBERS = 1024
+
+Numbers = torch.Tensor | Posted
 
 
 def aligned(count: int) -> int:
@@ -62,8 +66,9 @@ class Staging:
         """Copy values over the beginning of a flat int64 tensor on the device."""
         self._next().copy(values, target[: len(values)], self._stream)
 
-    def fetch(self, *parts: torch.Tensor) -> Fetched:
-        """Copy flat int64 tensors from the device, which may fill them anew behind that."""
+    def fetch(self, *parts: Numbers) -> Fetched:
+        """Have numbers come from the device: flat int64 tensors, which may be filled anew behind
+        that, and what was posted."""
         if self._stream is None:
             return _Here(parts)
         landing = self._landings.pop() if self._landings else _Landing(self._landings)
@@ -112,11 +117,15 @@ class Fetched(Protocol):
 class _Here:
     """Numbers on a CPU."""
 
-    def __init__(self, parts: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, parts: Sequence[Numbers]) -> None:
         self._parts = parts
 
     def read(self) -> list[int]:
-        return [number for part in self._parts for number in part.tolist()]
+        return [
+            number
+            for part in self._parts
+            for number in (part.read() if isinstance(part, Posted) else part.tolist())
+        ]
 
 
 class _Landing:
@@ -130,22 +139,28 @@ class _Landing:
         self._free = free
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._pinned = torch.empty(0, dtype=torch.int64)
-        self._count = 0
+        self._parts: list[Numbers] = []
 
-    def copy(self, parts: Sequence[torch.Tensor], stream: torch.cuda.Stream) -> None:
-        sizes = [part.numel() for part in parts]
-        count = self._count = sum(sizes)
-        if count > self._pinned.numel():
+    def copy(self, parts: Sequence[Numbers], stream: torch.cuda.Stream) -> None:
+        copied = [part for part in parts if not isinstance(part, Posted)]
+        count = sum(map(len, copied))
+        if count > len(self._pinned):
             room = max(1 << (count - 1).bit_length(), _LEAST_NUMBERS)
             self._pinned = torch.empty(room, dtype=torch.int64, pin_memory=True)
+        self._parts.clear()
         begin = 0
-        for part, size in zip(parts, sizes, strict=True):
-            self._pinned[begin : begin + size].copy_(part, non_blocking=True)
-            begin += size
+        for part in parts:
+            if isinstance(part, Posted):
+                self._parts.append(part)
+                continue
+            here = self._pinned[begin : begin + len(part)]
+            here.copy_(part, non_blocking=True)
+            self._parts.append(here)
+            begin += len(part)
         self._copied.record(stream)
 
     def read(self) -> list[int]:
         self._copied.synchronize()
-        found: list[int] = self._pinned[: self._count].tolist()
+        found = _Here(self._parts).read()
         self._free.append(self)
         return found

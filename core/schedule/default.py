@@ -55,10 +55,9 @@ class DefaultScheduler(Scheduler):
         self._roster = Roster(policy, settings.max_num_seqs)
         self._in_flight: deque[list[tuple[Sequence, int]]] = deque()
         self._step = 0
-        # Rows of the step that is planned which are no plain ones.
-        self._special = 0
-        self._preemptions = 0
-        self._step_tokens = 0
+        # Rows of the planned step that are no plain ones, and plain ones that get a block.
+        self._special = self._grown = 0
+        self._preemptions = self._step_tokens = 0
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._corrupted = 0
@@ -96,7 +95,7 @@ class DefaultScheduler(Scheduler):
     def plan(self) -> Plan | None:
         rows: list[tuple[Row, Sequence]] = []
         newcomers: list[Newcomer] = []
-        self._special = 0
+        self._special = self._grown = 0
         suspect = self._roster.suspect()
         if suspect is not None:
             self._plan_alone(suspect, rows, newcomers)
@@ -108,7 +107,8 @@ class DefaultScheduler(Scheduler):
         self._in_flight.append([(seq, seq.epoch) for _, seq in rows])
         shown = self._drafting.showing.shown
         planned = [row for row, _ in rows]
-        plan = Plan(self._step, newcomers, planned, not self._special, shown)
+        plain, grows = not self._special, self._special + self._grown > 0
+        plan = Plan(self._step, newcomers, planned, plain, shown, grows)
         self._step += 1
         self._step_tokens = plan.num_tokens
         self._drafting.ahead = plan
@@ -274,7 +274,7 @@ class DefaultScheduler(Scheduler):
                 self._advance(seq, 1 + drafts, rows, drafts, propose)
                 return 1 + drafts
             seq.num_ready = 0
-        self._special += grows
+        self._grown += grows
         new = self.cache.grow(seq, end) if grows else []
         rows.append((Row(seq.slot, start, 1, new, True), seq))
         seq.num_computed = end

@@ -192,25 +192,26 @@ class Drafting:
         self._needed = needed
         self._spare = min(self._settings.max_draws, budget) - needed
         self._kept_blocks = running
-        # Among many, who has had luck would draft more and make the steps of the others longer.
-        many = min(math.log2(max(running, 1)) / _MANY, 1.0)
-        self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
-        self._prior = self._overall.rates(_FIRST_RATE, _FIRST_TRUST)
         payoff = self._now = self._timing.payoff(needed)
         if self._passed > 1 and self._timing.price:
             payoff.shows(self._seen * self._timing.price)
         unmeasured = self._timing.unmeasured(needed)
-        promise = MARGIN + many * (PROMISE - MARGIN)
-        payoff.begin(self._prior, self.most, promise, self._passed, unmeasured=unmeasured)
+        payoff.begin(self._passed, unmeasured=unmeasured)
         self._unasked += self._passed
         self._passed = self._seen = 0
         # Plain steps are measured one after the other until they are known.
         self._unmeasured = unmeasured and self._timing.choosy
         self._asked, self._wanting, self._declined = running, int(unmeasured), 0
         self._skipping = 0
-        self.asks = not (payoff.plain and self._adapts)
-        if self.asks:
-            self._asked, self._draws, self._unasked = 0, self._unasked, 0
+        if payoff.plain and self._adapts:
+            return
+        self.asks = True
+        self._asked, self._draws, self._unasked = 0, self._unasked, 0
+        # Among many, who has had luck would draft more and make the steps of the others longer.
+        many = min(math.log2(max(running, 1)) / _MANY, 1.0)
+        self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
+        self._prior = self._overall.rates(_FIRST_RATE, _FIRST_TRUST)
+        payoff.expect(self._prior, self.most, MARGIN + many * (PROMISE - MARGIN))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""

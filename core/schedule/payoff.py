@@ -111,6 +111,7 @@ class Payoff:
         self._lengths: dict[tuple[int, int], int] = {}
         self._costs: list[tuple[int, float]] = []
         self._steps = 0
+        self._looks = False
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
         # What may go into finding out what lengths take, and into tries; and what drafts may lose
@@ -125,25 +126,32 @@ class Payoff:
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
 
-    def begin(
-        self, rates: Rates, most: int, promise: float, passed: int, *, unmeasured: bool
-    ) -> None:
+    def begin(self, passed: int, *, unmeasured: bool) -> None:
         """A step is planned.
 
         Args:
-            rates: of all sequences.
-            most: drafts of a row.
-            promise: times a plain row's speed that drafts must be expected to make.
             passed: steps since the last that was planned like this.
             unmeasured: whether nobody knows what a plain step takes.
         """
-        looks = (self._steps + passed) // LOOK_AGAIN > self._steps // LOOK_AGAIN
-        self._steps += passed
+        steps, self._steps = self._steps, self._steps + passed
+        self._looks = self._looks or self._steps // LOOK_AGAIN > steps // LOOK_AGAIN
         self.costs.begin(passed)
         self._trying.earn(passed)
         self._losing.earn(passed)
         self.plain = self._pause > 0 or unmeasured
         self._pause = max(0, self._pause - passed)
+        if self.plain:
+            self.length = 0
+
+    def expect(self, rates: Rates, most: int, promise: float) -> None:
+        """The step that is planned may have drafts.
+
+        Args:
+            rates: of all sequences.
+            most: drafts of a row.
+            promise: times a plain row's speed that drafts must be expected to make.
+        """
+        looks, self._looks = self._looks, False
         if (looks and self.costs.changed) or promise != self._promise:
             self.costs.changed = False
             self._lengths.clear()
@@ -153,7 +161,7 @@ class Payoff:
         # One slow step alone is no reason not to try.
         may_lose = self._trying.left >= 0 and self._losing.left >= -_MOST_AT_ONCE
         self.may_try = waited >= _TRY_AGAIN and may_lose
-        if self.plain or not may_lose:
+        if not may_lose:
             self.length = 0
         elif self.length or looks:
             self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, most)

@@ -1,10 +1,12 @@
 """What stands around the model in a step: kernels beside torch's operators."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.backends.kernels.slots import TritonSlots
+from quire.core.run.mailbox import Mailbox, Posted
 from quire.core.run.slot_kernels import FLOATING, LAST, OFFSET
 from quire.core.run.slots import SlotTable
 from quire.core.run.verify import place_drafts, verify
@@ -60,23 +62,90 @@ def test_append(places: list[tuple[int, int]]) -> None:
     same(ours, plain)
 
 
-@given(rows_of_a_step, st.integers(0, 3), st.integers(0, 99), st.booleans())
+def located(table: SlotTable, slots, starts, extra, **options) -> list[torch.Tensor]:
+    """What a table makes of a step, and what it leaves for the next one."""
+    at = table.places(len(slots) + 1)
+    moved, left = starts.clone(), extra.clone()
+    table.locate(slots, moved, left, at.first(len(slots)), **options)
+    return [*at, moved, left]
+
+
+@given(rows_of_a_step, st.integers(0, 3), st.integers(0, 99))
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_locate(rows, padding: int, seed: int, verifies: bool) -> None:
+def test_locate_among_drafts(rows, padding: int, seed: int) -> None:
     ours, plain = tables(seed)
-    slots, starts, codes = inputs(rows, padding)
-    found = []
-    for table in (ours, plain):
-        at = table.places(len(slots) + 1)
-        moved = starts.clone()
-        codes_or_none = codes if verifies else None
-        table.locate(slots, moved, codes_or_none, at.first(len(slots)), advances=not verifies)
-        found.append((*at, moved))
+    found = [
+        located(table, *inputs(rows, padding), verifies=True, advances=False)
+        for table in (ours, plain)
+    ]
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
-    if not verifies:
-        assert torch.equal(found[0][-1], starts + (slots < SLOTS))
     same(ours, plain)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, LENGTH - 1), st.booleans()), min_size=1, max_size=SLOTS),
+    st.integers(0, 3),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_locate_appends_blocks(rows, padding: int, advances: bool) -> None:
+    ours, plain = tables(len(rows))
+    before = plain.blocks.clone()
+    count = len(rows)
+    slots = torch.tensor([*range(count - 1, -1, -1), *[SLOTS] * padding])
+    starts = torch.tensor([at for at, _ in rows] + [0] * padding)
+    grows = torch.tensor([grows for _, grows in rows] + [False] * padding)
+    new = torch.where(grows, 200 + slots, 0)
+    found = [
+        located(table, slots, starts, new, verifies=False, advances=advances)
+        for table in (ours, plain)
+    ]
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    same(ours, plain)
+    columns = starts // BLOCK
+    expected = before.clone()
+    expected[slots[grows], columns[grows]] = new[grows].int()
+    assert torch.equal(ours.blocks, expected)
+    *at, moved, left = found[0]
+    assert torch.equal(at[-1][: len(slots)], expected[slots])
+    assert torch.equal(at[-2][: len(slots)], expected[slots, columns] * BLOCK + starts % BLOCK)
+    assert torch.equal(moved, starts + (slots < SLOTS) * advances)
+    assert torch.equal(left, new * (not advances))
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(0, 3))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_letters(sizes: list[int], unread: int) -> None:
+    """Each is read behind up to three others, whatever else has posted meanwhile."""
+    mailbox = Mailbox(TritonSlots(), 300, torch.device("cpu"))
+    sent: list[tuple[Posted, list[int]]] = []
+    for size in sizes:
+        mailbox.post(torch.arange(3))
+        mailbox.recount()
+        numbers = torch.randint(-3, 2**40, (size,))
+        mailbox.post(numbers)
+        sent.append((mailbox.posted(size // 2), numbers.tolist()[: size // 2]))
+        if len(sent) > unread:
+            posted, expected = sent.pop(0)
+            assert posted.read() == expected
+    assert all(posted.read() == expected for posted, expected in sent)
+
+
+def test_a_letter_that_is_not_there_is_an_error() -> None:
+    mailbox = Mailbox(TritonSlots(), 2, torch.device("cpu"))
+    for number in range(5):
+        mailbox.post(torch.tensor([number]))
+    first, *_, last = [mailbox.posted(1) for _ in range(5)]
+    assert last.read() == [4]
+    with pytest.raises(RuntimeError, match="letter 4 lies where 0 was expected"):
+        first.read()
+    with pytest.raises(RuntimeError, match="letter 1 lies where 5 was expected"):
+        mailbox.posted(1).read()
+    # From there on both count alike.
+    mailbox.post(torch.tensor([7]))
+    assert mailbox.posted(1).read() == [7]
 
 
 @given(rows_of_a_step, st.integers(0, 3), st.integers(0, 99), st.data())
