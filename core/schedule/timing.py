@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..step import Outcome, Plan
+from .paces import Paces
 from .payoff import SHOWN, Payoff
 from .showing import Showing
 from .step_times import Baseline
@@ -48,6 +49,7 @@ class Timing:
         self._showing = showing
         self._watches = watches
         self._payoffs: dict[int, Payoff] = {}
+        self._paces = Paces()
         # When the step before ended, or else when the first was planned.
         self._since: float | None = None
         self._first = True
@@ -145,6 +147,7 @@ class Timing:
         reads, leads = _reads_prompts(plan), _reads_prompts(ahead)
         self._reading = reads or leads
         self._steps += 1
+        self._paces.forget(newcomer.slot for newcomer in plan.newcomers)
         if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow or reads):
             return
         self._preparing -= begins
@@ -159,7 +162,7 @@ class Timing:
         elif first or (self.choosy and leads):
             return
         elif plan.shown:
-            tokens = sum(map(len, outcome.tokens))
+            tokens = outcome.tokens
             self._draws(plan, ahead, tokens, seconds, begins=begins, goes_on=goes_on)
         elif plan.plain:
             self._plain_one(len(plan.rows), seconds, shown=False)
@@ -200,7 +203,14 @@ class Timing:
             self.baseline.plain.forget(rows)
 
     def _draws(
-        self, plan: Plan, ahead: Plan, tokens: int, seconds: float, *, begins: bool, goes_on: bool
+        self,
+        plan: Plan,
+        ahead: Plan,
+        tokens: list[list[int]],
+        seconds: float,
+        *,
+        begins: bool,
+        goes_on: bool,
     ) -> None:
         """A step of nothing but single tokens and drafts."""
         rows, baseline = plan.rows, self.baseline
@@ -221,7 +231,7 @@ class Timing:
         plain = baseline.seconds(count)
         if plain is None:
             return
-        gained, cost = tokens / count, seconds / plain
+        gained, cost = self._paces.gained(rows, tokens), seconds / plain
         if not (drafted or begins or leads):
             payoff.followed(gained, cost)
             return

@@ -18,7 +18,7 @@ from quire.core.schedule.acceptance import Acceptance, Judged, Rates, judge
 from quire.core.schedule.drafting import Drafting
 from quire.core.schedule.step_times import Baseline, DraftCosts
 from quire.core.sequence import Sequence
-from quire.core.step import Delta, Outcome, Plan, Row
+from quire.core.step import Delta, Newcomer, Outcome, Plan, Row
 
 MOST = 6
 
@@ -52,7 +52,7 @@ class World:
         self.rates = rates
         self.rng = random.Random(0)
         self.tokens = 0
-        self.seqs = [Sequence(_request(str(index))) for index in range(len(rates))]
+        self.seqs = _sequences(len(rates), 1)
         self.rows: list[Row] = []
         # Those that get their slots in the next step.
         self.waiting = list(self.seqs)
@@ -101,7 +101,8 @@ class World:
             self.drafting.learn(seq, row, delta)
         self.tokens += sum(made)
         plain = not any(row.drafts or row.slack or row.propose or row.count > 1 for row in rows)
-        plan = Plan(0, [], rows, plain, self.drafting.showing.shown)
+        newcomers = [Newcomer(seq.slot, [], 1, 0, SamplingParams()) for seq in new]
+        plan = Plan(0, newcomers, rows, plain, self.drafting.showing.shown)
         self.drafting.ahead = plan
         cold, taken = self.executor(plan)
         self.now += taken
@@ -116,7 +117,7 @@ class World:
             self.now += 50.0
         begun, rates = self.now, self.rates
         prompt = max(self.prompt, 1)
-        self.seqs = [Sequence(_request(str(index), prompt)) for index in range(len(rates))]
+        self.seqs = _sequences(len(rates), prompt)
         self.waiting = list(self.seqs)
         made = [0] * len(rates)
         while self.seqs:
@@ -130,6 +131,14 @@ class World:
 
     def run(self, steps: int) -> list[list[int]]:
         return [self.step() for _ in range(steps)]
+
+
+def _sequences(count: int, prompt: int) -> list[Sequence]:
+    """In slots of their own."""
+    found = [Sequence(_request(str(index), prompt)) for index in range(count)]
+    for slot, seq in enumerate(found):
+        seq.slot = slot
+    return found
 
 
 def _request(name: str, prompt: int = 1) -> Request:
@@ -208,6 +217,17 @@ def test_a_batch_ends_no_later_than_without(rate, users) -> None:
         turns.extend([world.drain(128) for _ in range(4)][1:])
     plain = 128 * gpu(users, 0)
     assert plain / statistics.mean(turns) > 0.95
+
+
+@pytest.mark.parametrize(("luckless", "cost"), [(10, 2.0), (12, 1.6)])
+def test_few_with_right_drafts_do_not_slow_the_others_down(luckless: int, cost: float) -> None:
+    """More tokens a second, and a batch that ends a sixth later: that is no gain."""
+    world = World(
+        [0.95] * (16 - luckless) + [0.0] * luckless,
+        lambda rows, drafts: cost + 0.03 * drafts / 16 if drafts else 1.0,
+    )
+    turns = [world.drain(96) for _ in range(60)][10:]
+    assert 96 / statistics.mean(turns) > 0.93
 
 
 @pytest.mark.parametrize("users", [1, 16])
