@@ -1,4 +1,5 @@
-"""Platforms: honest numbers, and products that are right for every shape and dtype offered."""
+"""Platforms: honest numbers, products that are right for every shape and dtype offered, and slot
+kernels that do what torch's operators do."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import torch
 
 from ..contracts.platform import Platform
 from .report import Unchecked, require
+from .slot_kernels import check_slot_kernels
 
 __all__ = ("check_platform",)
 
@@ -37,6 +39,9 @@ def check_platform(factory: Callable[[], Platform]) -> None:
     require(least >= 1, "defaults allow no sequence or no token")
     for dtype in defaults.dtypes + defaults.dtypes_on_request:
         _check_product(platform, device, getattr(torch, dtype))
+    kernels = platform.slot_kernels()
+    if kernels is not None:
+        check_slot_kernels(kernels, device, platform.synchronize)
     platform.synchronize()
     platform.release()
 

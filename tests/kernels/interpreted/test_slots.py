@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.backends.kernels.slots import TritonSlots
+from quire.core.conformance.slot_kernels import check_slot_kernels
 from quire.core.run.mailbox import Mailbox, Posted
 from quire.core.run.slot_kernels import FLOATING, LAST, OFFSET
 from quire.core.run.slots import SlotTable
 from quire.core.run.verify import place_drafts, verify
+from quire.testing import ConformanceError
 from tests.kernels import slot_tables
 from tests.kernels.slot_tables import same
 
@@ -184,3 +186,49 @@ def test_place_drafts(most: int, seed: int, data: st.DataObject) -> None:
     ]
     assert torch.equal(*counts)
     same(ours, plain)
+
+
+class Forgetful(TritonSlots):
+    def append(self, new, blocks):
+        pass
+
+
+class Standing(TritonSlots):
+    def locate(self, *args, advances, **options):
+        super().locate(*args, advances=False, **options)
+
+
+class Credulous(TritonSlots):
+    def verify(self, drawn, *args, **options):
+        pass
+
+
+class Generous(TritonSlots):
+    def place(self, drafts, wanted, *args, **options):
+        super().place(drafts, wanted, *args, **options)
+        return wanted
+
+
+class Silent(TritonSlots):
+    def post(self, numbers, turn, letters):
+        turn += 1
+        letters[int(turn) % len(letters), 0] = turn
+
+
+def test_what_a_platform_is_checked_for() -> None:
+    check_slot_kernels(TritonSlots(), torch.device("cpu"), lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (Forgetful, "append: the table's blocks"),
+        (Standing, "locate: starts"),
+        (Credulous, "verify: draws"),
+        (Generous, "place: drafts that stand ready"),
+        (Silent, "letter"),
+    ],
+)
+def test_broken_kernels_are_caught(broken: type[TritonSlots], words: str) -> None:
+    with pytest.raises((ConformanceError, RuntimeError), match=words):
+        check_slot_kernels(broken(), torch.device("cpu"), lambda: None)
