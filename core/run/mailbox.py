@@ -1,7 +1,7 @@
 """What captured steps have drawn, in memory that the device writes and the host reads.
 
 A copy behind every step takes the host a tenth of what a small model's step takes, and leaves the
-device idle for as long as ten of its kernels.
+device idle for as long as five of its kernels.
 """
 
 from __future__ import annotations

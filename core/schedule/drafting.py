@@ -75,7 +75,8 @@ class Drafting:
         self.accepted_at = [0] * self.most
         self._settings = settings
         self._cache = cache
-        self._timing = Timing(clock, self.showing, watches=settings.watches)
+        slots = settings.max_num_seqs
+        self._timing = Timing(clock, self.showing, slots, watches=settings.watches)
         self._overall = Acceptance(_OVERALL_MEMORY)
         self._now = Payoff()
         self._prior = Rates(_FIRST_RATE, _FIRST_RATE)

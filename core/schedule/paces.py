@@ -20,36 +20,53 @@ _COMMON = 2.0
 
 
 class Paces:
-    """Tokens a step of each slot's sequence, in steps with drafts and beside them."""
+    """Tokens a step of each slot's sequence, in steps with drafts and beside them.
 
-    def __init__(self) -> None:
-        # Tokens and steps by slot.
-        self._seen: dict[int, tuple[float, float]] = {}
+    Args:
+        max_slots: sequences that run at once.
+    """
+
+    def __init__(self, max_slots: int) -> None:
+        # By slot, old steps counting less.
+        self._tokens = [0.0] * max_slots
+        self._steps = [0.0] * max_slots
 
     def forget(self, slots: Iterable[int]) -> None:
         """Other sequences have got these slots."""
         for slot in slots:
-            self._seen.pop(slot, None)
+            self._tokens[slot] = self._steps[slot] = 0.0
 
     def gained(self, rows: list[Row], tokens: list[list[int]]) -> float:
-        """Take in a step: what it has given, in tokens a row.
+        """Take in a step: by how much what its sequences have got has grown, in tokens a row.
+
+        Less than none where it turns out that what the steps before have given went to a few.
 
         Args:
             rows: of the step.
             tokens: drawn, row by row.
         """
-        mean = sum(map(len, tokens)) / len(rows)
+        drawn = list(map(len, tokens))
         if len(rows) == 1:
-            return mean
-        seen = [self._add(row.slot, len(drawn)) for row, drawn in zip(rows, tokens, strict=True)]
-        common = sum(made for made, _ in seen) / sum(steps for _, steps in seen)
-        if not common:
-            return mean
-        paces = [(_COMMON * common + made) / (_COMMON + steps) for made, steps in seen]
-        return mean * len(paces) ** 2 / (sum(paces) * sum(1 / pace for pace in paces))
+            return float(drawn[0])
+        slots = [row.slot for row in rows]
+        made, steps = self._tokens, self._steps
+        for slot in slots:
+            if steps[slot] > _MEMORY:
+                made[slot] *= _MEMORY / steps[slot]
+                steps[slot] = _MEMORY
+        before = self._together(slots)
+        for slot, more in zip(slots, drawn, strict=True):
+            made[slot] += more
+            steps[slot] += 1
+        return self._together(slots) - before
 
-    def _add(self, slot: int, tokens: int) -> tuple[float, float]:
-        made, steps = self._seen.get(slot, (0.0, 0.0))
-        kept = min(1.0, _MEMORY / steps) if steps else 0.0
-        found = self._seen[slot] = kept * made + tokens, kept * steps + 1
-        return found
+    def _together(self, slots: list[int]) -> float:
+        """Tokens a row: the steps of each, times the harmonic mean of paces."""
+        tokens = [self._tokens[slot] for slot in slots]
+        steps = [self._steps[slot] for slot in slots]
+        made, taken = sum(tokens), sum(steps)
+        if not made:
+            return 0.0
+        common = _COMMON * made / taken
+        times = [(_COMMON + its) / (common + own) for its, own in zip(steps, tokens, strict=True)]
+        return taken / sum(times)

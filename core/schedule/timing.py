@@ -37,10 +37,13 @@ class Timing:
     Args:
         clock: seconds, monotonic.
         showing: is told when drafts pay.
+        max_slots: sequences that run at once.
         watches: whether a speculator is shown steps.
     """
 
-    def __init__(self, clock: Callable[[], float], showing: Showing, *, watches: bool) -> None:
+    def __init__(
+        self, clock: Callable[[], float], showing: Showing, max_slots: int, *, watches: bool
+    ) -> None:
         self.baseline = Baseline()
         self.looks = False
         self.choosy = False
@@ -49,7 +52,7 @@ class Timing:
         self._showing = showing
         self._watches = watches
         self._payoffs: dict[int, Payoff] = {}
-        self._paces = Paces()
+        self._paces = Paces(max_slots)
         # When the step before ended, or else when the first was planned.
         self._since: float | None = None
         self._first = True

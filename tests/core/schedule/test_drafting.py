@@ -221,13 +221,13 @@ def test_a_batch_ends_no_later_than_without(rate, users) -> None:
 
 @pytest.mark.parametrize(("luckless", "cost"), [(10, 2.0), (12, 1.6)])
 def test_few_with_right_drafts_do_not_slow_the_others_down(luckless: int, cost: float) -> None:
-    """More tokens a second, and a batch that ends a sixth later: that is no gain."""
+    """More tokens a second, and a batch that ends an eighth later: that is no gain."""
     world = World(
         [0.95] * (16 - luckless) + [0.0] * luckless,
         lambda rows, drafts: cost + 0.03 * drafts / 16 if drafts else 1.0,
     )
     turns = [world.drain(96) for _ in range(60)][10:]
-    assert 96 / statistics.mean(turns) > 0.93
+    assert 96 / statistics.mean(turns) > 0.94
 
 
 @pytest.mark.parametrize("users", [1, 16])
@@ -326,7 +326,8 @@ def test_each_sequence_has_a_length_of_its_own() -> None:
     found = world.run(200)
     good = sum(lengths[0] + lengths[2] for lengths in found)
     bad = sum(lengths[1] + lengths[3] for lengths in found)
-    assert good > 14 * max(1, bad)
+    # Of 2400; drafts rest now and then, as what the good ones gain is little beside their price.
+    assert good > 1700 and bad < 170
 
 
 def test_rates_are_learned_and_forgotten() -> None:
