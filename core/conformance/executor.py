@@ -24,7 +24,8 @@ Factory = Callable[[Config, Registry], Executor]
 _PROMPT = [11, 42, 7, 99, 180, 23, 64, 5, 77, 31, 18]
 _OTHER = [250, 3, 9]
 _GREEDY = SamplingParams(temperature=0, max_tokens=32)
-_DRAWS = 6
+# Beyond a block of 16.
+_DRAWS = 8
 
 
 def check_executor(factory: Factory, config: Config | None = None) -> None:
@@ -81,7 +82,10 @@ class _Run:
             self._tables[slot] = 0
             self.drawn[slot] = []
             made.append(Newcomer(slot, prompt, len(prompt), 0, _GREEDY))
-        plan = Plan(self._step, made, [self._row(*row) for row in rows])
+        planned = [self._row(*row) for row in rows]
+        plain = not made and all(row.count == 1 and row.samples for row in planned)
+        grows = any(row.new_blocks for row in planned)
+        plan = Plan(self._step, made, planned, plain, grows=grows)
         self._step += 1
         self._flight.append((plan, self._executor.execute(plan)))
         self.answer(self._depth)
