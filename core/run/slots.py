@@ -178,9 +178,13 @@ class SlotTable:
         """
         size = self.block_size
         if self.kernels is not None:
-            table = self.tokens, self.lengths, self.blocks
             self.kernels.locate(
-                *(slots, starts, extra, *table),
+                slots,
+                starts,
+                extra,
+                self.tokens,
+                self.lengths,
+                self.blocks,
                 verifies=verifies,
                 out=out,
                 block_size=size,

@@ -111,6 +111,7 @@ class Payoff:
         self._lengths: dict[tuple[int, int], int] = {}
         self._costs: list[tuple[int, float]] = []
         self._steps = 0
+        # Whether it is time to look at costs again.
         self._looks = False
         self._tried_at = -_TRY_AGAIN
         self._tries = 0
