@@ -2,6 +2,7 @@
 
     python docs/benchmarks/speculation.py embedded --repeat 3 --output embedded.json
     python docs/benchmarks/speculation.py useless --repeat 5 --users 1,4,16,64 --output useless.json
+    python docs/benchmarks/speculation.py turns --repeat 100 --users 1,16 --output turns.json
     python docs/benchmarks/speculation.py simulated --users 1,8,64,512 --output simulated.json
     python docs/benchmarks/speculation.py overhead --users 1,64 --output overhead.json
 
@@ -11,10 +12,13 @@ name, which the model fills with entries of the first two; how many tokens of an
 run of four that the prompt has is reported beside the speed, and how many answers are plain
 decoding's: all of them on a CPU, else the run ends; on a GPU products of 16 bits round otherwise
 for more rows. `useless` runs it where nobody can guess the next token, random tokens at a high
-temperature, with several users at once. `simulated` runs the shape of Llama 3.1 8B with made-up
-weights whose logits are all the same, so that the next token is always 0, and drafts that are 0 as
-often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts that are
-never right and never fewer than asked for: what a step with drafts takes beside one without.
+temperature, with several users at once. `turns` gives engines that are captured ahead the same
+edits over and over, a second plain engine among them, and tells the first ten turns from those
+behind them, when it is known what drafts cost. `simulated` runs the shape of Llama 3.1 8B with
+made-up weights whose logits are all the same, so that the next token is always 0, and drafts that
+are 0 as often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts
+that are never right and never fewer than asked for: what a step with drafts takes beside one
+without.
 Engines take turns in one process, those of the embedded model in an order that changes; rates are
 medians over the repetitions, and so are its ratios, turn by turn, as its turns are short.
 `speculation_plot.py` draws what is written.
@@ -84,25 +88,20 @@ METHODS = {
 }
 RUN = 4
 WARM_UP = 3
+FIRST = 10
 
 
 def main() -> None:
     """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("embedded", "useless", "simulated", "overhead"))
+    parser.add_argument("what", choices=tuple(RUNS))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--users", default="1,4,16,64,128,256,512")
     parser.add_argument("--rates", default="0,0.5,0.7,0.9")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    run = {
-        "embedded": embedded,
-        "useless": useless,
-        "simulated": simulated,
-        "overhead": overhead,
-    }
-    found = {"what": args.what} | run[args.what](args)
+    found = {"what": args.what} | RUNS[args.what](args)
     if args.output is not None:
         args.output.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -232,6 +231,41 @@ def useless(args: argparse.Namespace) -> dict[str, Any]:
     return {"lines": lines}
 
 
+def turns(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each turn of several users on the edits, and how many times as fast as plain."""
+    engines = _embedded_engines()
+    engines["plain again"] = LLM("demo", config=Config(cache=CacheConfig(memory_gib=1)))
+    for llm in engines.values():
+        while llm.engine.idle():
+            pass
+    params = SamplingParams(temperature=0, max_tokens=args.tokens, ignore_eos=True)
+    lines = []
+    for users in map(int, args.users.split(",")):
+        seconds: dict[str, list[float]] = {name: [] for name in engines}
+        drafts: dict[str, list[int]] = {name: [] for name in engines}
+        for turn in range(args.repeat):
+            prompts = [EDITS[(user + turn) % len(EDITS)] for user in range(users)]
+            for name in _order(engines, turn):
+                llm = engines[name]
+                llm.engine.scheduler.forget_prefixes()
+                before = llm.engine.stats().draft_tokens
+                begun = time.perf_counter()
+                llm.generate(prompts, params, use_tqdm=False)
+                seconds[name].append(time.perf_counter() - begun)
+                drafts[name].append(llm.engine.stats().draft_tokens - before)
+        for name, took in seconds.items():
+            line: dict[str, Any] = {"users": users, "method": name}
+            for part, some in (("first", slice(FIRST)), ("later", slice(FIRST, None))):
+                plain, its = seconds["plain"][some], took[some]
+                if its:
+                    line[part] = sum(plain) / sum(its)
+                    line[f"{part}_by_turn"] = _by_turn(plain, its)
+                    line[f"{part}_drafts"] = sum(drafts[name][some])
+            say(**line, turn_ms=1000 * statistics.median(took))
+            lines.append(line | {"seconds": took, "drafts": drafts[name]})
+    return {"lines": lines}
+
+
 class Simulated(Speculator):
     """Drafts of token 0, each as often as ``rate`` says, and of another one otherwise."""
 
@@ -355,6 +389,14 @@ def _engine(config: Config) -> Engine:
         pass
     return engine
 
+
+RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "embedded": embedded,
+    "useless": useless,
+    "turns": turns,
+    "simulated": simulated,
+    "overhead": overhead,
+}
 
 if __name__ == "__main__":
     main()
