@@ -33,7 +33,7 @@ def take_token(seq: Sequence, row: Row, drawn: list[int]) -> Delta | None:
     Returns:
         What the caller learns; None, and nothing is done, for a row or sequence of another kind.
     """
-    if len(drawn) != 1 or seq.num_ready or seq.num_valid or seq.quarantined:
+    if len(drawn) != 1 or row.propose or seq.num_ready or seq.num_valid or seq.quarantined:
         return None
     tokens = seq.token_ids
     count = len(tokens)

@@ -43,9 +43,9 @@ def state(seq: Sequence) -> dict[str, object]:
     }
 
 
-@given(states(), st.lists(st.integers(0, 5), max_size=2))
-def test_a_token_is_taken_in_as_ever(seq, drawn) -> None:
-    row = Row(0, seq.num_computed - seq.num_pending + 1, 1, [], True)
+@given(states(), st.lists(st.integers(0, 5), max_size=2), st.integers(0, 1))
+def test_a_token_is_taken_in_as_ever(seq, drawn, propose) -> None:
+    row = Row(0, seq.num_computed - seq.num_pending + 1, 1, [], True, propose=propose)
     outcome = Outcome(0, [drawn])
     other, before = copy.deepcopy(seq), copy.deepcopy(state(seq))
     assert has_only_tokens(outcome)
@@ -58,7 +58,20 @@ def test_a_token_is_taken_in_as_ever(seq, drawn) -> None:
     ours, theirs = state(seq), state(other)
     ours.pop("request"), theirs.pop("request")
     assert ours == theirs
+    assert seq.drafting.skips() == other.drafting.skips()
     assert quick.finish_reason is None
+
+
+def test_a_search_that_found_nothing_is_noted() -> None:
+    params = SamplingParams(max_tokens=9)
+    seq = Sequence(
+        Request(request_id="r", prompt_token_ids=[1], params=params, seed=0, max_tokens=9)
+    )
+    seq.token_ids.append(5)
+    seq.num_pending = 2
+    row = Row(0, 1, 1, [], True, propose=1)
+    assert take_token(seq, row, [5]) or take_in(seq, row, 0, Outcome(0, [[5]]))
+    assert seq.drafting.skips() == 1
 
 
 @given(states())
