@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ("Acceptance", "Judged", "Rates", "judge")
+__all__ = ("Acceptance", "Judged", "Rates", "judge", "pooled")
 
 # Drafts' worth of evidence that is remembered, and of trust in what others have shown.
 _MEMORY = 20.0
@@ -65,19 +67,16 @@ class Judged(NamedTuple):
     tried: int = 0
     accepted: int = 0
 
-    def plus(self, other: Judged) -> Judged:
-        """Those of both."""
-        return Judged(
-            self.rows + other.rows,
-            self.right + other.right,
-            self.tried + other.tried,
-            self.accepted + other.accepted,
-        )
 
-
+@functools.cache
 def judge(drafts: int, accepted: int) -> Judged:
     """Those of a row with so many drafts, of which so many were accepted."""
     return Judged(1, accepted > 0, min(drafts - 1, accepted), max(accepted - 1, 0))
+
+
+def pooled(judged: Iterable[Judged]) -> Judged:
+    """Those of all."""
+    return Judged(*map(sum, zip(*judged, strict=True)))
 
 
 class _Evidence:
@@ -102,13 +101,18 @@ class _Evidence:
     def likely(self, prior: float, doubt: float) -> float:
         if not self._tried:
             return prior
-        rate = self.rate(prior, _TRUST)
-        room = doubt * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
-        return min(max(prior, rate - room), rate + room)
+        trusted = self._tried + _TRUST
+        rate = (self._accepted + prior * _TRUST) / trusted
+        room = doubt * math.sqrt(rate * (1 - rate) / trusted)
+        if prior < rate - room:
+            return rate - room
+        return rate + room if prior > rate + room else prior
 
     def age(self, memories: float) -> None:
         """So many times what is remembered has passed, whether or not there was anything to see."""
-        self._scale(1 / (1 + memories))
+        kept = 1 / (1 + memories)
+        self._tried *= kept
+        self._accepted *= kept
 
     def fade(self, draws: int) -> None:
         if self._tried:
@@ -147,10 +151,11 @@ class Acceptance:
 
     def learn(self, judged: Judged) -> None:
         """Take in drafts; one that was right ends long pauses."""
-        self._first.add(judged.rows, judged.right)
-        self._following.age(judged.rows / self._rows)
-        self._following.add(judged.tried, judged.accepted)
-        if judged.right:
+        rows, right, tried, accepted = judged
+        self._first.add(rows, right)
+        self._following.age(rows / self._rows)
+        self._following.add(tried, accepted)
+        if right:
             self._next_pause = _FIRST_PAUSE
 
     def rates(self, prior: float, trust: float = _TRUST) -> Rates:

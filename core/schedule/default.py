@@ -20,7 +20,7 @@ from ..request import Request
 from ..sequence import Sequence, Status
 from ..step import Delta, Newcomer, Outcome, Plan, Row
 from .drafting import Drafting
-from .intake import has_only_tokens, take_in, take_token
+from .intake import has_only_tokens, take_in, take_tokens
 from .prompts import PromptShare, chunk
 from .roster import Roster
 
@@ -122,22 +122,19 @@ class DefaultScheduler(Scheduler):
             # What was computed for a sequence that ended or restarted meanwhile is dropped here.
             if seq.status is Status.FINISHED or seq.epoch != epoch:
                 continue
-            if only_tokens and row.count == 1:
-                delta = take_token(seq, row, outcome.tokens[index])
-                if delta is not None:
-                    self._generated_tokens += 1
-                    deltas.append(delta)
-                    continue
-            delta = take_in(seq, row, index, outcome)
+            delta = take_tokens(seq, row, index, outcome) if only_tokens else None
             if delta is None:
-                continue
+                delta = take_in(seq, row, index, outcome)
+                if delta is None:
+                    continue
+                if delta.finish_reason is not None:
+                    self._corrupted += delta.finish_reason == "error"
+                    self._finish(seq)
+                elif delta.token_ids and seq.quarantined:
+                    self._roster.clear(seq)
             self._generated_tokens += len(delta.token_ids)
-            self._drafting.learn(seq, row, delta)
-            if delta.finish_reason is not None:
-                self._corrupted += delta.finish_reason == "error"
-                self._finish(seq)
-            elif delta.token_ids and seq.quarantined:
-                self._roster.clear(seq)
+            if row.drafts:
+                self._drafting.learn(seq, row, delta)
             deltas.append(delta)
         self._drafting.measure(plan, outcome, last=not self._roster.running)
         return deltas
@@ -192,7 +189,7 @@ class DefaultScheduler(Scheduler):
             drafts=self._drafting.rows,
             draft_tokens=self._drafting.tried,
             accepted_tokens=sum(self._drafting.accepted_at),
-            accepted_at=list(self._drafting.accepted_at),
+            accepted_at=self._drafting.accepted_at,
         )
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from ..cache.manager import CacheManager
 from ..contracts.scheduler import SchedulerSettings
 from ..sequence import Sequence
 from ..step import Delta, Outcome, Plan, Row
-from .acceptance import Acceptance, Judged, Rates, judge
+from .acceptance import Acceptance, Judged, Rates, judge, pooled
 from .payoff import LOOK_AGAIN, MARGIN, PROMISE, Payoff
 from .showing import Showing
 from .timing import Timing
@@ -54,7 +54,6 @@ class Drafting:
         showing: whether a speculator is shown that step.
         rows: that verified drafts.
         tried: drafts verified.
-        accepted_at: of these, accepted, by position in their row.
 
     Args:
         settings: limits.
@@ -72,7 +71,8 @@ class Drafting:
         self.rows = 0
         self.tried = 0
         self._adapts = self.most > 0 and settings.adaptive
-        self.accepted_at = [0] * self.most
+        # Rows by the number of their drafts that were accepted.
+        self._accepted = [0] * (self.most + 1)
         self._settings = settings
         self._cache = cache
         slots = settings.max_num_seqs
@@ -82,7 +82,7 @@ class Drafting:
         self._prior = Rates(_FIRST_RATE, _FIRST_RATE)
         self._doubt = _DOUBT_ALONE
         # Drafts of the step that is taken in.
-        self._judged = Judged()
+        self._judged: list[Judged] = []
         # Sequences asked in the last step that looked, those that wanted drafts, draws until one of
         # them looks for some again, those for which drafts would lose, how many it was for, and
         # whether plain steps are to be measured where nobody looks.
@@ -216,10 +216,14 @@ class Drafting:
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
-        if not seq.num_ready:
+        drafts = seq.num_ready
+        if not drafts:
             return 0
-        drafts = self._room(seq, end, min(seq.num_ready, self._spare, most))
-        self._spare -= drafts
+        spare = self._spare
+        if drafts > spare or drafts > most:
+            drafts = max(0, min(spare, most))
+        drafts = self._room(seq, end, drafts)
+        self._spare = spare - drafts
         return drafts
 
     def propose(self, seq: Sequence, end: int) -> int:
@@ -242,17 +246,21 @@ class Drafting:
         return drafts
 
     def learn(self, seq: Sequence, row: Row, delta: Delta) -> None:
-        """Take in what a row has given; filling where no draft was proposed has its cost, too."""
-        if not row.drafts:
-            return
+        """Take in what a row with drafts has given; filling where none was proposed has its cost,
+        too."""
         accepted = delta.num_accepted
         self.rows += 1
         self.tried += delta.num_drafts
-        for position in range(accepted):
-            self.accepted_at[position] += 1
-        judged = judge(row.drafts, accepted)
-        seq.drafting.learn(judged)
-        self._judged = self._judged.plus(judged)
+        self._accepted[accepted] += 1
+        if self._adapts:
+            judged = judge(row.drafts, accepted)
+            seq.drafting.learn(judged)
+            self._judged.append(judged)
+
+    @property
+    def accepted_at(self) -> list[int]:
+        """Drafts accepted, by position in their row."""
+        return [sum(self._accepted[position:]) for position in range(1, self.most + 1)]
 
     def measure(self, plan: Plan, outcome: Outcome, *, last: bool) -> None:
         """A step has ended; its duration is the time since the one before did.
@@ -269,21 +277,24 @@ class Drafting:
             if outcome.cold:
                 self._timing.disturb()
             return
-        if self._judged.rows:
-            self._overall.learn(self._judged)
-            self._judged = Judged()
+        if self._judged:
+            self._overall.learn(pooled(self._judged))
+            self._judged.clear()
         together, self._slept = self._slept + 1, 0
         self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""
-        blocks = max(0, self._cache.pool.num_free - self._kept_blocks) + len(seq.blocks)
-        room = min(seq.token_limit - 1, blocks * self._cache.block_size) - end
+        held, size = len(seq.blocks), self._cache.block_size
+        if end + drafts <= held * size and end + drafts < seq.token_limit:
+            return drafts
+        blocks = max(0, self._cache.pool.num_free - self._kept_blocks) + held
+        room = min(seq.token_limit - 1, blocks * size) - end
         return max(0, min(drafts, room))
 
     def _choose(self, seq: Sequence) -> tuple[int, bool]:
         """Drafts that a sequence wants, and whether they promise to pay."""
-        if not self._settings.adaptive:
+        if not self._adapts:
             return self.most, True
         acceptance, now = seq.drafting, self._now
         if not now.plain:

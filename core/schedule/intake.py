@@ -5,43 +5,48 @@ from __future__ import annotations
 from ..sequence import Sequence, Status
 from ..step import Delta, FinishReason, Outcome, Row, TokenLogprobs
 
-__all__ = ("has_only_tokens", "take_in", "take_token")
+__all__ = ("has_only_tokens", "take_in", "take_tokens")
 
 
 def has_only_tokens(outcome: Outcome) -> bool:
-    """Whether a step brought nothing else."""
+    """Whether a step brought nothing else, but for drafts."""
     return not (
-        outcome.failures
-        or outcome.exhausted
-        or outcome.proposed
-        or outcome.logprobs
-        or outcome.prompt_logprobs
+        outcome.failures or outcome.exhausted or outcome.logprobs or outcome.prompt_logprobs
     )
 
 
-def take_token(seq: Sequence, row: Row, drawn: list[int]) -> Delta | None:
-    """Append the one token of a row without drafts to a sequence that goes on behind it.
+def take_tokens(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | None:
+    """Append the row's tokens to a sequence that has some already and goes on behind them.
 
     ``take_in`` would do the same. With hundreds of sequences nearly every row of every step is such
     a one, and what they cost is what the host costs.
 
     Args:
         seq: alive, of the epoch the row was planned in.
-        row: of one token, in a step that brought nothing but tokens.
-        drawn: what it has drawn.
+        row: what was computed.
+        index: of the row in the plan.
+        outcome: of a step that brought nothing but tokens and drafts.
 
     Returns:
         What the caller learns; None, and nothing is done, for a row or sequence of another kind.
     """
-    if len(drawn) != 1 or row.propose or seq.num_ready or seq.num_valid or seq.quarantined:
-        return None
-    tokens = seq.token_ids
+    drawn, tokens = outcome.tokens[index], seq.token_ids
     count = len(tokens)
-    if count <= seq.num_prompt or count + 1 >= seq.token_limit or drawn[0] in seq.stop_ids:
+    if not drawn or count <= seq.num_prompt or seq.quarantined:
         return None
-    tokens.append(drawn[0])
-    seq.num_pending -= 1
-    return Delta(seq.request.request_id, drawn)
+    if count + len(drawn) >= seq.token_limit or not seq.stop_ids.isdisjoint(drawn):
+        return None
+    tokens += drawn
+    delta = Delta(seq.request.request_id, drawn)
+    if row.drafts:
+        _take_back(seq, row, len(drawn))
+        delta.num_drafts = verified = min(row.drafts, seq.num_valid)
+        delta.num_accepted = min(len(drawn) - 1, verified)
+    else:
+        seq.num_pending -= 1
+    if row.propose or seq.num_valid or seq.num_ready:
+        _note_drafts(seq, row, outcome.proposed.get(index, 0))
+    return delta
 
 
 def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | None:
@@ -77,11 +82,7 @@ def take_in(seq: Sequence, row: Row, index: int, outcome: Outcome) -> Delta | No
     if row.drafts:
         delta.num_drafts = min(row.drafts, seq.num_valid)
         delta.num_accepted = min(kept, _accepted(row, outcome, index), delta.num_drafts)
-    seq.num_valid = outcome.proposed.get(index, 0)
-    if row.propose:
-        seq.drafting.sought(found=seq.num_valid > 0)
-    if not seq.num_pending:
-        seq.num_ready = min(seq.num_ready, seq.num_valid)
+    _note_drafts(seq, row, outcome.proposed.get(index, 0))
     if index in outcome.logprobs:
         delta.logprobs = outcome.logprobs[index][:kept]
     last = drawn[kept - 1] if kept else -1
@@ -106,6 +107,15 @@ def _take_back(seq: Sequence, row: Row, drawn: int) -> None:
     seq.num_slack -= row.drafts
     if seq.status is Status.RUNNING:
         seq.num_computed -= min(row.drafts, 1 + row.drafts - drawn)
+
+
+def _note_drafts(seq: Sequence, row: Row, proposed: int) -> None:
+    """So many drafts stand ready for the sequence's next row."""
+    seq.num_valid = proposed
+    if row.propose:
+        seq.drafting.sought(found=proposed > 0)
+    if seq.num_ready > proposed and not seq.num_pending:
+        seq.num_ready = proposed
 
 
 def _append(seq: Sequence, drawn: list[int]) -> tuple[int, FinishReason | None]:

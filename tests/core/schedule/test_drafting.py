@@ -14,7 +14,7 @@ from quire.core.cache.manager import CacheManager
 from quire.core.contracts.scheduler import SchedulerSettings
 from quire.core.request import Request, SamplingParams
 from quire.core.schedule import drafting
-from quire.core.schedule.acceptance import Acceptance, Judged, Rates, judge
+from quire.core.schedule.acceptance import Acceptance, Judged, Rates, judge, pooled
 from quire.core.schedule.drafting import Drafting
 from quire.core.schedule.step_times import Baseline, DraftCosts
 from quire.core.sequence import Sequence
@@ -98,7 +98,8 @@ class World:
             made.append(1 + accepted)
             seq.token_ids += [0] * made[-1]
             delta = Delta("", [0] * (1 + accepted), num_drafts=row.drafts, num_accepted=accepted)
-            self.drafting.learn(seq, row, delta)
+            if row.drafts:
+                self.drafting.learn(seq, row, delta)
         self.tokens += sum(made)
         plain = not any(row.drafts or row.slack or row.propose or row.count > 1 for row in rows)
         newcomers = [Newcomer(seq.slot, [], 1, 0, SamplingParams()) for seq in new]
@@ -357,7 +358,7 @@ def test_drafts_that_count(drafts: int, data: st.DataObject) -> None:
     judged = judge(drafts, accepted)
     assert judged.rows + judged.tried == min(drafts, accepted + 1)
     assert judged.right + judged.accepted == accepted
-    assert judged.plus(judged) == Judged(*(2 * count for count in judged))
+    assert pooled([judged, judged]) == Judged(*(2 * count for count in judged))
 
 
 def test_drafts_that_are_right_for_long_or_not_at_all_get_long() -> None:
