@@ -13,6 +13,8 @@ from ..config import SpeculationConfig
 from ..contracts.attention import AttentionBatch, AttentionSpec
 from ..contracts.model import Architecture, Attend, BuildContext, LastLayer, Tap, TensorHolder
 from ..contracts.speculator import Drafting, HostRows, Observed, Speculator, SpeculatorContext
+from ..run.reading import Reading
+from ..run.staging import Staging
 from .report import Unchecked, require
 
 __all__ = ("check_speculator", "make_context")
@@ -136,6 +138,10 @@ class _Table:
         self.vocab_size = context.vocab_size
         self._speculator = speculator
         self._model = context.model
+        reader = speculator.reader()
+        self._reading: Reading | None = None
+        if reader is not None:
+            self._reading = Reading(reader, context.max_tokens, Staging(context.device))
         blocks = -(-(_LENGTH + _MOST) // _BLOCK)
         self._tokens = torch.zeros(_SLOTS + 1, _LENGTH + _MOST, dtype=torch.int32)
         order = torch.arange(1, _SLOTS * blocks + 1, dtype=torch.int32).view(_SLOTS, blocks)
@@ -215,7 +221,8 @@ class _Table:
             draw=lambda logits, rows, index: logits.argmax(-1),
             host=host,
         )
-        self._speculator.prepare(drafting)
+        if self._reading is not None:
+            self._reading.catch_up(host, self._speculator.lacks(host), lambda: drafting)
         drafts = self._speculator.propose(drafting)
         require(bool((before == self._tokens).all()), "propose changes the slots' tokens")
         return self._checked(drafts, len(slots), most)

@@ -8,11 +8,11 @@ model's. Proposals are chains, one token for each position: docs/decisions/0018 
 would give.
 
 Life cycle: built once, with the model in place; ``caches`` are allocated together with the
-model's; then ``prepare`` and ``propose`` after every step whose rows ask for drafts, and ``enter``
-before the first one of a sequence new to its slot. One that drafts from the model's hidden states
-is shown those of a sequence's steps by ``observe``, several steps at once or not, before it may be
-asked for drafts of it. Steps may be left out where nobody drafts; who was in one is not drafted for
-again.
+model's; then ``propose`` after every step whose rows ask for drafts, and ``enter`` before the first
+one of a sequence new to its slot. One with a model of its own has the engine compute what that
+``lacks`` of a sequence before. One that drafts from the model's hidden states is shown those of a
+sequence's steps by ``observe``, several steps at once or not, before it may be asked for drafts of
+it. Steps may be left out where nobody drafts; who was in one is not drafted for again.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ __all__ = (
     "HostRows",
     "Observed",
     "OpenModule",
+    "Reader",
     "Speculator",
     "SpeculatorContext",
     "made_for",
@@ -163,6 +164,21 @@ class Drafting:
 
 
 @dataclass(frozen=True, slots=True)
+class Reader:
+    """A speculator's own model, which reads what sequences know.
+
+    Attributes:
+        model: with its weights.
+        attention: of the model; one of the speculator's ``caches``.
+        leaves: last tokens of a sequence that ``propose`` computes itself.
+    """
+
+    model: Architecture
+    attention: AttentionBackend
+    leaves: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """T tokens that a step, or several, have computed, once what was drawn stands in the table.
 
@@ -262,9 +278,18 @@ class Speculator(ABC):
         """
         del observed
 
-    def prepare(self, drafting: Drafting) -> None:
-        """Do what depends on more than the device's tensors; never captured."""
-        del drafting
+    def reader(self) -> Reader | None:
+        """The model, if it has one, that must have computed a sequence's tokens before it drafts
+        from it; always the same."""
+        return None
+
+    def lacks(self, host: HostRows) -> np.ndarray:
+        """How many tokens of each row the reader has yet to compute, which is done before
+        ``propose`` is called for the same rows: int64 [N], those before the last ``leaves``.
+
+        Called once for each call of ``propose``, where there is a reader.
+        """
+        return host.slots * 0
 
     def graph_key(self, num_rows: int, longest: int) -> Hashable:
         """What a captured ``propose`` depends on beside its number of rows and of drafts.

@@ -69,6 +69,8 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
         cold: whether a launch, since somebody last set this to False, had to be captured first or
             ran without what is yet to be captured for it.
 
+    Shapes are hashable, and few.
+
     Args:
         device: a CUDA device.
     """
@@ -76,6 +78,8 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def __init__(self, device: torch.device) -> None:
         self.cold = False
         self._graphs: dict[Hashable, Kept] = {}
+        # By shape: finding out what it shares its graph with takes as long as launching that.
+        self._known: dict[Shape, Kept] = {}
         # What launches of shapes that are missing run in, until one more is captured: seeking it
         # takes longer than many a step.
         self._holders: dict[Hashable, tuple[Shape, Kept] | None] = {}
@@ -101,6 +105,7 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def forget(self) -> None:
         """Drop every graph: the caches they were captured with are gone."""
         self._graphs.clear()
+        self._known.clear()
         self._holders.clear()
         self._missed.clear()
         self._coming = self._shapes_to_come()
@@ -119,6 +124,7 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
     def _graph(self, shape: Shape) -> Kept:
         """Capture a shape, and keep it."""
         kept = self._graphs[self._key(shape)] = self._capture(shape)
+        self._known.clear()
         self._holders.clear()
         return kept
 
@@ -138,9 +144,13 @@ class CapturedShapes(ABC, Generic[Shape, Kept]):
 
         None with the shape itself where it runs without.
         """
+        known = self._known.get(shape)
+        if known is not None:
+            return shape, known
         key = self._key(shape)
         kept = self._graphs.get(key)
         if kept is not None:
+            self._known[shape] = kept
             return shape, kept
         self._missed[key] += 1
         wanted: Shape | None = shape

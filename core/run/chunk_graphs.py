@@ -2,12 +2,13 @@
 
 Launching a step kernel by kernel takes the host as long as the device takes for a thousand tokens.
 So steps of fewer are captured for few numbers of tokens, whatever rows these are in: which row a
-token belongs to, and which rows have one query, is on the device.
+token belongs to, and which rows have one query, is on the device. Showing a speculator such a step
+comes behind its draws, and is a graph of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..step import Plan
 from .batch import Draws, PlanRows
 from .capture import CapturedShapes
 from .graph_sizes import graph_rows
-from .graphs import PATIENCE, End, Graph
+from .graphs import PATIENCE, End, Graph, shows
 from .slots import SlotTable
 from .watch import Watch
 
@@ -37,13 +38,13 @@ class Chunked(NamedTuple):
         hidden: [T, hidden size], valid until the next step is launched.
         draws: its draws.
         last: int64 [M], the token before each draw, among the T; None where that is the identity.
-        observed: what to show a speculator behind the draws.
+        show: shows a speculator the step, behind the draws; None where it does not see it.
     """
 
     hidden: torch.Tensor
     draws: Draws
     last: torch.Tensor | None
-    observed: Observed | None
+    show: Callable[[], None] | None
 
 
 class _Shape(NamedTuple):
@@ -59,6 +60,7 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
     Args:
         watch: runs the model; it ``captures_chunks``.
         table: the slot table.
+        observe: shown what steps compute, if somebody asks to see it.
         max_tokens: of a step.
     """
 
@@ -66,12 +68,14 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
         self,
         watch: Watch,
         table: SlotTable,
+        observe: Callable[[Observed], None] | None,
         *,
         max_tokens: int,
     ) -> None:
         super().__init__(table.device)
         self._watch = watch
         self._table = table
+        self._observe = observe
         most = min(max_tokens, _MOST_TOKENS)
         sizes = {graph_rows(max(tokens, _FEWEST_TOKENS)) for tokens in range(1, most + 1)}
         self._sizes = sorted(sizes)
@@ -100,14 +104,20 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
             return None
         self._fill(rows, plans, size)
         graph.replay()
-        slots = rows.slots[rows.drawing]
-        parts = (slots, rows.ends[rows.drawing], rows.offsets[rows.drawing + 1] - 1)
-        on_device, lengths, last = self._table.staging.send(parts)
-        draws = Draws(rows.drawing.tolist(), slots.tolist(), on_device, lengths)
         if graph.end is None:
             raise RuntimeError("a step with chunks ends with hidden states")
-        observed = graph.end.observed if plan.shown else None
-        return Chunked(graph.end.hidden[:total], draws, last, observed)
+        show = graph.end.show if plan.shown else None
+        return Chunked(graph.end.hidden[:total], *self._draws(rows), show)
+
+    def _draws(self, rows: PlanRows) -> tuple[Draws, torch.Tensor | None]:
+        """The draws, and the token before each."""
+        slots = rows.slots[rows.drawing]
+        if not len(slots):
+            nothing = self._inputs[:0]
+            return Draws([], [], nothing, nothing), None
+        parts = (slots, rows.ends[rows.drawing], rows.offsets[rows.drawing + 1] - 1)
+        on_device, lengths, last = self._table.staging.send(parts)
+        return Draws(rows.drawing.tolist(), slots.tolist(), on_device, lengths), last
 
     def capture_largest(self) -> None:
         self._graph(_Shape(self._sizes[-1]))
@@ -138,7 +148,11 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
     def _capture(self, shape: _Shape) -> Graph:
         nothing = PlanRows(Plan(0, [], []), self._table, exact=False)
         self._fill(nothing, self._no_chunks(shape), shape.tokens)
-        return Graph(*self._capturing(lambda: self._step(shape)))
+        replay, (hidden, observed) = self._capturing(lambda: self._step(shape))
+        show = shows(self._observe, observed)
+        if show is not None:
+            show, _ = self._capturing(show)
+        return Graph(replay, End(hidden, show), observed)
 
     def _no_chunks(self, shape: _Shape) -> list[np.ndarray]:
         plans = self._watch.chunk_plans([], [], 0, shape.tokens, shown=shape.shown)
@@ -165,7 +179,7 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
         values[5 * size + 1 :] = chunks
         self._table.staging.refill(self._inputs, values)
 
-    def _step(self, shape: _Shape) -> End:
+    def _step(self, shape: _Shape) -> tuple[torch.Tensor, Observed | None]:
         """What a graph holds: from the inputs to hidden states."""
         table, size = self._table, shape.tokens
         sizes = (size, size, size, size + 1, size, *map(len, self._no_chunks(shape)))
@@ -185,4 +199,4 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
         token_ids = table.tokens[token_slots, positions].long()
         shown_plan = shown[0].to(torch.int32) if shown else None
         where = token_slots, positions
-        return End(*self._watch.forward(token_ids, *where, batch, shown_plan, shown=shape.shown))
+        return self._watch.forward(token_ids, *where, batch, shown_plan, shown=shape.shown)

@@ -44,11 +44,11 @@ class Tokens(NamedTuple):
 
     def are(self, other: Tokens) -> bool:
         """Whether others are the same, and neither bring new blocks."""
-        if (
-            len(other.slots) != len(self.slots)
-            or self.blocks is not None
-            or other.blocks is not None
-        ):
+        if self.blocks is not None or other.blocks is not None:
+            return False
+        if other is self:
+            return True
+        if len(other.slots) != len(self.slots):
             return False
         if other.codes is not self.codes and (
             other.codes is None or self.codes is None or (other.codes != self.codes).any()
@@ -68,7 +68,8 @@ class Layout(NamedTuple):
         slots: the same, int64.
         offsets: int64, tokens of its row before each.
         codes: int64, see ``slot_kernels``.
-        known: bool, whether the host knows where a token stands.
+        known: bool, whether the host knows where a token stands; None where it does of none.
+        floating: the tokens, as the device alone knows where they stand.
     """
 
     key: list[tuple[int, int, bool]]
@@ -77,14 +78,15 @@ class Layout(NamedTuple):
     slots: np.ndarray
     offsets: np.ndarray
     codes: np.ndarray
-    known: np.ndarray
+    known: np.ndarray | None
+    floating: Tokens
 
     def tokens(self, plan: Plan) -> Tokens:
         """Those of a plan with this layout."""
-        starts = np.zeros_like(self.slots)
-        if self.known.any():
-            begins = np.array([row.start for row in plan.rows])[self.rows]
-            starts = np.where(self.known, begins + self.offsets, 0)
+        if self.known is None:
+            return self.floating
+        begins = np.array([row.start for row in plan.rows])[self.rows]
+        starts = np.where(self.known, begins + self.offsets, 0)
         return Tokens(self.slots, starts, self.codes)
 
 
@@ -137,8 +139,10 @@ class DecodeInputs:
             codes = (offsets << OFFSET) + FLOATING * floating[rows]
             codes[ends - 1] += LAST
             slots = slots[rows]
+            known = None if floating.all() else floating[rows] == 0
+            tokens = Tokens(slots, np.zeros_like(slots), codes)
             lists = rows.tolist(), slots.tolist()
-            self._layout = Layout(key, *lists, slots, offsets, codes, floating[rows] == 0)
+            self._layout = Layout(key, *lists, slots, offsets, codes, known, tokens)
         return self._layout
 
     def _fill(self, tokens: Tokens, size: int) -> None:

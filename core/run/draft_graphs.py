@@ -10,9 +10,16 @@ import numpy as np
 import torch
 
 from ..contracts.speculator import Drafting, HostRows, Speculator
+from ..step import Row
 from .capture import LONG_PATIENCE, CapturedShapes
-from .decode_inputs import NOBODY
-from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
+from .graph_sizes import (
+    graph_length,
+    graph_lengths,
+    graph_rows,
+    graph_sizes,
+    holding_sizes,
+    stand_in_rows,
+)
 from .mailbox import Mailbox
 from .sample import Sampler
 from .slots import SlotTable
@@ -37,26 +44,46 @@ class _Graph(NamedTuple):
     counts: torch.Tensor
 
 
+class _Asked(NamedTuple):
+    """A call's slots and how many drafts each wants, on the host."""
+
+    slots: list[int]
+    wanted: list[int]
+
+
 class Loaded(NamedTuple):
     """A call whose rows are in place.
 
     Attributes:
-        slots: int64 [N].
-        wanted: int64 [N].
+        inputs: int64, slots and, ``room`` numbers behind them, how many drafts are wanted.
+        room: see above.
+        size: N.
         graph: drafts.
         mailbox: where it posts how many; None where it does not.
     """
 
-    slots: torch.Tensor
-    wanted: torch.Tensor
+    inputs: torch.Tensor
+    room: int
+    size: int
     graph: _Graph
     mailbox: Mailbox | None
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """int64 [N]."""
+        return self.inputs[: self.size]
+
+    @property
+    def wanted(self) -> torch.Tensor:
+        """int64 [N]."""
+        return self.inputs[self.room :][: self.size]
 
     def launch(self) -> Numbers:
         """Draft and put the drafts into the slot table: N numbers, how many for each row."""
         self.graph.replay()
-        count = len(self.slots)
-        return self.graph.counts[:count] if self.mailbox is None else self.mailbox.posted(count)
+        if self.mailbox is None:
+            return self.graph.counts[: self.size]
+        return self.mailbox.posted(self.size)
 
 
 class DraftGraphs(CapturedShapes[_Shape, _Graph]):
@@ -94,24 +121,26 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         self._longest = table.tokens.shape[1]
         room = 2 * aligned(self._sizes[-1])
         self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
-        self._sent = NOBODY
+        # What is in place: the next call is often for the same rows.
+        self._sent: tuple[int, _Asked] | None = None
         self._mailbox = table.mailbox(self._sizes[-1])
 
-    def load(self, host: HostRows) -> Loaded | None:
-        """Put rows in place; None if what their requests ask for needs the host."""
-        host_slots = host.slots.tolist()
-        if not self._sampler.graphable(host_slots):
+    def load(self, rows: list[Row]) -> Loaded | None:
+        """Put rows that ask for drafts in place; None if what their requests ask for needs the
+        host."""
+        asked = _Asked([row.slot for row in rows], [row.propose for row in rows])
+        if not self._sampler.graphable(asked.slots):
             return None
-        count, longest_chain = len(host_slots), int(host.wanted.max())
+        count, longest_chain = len(rows), max(asked.wanted)
         most = next(length for length in self._lengths if length >= longest_chain)
-        longest = int(host.longest.max()) + longest_chain
-        filters = self._sampler.filters(host_slots)
+        longest = max([row.start + row.count for row in rows]) + 1 + longest_chain
+        longest = graph_length(longest, self._longest)
+        filters = self._sampler.filters(asked.slots)
         shape, graph = self._find(_Shape(graph_rows(count), most, longest, filters))
         if graph is None:
             raise RuntimeError("a proposal is captured where nothing holds it")
-        self._fill(shape.rows, host.slots, host.wanted)
-        wanted = self._inputs[aligned(shape.rows) :][:count]
-        return Loaded(self._inputs[:count], wanted, graph, self._mailbox)
+        self._fill(shape.rows, asked)
+        return Loaded(self._inputs, aligned(shape.rows), count, graph, self._mailbox)
 
     def capture_largest(self) -> None:
         self._graph(_Shape(self._sizes[-1], self._lengths[-1], self._longest, filters=True))
@@ -126,11 +155,10 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
         """Of any number of rows and any length: first long chains, which short ones can run in."""
-        doublings = range(self._longest.bit_length() + 1)
-        lengths = reversed(self._lengths)
-        for filters, most, power in itertools.product((False, True), lengths, doublings):
+        chains, lengths = reversed(self._lengths), graph_lengths(self._longest)
+        for filters, most, longest in itertools.product((False, True), chains, lengths):
             for rows in self._sizes:
-                yield _Shape(rows, most, 1 << power, filters)
+                yield _Shape(rows, most, longest, filters)
 
     def _patience(self, shape: _Shape) -> int:
         return LONG_PATIENCE
@@ -151,22 +179,22 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         return shape.rows, shape.most, shape.filters, key
 
     def _capture(self, shape: _Shape) -> _Graph:
-        self._fill(shape.rows, NOBODY, NOBODY)
+        self._fill(shape.rows, _Asked([], []))
         graph = _Graph(*self._capturing(lambda: self._work(shape)))
         if self._mailbox is not None:
             self._mailbox.recount()
         return graph
 
-    def _fill(self, size: int, slots: np.ndarray, wanted: np.ndarray) -> None:
-        room = aligned(size)
+    def _fill(self, size: int, asked: _Asked) -> None:
+        if self._sent == (size, asked):
+            return
+        room, count = aligned(size), len(asked.slots)
         values = np.full(2 * room, self._table.padding, dtype=np.int64)
-        values[: len(slots)] = slots
+        values[:count] = asked.slots
         values[room:] = 1
-        values[room : room + len(wanted)] = wanted
-        # The next call is often for the same rows.
-        if not np.array_equal(values, self._sent):
-            self._table.staging.refill(self._inputs, values)
-            self._sent = values
+        values[room : room + count] = asked.wanted
+        self._table.staging.refill(self._inputs, values)
+        self._sent = size, asked
 
     def _work(self, shape: _Shape) -> torch.Tensor:
         table, size, most = self._table, shape.rows, shape.most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from ..contracts.speculator import Drafting, HostRows, Observed, Speculator
 from ..step import Newcomer, Plan, Row
 from .backlog import Backlog
 from .draft_graphs import DraftGraphs
+from .reading import Reading
 from .sample import Sampler
 from .slots import SlotTable
 from .staging import Numbers
@@ -41,6 +43,7 @@ class Drafter:
         sampler: draws for speculators, and knows what drafts are below.
         graphs: capture the proposals that can be; None for none.
         backlog: what the speculator need not see yet; None to show it every step at once.
+        reading: of the speculator's reader; None where it has none.
     """
 
     def __init__(
@@ -50,15 +53,15 @@ class Drafter:
         sampler: Sampler,
         graphs: DraftGraphs | None,
         backlog: Backlog | None,
+        reading: Reading | None,
     ) -> None:
         self.speculator = speculator
         self.graphs = graphs
+        self.reading = reading
         self._backlog = backlog
         self._table = table
         self._sampler = sampler
         self._broken = False
-        # Gathering what only that reads takes longer than launching a captured call.
-        self._prepares = type(speculator).prepare is not Speculator.prepare
 
     def rehearse(self, most: int) -> None:
         """Draft for one row of nobody's, if the speculator asks for it, so that kernels that are
@@ -111,22 +114,24 @@ class Drafter:
         if not asking:
             return None
         self._catch_up()
-        host = _host_rows([plan.rows[index] for index in asking])
-        counts = None if self._broken else self._counts(host)
+        rows = [plan.rows[index] for index in asking]
+        counts = None if self._broken else self._counts(rows)
         if counts is None:
             counts = torch.zeros(len(asking), dtype=torch.int64, device=self._table.device)
         return Proposals(asking, counts)
 
-    def _counts(self, host: HostRows) -> Numbers | None:
+    def _counts(self, rows: list[Row]) -> Numbers | None:
         """N numbers, drafts that stand ready now; None where the speculator fails."""
         try:
-            loaded = None if self.graphs is None else self.graphs.load(host)
+            loaded = None if self.graphs is None else self.graphs.load(rows)
             if loaded is not None:
-                if self._prepares:
-                    self.speculator.prepare(self._drafting(host, loaded.slots, loaded.wanted))
+                if self.reading is not None:
+                    host = _host_rows(rows)
+                    self._read(host, lambda: self._drafting(host, loaded.slots, loaded.wanted))
                 return loaded.launch()
+            host = _host_rows(rows)
             drafting = self._drafting(host, *self._table.staging.send((host.slots, host.wanted)))
-            self.speculator.prepare(drafting)
+            self._read(host, lambda: drafting)
             drafts = self.speculator.propose(drafting)
             expected = (len(drafting.slots), drafting.most)
             if tuple(drafts.shape) != expected or drafts.dtype != torch.int64:
@@ -137,6 +142,12 @@ class Drafter:
             return None
         where = drafting.wanted, drafting.slots, drafting.lengths
         return place_drafts(drafts, *where, self._table, self._sampler.vocab_size)
+
+    def _read(self, host: HostRows, drafting: Callable[[], Drafting]) -> None:
+        """Let the speculator's model compute what it lacks of rows, put on the device if need
+        be: that takes longer than launching a captured call."""
+        if self.reading is not None:
+            self.reading.catch_up(host, self.speculator.lacks(host), drafting)
 
     def _drop(self) -> None:
         name = type(self.speculator).__name__

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("graph_rows", "graph_sizes", "holding_sizes", "stand_in_rows")
+__all__ = (
+    "graph_length",
+    "graph_lengths",
+    "graph_rows",
+    "graph_sizes",
+    "holding_sizes",
+    "stand_in_rows",
+)
 
 # Rows up to which a step takes about as long as reading the weights.
 _FEW_ROWS = 64
@@ -24,6 +31,16 @@ def graph_rows(rows: int) -> int:
     step = 16 if rows <= 64 else 32 if rows <= 256 else 64 if rows <= 512 else 128
     padded = -(-rows // step) * step
     return _SLOW.get(padded, padded)
+
+
+def graph_length(tokens: int, most: int) -> int:
+    """The length of the longest row that a step with one of so many tokens is captured for."""
+    return min(1 << (tokens - 1).bit_length(), most)
+
+
+def graph_lengths(most: int) -> list[int]:
+    """All of those, ascending."""
+    return [*(1 << power for power in range((most - 1).bit_length())), most]
 
 
 def graph_sizes(max_rows: int) -> list[int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -25,7 +26,14 @@ from ..step import Plan
 from .batch import Draws
 from .capture import LONG_PATIENCE, CapturedShapes
 from .decode_inputs import DecodeInputs, Tokens
-from .graph_sizes import graph_rows, graph_sizes, holding_sizes, stand_in_rows
+from .graph_sizes import (
+    graph_length,
+    graph_lengths,
+    graph_rows,
+    graph_sizes,
+    holding_sizes,
+    stand_in_rows,
+)
 from .sample import Sampler
 from .slots import SlotTable
 from .staging import Numbers
@@ -38,6 +46,7 @@ __all__ = (
     "Decoded",
     "End",
     "Graph",
+    "shows",
 )
 
 # Rows at which a platform's products may change their kernels.
@@ -78,14 +87,21 @@ class End(NamedTuple):
     """What a step leaves to do where it ends with hidden states: see ``Decoded``."""
 
     hidden: torch.Tensor
-    observed: Observed | None = None
+    show: Callable[[], None] | None = None
 
 
 class Graph(NamedTuple):
-    """A captured step."""
+    """A captured step.
+
+    Attributes:
+        replay: launches it.
+        end: what it leaves to do; None for nothing.
+        observed: what another graph shows, held so that no other has the memory.
+    """
 
     replay: Callable[[], None]
     end: End | None
+    observed: Observed | None = None
 
 
 class Decoded(NamedTuple):
@@ -95,13 +111,20 @@ class Decoded(NamedTuple):
         draws: its rows.
         drawn: M tokens; undefined where there are hidden states.
         hidden: [M, hidden size] to draw from, or None where that was done.
-        observed: what to show a speculator behind those draws.
+        show: shows a speculator the step, behind those draws; None where it does not see it.
     """
 
     draws: Draws
     drawn: Numbers
     hidden: torch.Tensor | None = None
-    observed: Observed | None = None
+    show: Callable[[], None] | None = None
+
+
+def shows(
+    observe: Callable[[Observed], None] | None, observed: Observed | None
+) -> Callable[[], None] | None:
+    """What shows somebody a step, if there is something to be seen."""
+    return None if observe is None or observed is None else partial(observe, observed)
 
 
 class DecodeGraphs(CapturedShapes[_Shape, Graph]):
@@ -168,7 +191,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         if blocks is not None:
             blocks = blocks[order]
         host_slots, count = slots.tolist(), len(slots)
-        ending, longest = self._ending(host_slots), int(starts.max()) + 1
+        ending, longest = self._ending(host_slots), self._length(int(starts.max()) + 1)
         shape = _Shape(graph_rows(count), longest, ending, shares, shown=plan.shown)
         _, end = self._launch(shape, Tokens(slots, starts, blocks=blocks))
         firsts = self._firsts(count)
@@ -179,7 +202,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         layout = self._inputs.arrange(plan)
         count = len(layout.rows)
         ending = self._ending(layout.host_slots)
-        longest = max([row.start + row.count for row in plan.rows])
+        longest = self._length(max([row.start + row.count for row in plan.rows]))
         shape = _Shape(
             graph_rows(count), longest, ending, shares=True, verifies=True, shown=plan.shown
         )
@@ -196,7 +219,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             return Decoded(draws, self._mailbox.posted(len(draws.rows)))
         if end is None:
             return Decoded(draws, drawn)
-        return Decoded(draws, drawn, end.hidden[: len(draws.rows)], end.observed)
+        return Decoded(draws, drawn, end.hidden[: len(draws.rows)], end.show)
 
     def _launch(self, shape: _Shape, tokens: Tokens) -> tuple[int, End | None]:
         """Run a step; the rows it was padded to, and what it leaves to do."""
@@ -213,6 +236,9 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         if end is not None and not shape.shown:
             end = End(end.hidden)
         return held.rows, end
+
+    def _length(self, longest: int) -> int:
+        return graph_length(longest, self._table.max_model_len)
 
     def _patience(self, shape: _Shape) -> int:
         return LONG_PATIENCE if shape.verifies else PATIENCE
@@ -268,17 +294,17 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
 
     def _shapes_to_come(self) -> Iterator[_Shape]:
         """Of steps of any number of rows and any length, the commonest first."""
-        doublings = range(self._table.max_model_len.bit_length() + 1)
+        lengths = graph_lengths(self._table.max_model_len)
         endings: tuple[Ending, ...] = ("drawn", "filtered")
         kinds = sorted({False, self._max_drafts > 0})
-        for ending, power, verifies in itertools.product(endings, doublings, kinds):
+        for ending, longest, verifies in itertools.product(endings, lengths, kinds):
             for rows in self._sizes:
-                yield _Shape(rows, 1 << power, ending, shares=verifies, verifies=verifies)
+                yield _Shape(rows, longest, ending, shares=verifies, verifies=verifies)
         if self._watch.watches:
             # Where nobody has drafted for long, none are verified.
-            for ending, power in itertools.product(endings, doublings):
+            for ending, longest in itertools.product(endings, lengths):
                 for rows in self._sizes:
-                    yield _Shape(rows, 1 << power, ending, shown=False)
+                    yield _Shape(rows, longest, ending, shown=False)
 
     def _key(self, shape: _Shape) -> Hashable:
         key = self._watch.graph_key(
@@ -318,7 +344,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             at.token_ids, slots, at.positions, batch, shown=shape.shown
         )
         if shape.ending == "hidden":
-            return End(hidden, observed)
+            return End(hidden, shows(self._observe, observed))
         drawn = self._drawn[:size]
         self._sampler.draw_static(
             self._model.logits(hidden),

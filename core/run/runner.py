@@ -9,7 +9,7 @@ import torch
 
 from ..contracts.attention import AttentionBackend
 from ..contracts.model import Architecture
-from ..contracts.speculator import Observed, Speculator
+from ..contracts.speculator import Speculator
 from ..step import Newcomer, Outcome, Plan
 from .backlog import Backlog
 from .batch import Draws, make_batch
@@ -17,7 +17,8 @@ from .capture import CapturedShapes
 from .chunk_graphs import Chunked, ChunkGraphs
 from .draft_graphs import DraftGraphs
 from .drafter import Drafter, Proposals
-from .graphs import DecodeGraphs
+from .graphs import DecodeGraphs, shows
+from .reading import make_reading
 from .sample import BROKEN, EXHAUSTED, PendingLogprobs, Sampler, prompt_logprobs
 from .sample_table import Draw
 from .slot_kernels import SlotKernels
@@ -178,7 +179,9 @@ class Runner:
             # What a captured step shows is overwritten by the next.
             keeps = device.type == "cpu" and not graphs
             backlog = Backlog(self.slots, limits.max_tokens) if keeps else None
-            self.drafter = Drafter(speculator, self.slots, self.sampler, drafts, backlog)
+            reading = make_reading(speculator, self.slots, limits.max_tokens, captures=captures)
+            self.drafter = Drafter(speculator, self.slots, self.sampler, drafts, backlog, reading)
+        observe = None if self.drafter is None else self.drafter.observe
         self.graphs: DecodeGraphs | None = None
         if graphs:
             self.graphs = DecodeGraphs(
@@ -186,13 +189,15 @@ class Runner:
                 self._watch,
                 self.slots,
                 self.sampler,
-                None if self.drafter is None else self.drafter.observe,
+                observe,
                 max_rows=limits.max_draws,
                 max_drafts=limits.max_drafts,
             )
         self.chunk_graphs: ChunkGraphs | None = None
         if graphs and self._watch.captures_chunks:
-            self.chunk_graphs = ChunkGraphs(self._watch, self.slots, max_tokens=limits.max_tokens)
+            self.chunk_graphs = ChunkGraphs(
+                self._watch, self.slots, observe, max_tokens=limits.max_tokens
+            )
         self._captured = self.captured()
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
         self._scored: dict[int, tuple[int, int]] = {}
@@ -213,19 +218,19 @@ class Runner:
         if plan.grows and not (plan.plain and self.graphs is not None):
             self.slots.append_blocks(plan.rows)
         if self.graphs is not None and self.graphs.takes(plan):
-            draws, drawn, hidden, observed = self.graphs.run(plan)
+            draws, drawn, hidden, show = self.graphs.run(plan)
             if hidden is None:
                 return self._pending(plan, draws, drawn)
-            return self._draw(plan, self.model.logits(hidden), draws, {}, observed)
-        hidden, draws, last, observed = self._chunks(plan)
+            return self._draw(plan, self.model.logits(hidden), draws, {}, show)
+        hidden, draws, last, show = self._chunks(plan)
         prompts = self._score_prompts(plan, hidden) if self._scored else {}
         if not draws.rows:
-            if observed is not None and self.drafter is not None:
-                self.drafter.observe(observed)
+            if show is not None:
+                show()
             nothing = self.slots.staging.fetch(hidden.new_empty(0, dtype=torch.int64))
             return PendingStep(plan, [], nothing, [], None, prompts, self._take_cold)
         chosen = hidden if last is None else hidden[last]
-        return self._draw(plan, self.model.logits(chosen), draws, prompts, observed)
+        return self._draw(plan, self.model.logits(chosen), draws, prompts, show)
 
     def _chunks(self, plan: Plan) -> Chunked:
         """Launch a step with chunks."""
@@ -243,7 +248,8 @@ class Runner:
             ending=batch.ending,
             shown=plan.shown,
         )
-        return Chunked(hidden, batch.draws, batch.last_tokens, observed)
+        observe = None if self.drafter is None else self.drafter.observe
+        return Chunked(hidden, batch.draws, batch.last_tokens, shows(observe, observed))
 
     @torch.inference_mode()
     def idle(self) -> bool:
@@ -280,8 +286,11 @@ class Runner:
 
     def captured(self) -> list[Captured]:
         """What runs as graphs, kind by kind."""
-        drafts = None if self.drafter is None else self.drafter.graphs
-        kinds: tuple[Captured | None, ...] = (self.graphs, self.chunk_graphs, drafts)
+        kinds: list[Captured | None] = [self.graphs, self.chunk_graphs]
+        if self.drafter is not None:
+            kinds.append(self.drafter.graphs)
+            if self.drafter.reading is not None:
+                kinds.append(self.drafter.reading.graphs)
         return [graphs for graphs in kinds if graphs is not None]
 
     def _take_cold(self) -> bool:
@@ -310,7 +319,7 @@ class Runner:
         logits: torch.Tensor,
         draws: Draws,
         prompts: dict[int, list[PendingLogprobs]],
-        observed: Observed | None,
+        show: Callable[[], None] | None,
     ) -> PendingStep:
         """Draw from logits [M, V] and put the draws where the next step finds them."""
         slots, host_slots, lengths = draws.slots, draws.host_slots, draws.lengths
@@ -334,35 +343,37 @@ class Runner:
         elif scored:
             table.write(slots, lengths, drawn)
         logprobs = self.sampler.logprobs(logits, drawn, host_slots) if scored else None
-        return self._pending(plan, draws, drawn, observed, logprobs, prompts)
+        return self._pending(plan, draws, drawn, show, logprobs, prompts)
 
     def _pending(
         self,
         plan: Plan,
         draws: Draws,
         drawn: Numbers,
-        observed: Observed | None = None,
+        show: Callable[[], None] | None = None,
         logprobs: tuple[list[int], PendingLogprobs] | None = None,
         prompts: dict[int, list[PendingLogprobs]] | None = None,
     ) -> PendingStep:
         """Draft behind what was drawn, and fetch it all."""
-        proposals = self._speculate(plan, draws, observed)
+        proposals = self._speculate(plan, draws, show)
         proposing, counts = ([], []) if proposals is None else (proposals.rows, [proposals.counts])
         fetched = self.slots.staging.fetch(drawn, *counts)
         return PendingStep(
             plan, draws.rows, fetched, proposing, logprobs, prompts or {}, self._take_cold
         )
 
-    def _speculate(self, plan: Plan, draws: Draws, observed: Observed | None) -> Proposals | None:
+    def _speculate(
+        self, plan: Plan, draws: Draws, show: Callable[[], None] | None
+    ) -> Proposals | None:
         """Let the speculator see the step, and draft; verification has noted the lengths."""
         if self.drafter is None:
             return None
-        if observed is None and (plan.plain or not any(row.propose for row in plan.rows)):
+        if show is None and (plan.plain or not any(row.propose for row in plan.rows)):
             return None
         if not draws.verifies:
             self.slots.note(draws.slots, draws.lengths)
-        if observed is not None:
-            self.drafter.observe(observed)
+        if show is not None:
+            show()
         return self.drafter.propose(plan)
 
     def _scores(self, plan: Plan) -> bool:

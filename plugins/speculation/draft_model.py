@@ -5,23 +5,29 @@ Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arX
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 
 import numpy as np
 import torch
 
 from ...core.config import SpeculationConfig, draft_config
-from ...core.contracts.attention import AttentionBackend, AttentionBatch
+from ...core.contracts.attention import AttentionBackend
 from ...core.contracts.capabilities import Capabilities
 from ...core.contracts.model import Attend
-from ...core.contracts.speculator import Drafting, Speculator, SpeculatorContext, made_for
+from ...core.contracts.speculator import (
+    Drafting,
+    HostRows,
+    Reader,
+    Speculator,
+    SpeculatorContext,
+    made_for,
+)
 from ...core.errors import ConfigError
 from ...core.registry import Registry
-from ...core.run.forward import forward
 from ...core.run.graph_sizes import graph_rows
 from ...core.source import Source, locate
 from .passes import Pass
-from .single_tokens import Stepper, send
+from .single_tokens import Stepper
 
 __all__ = ("DraftModel",)
 
@@ -62,8 +68,6 @@ class DraftModel(Speculator):
 
     def __init__(self, config: SpeculationConfig, context: SpeculatorContext) -> None:
         self._model, self._attention = context.open_model(draft_config(config))
-        self._block_size = context.block_size
-        self._max_tokens = context.max_tokens
         self._stepper = Stepper(context, self._attention, _BEHIND * graph_rows(context.max_slots))
         self._first = Pass(context, self._attention, self._logits_of_seconds)
         self._next = Pass(context, self._attention, self._logits)
@@ -83,16 +87,15 @@ class DraftModel(Speculator):
         key = self._attention.graph_key
         return key(_BEHIND * num_rows, longest, shares_prefixes=True), key(num_rows, longest)
 
-    def prepare(self, drafting: Drafting) -> None:
-        """Compute what a sequence knows, but for its last tokens."""
-        host = drafting.host
+    def reader(self) -> Reader:
+        return Reader(self._model, self._attention, _BEHIND)
+
+    def lacks(self, host: HostRows) -> np.ndarray:
         least = host.longest - host.slack
-        behind = np.where(host.verified > 0, _BEHIND, host.longest - self._computed[host.slots])
-        behind = np.clip(behind, 1, least)
+        behind = np.where(host.verified > 0, 0, host.longest - self._computed[host.slots])
         self._computed[host.slots] = least
-        late = np.flatnonzero(behind > _BEHIND)
-        for rows, starts, counts in self._pieces(late, behind):
-            self._fill(drafting, rows, starts, counts)
+        lacking: np.ndarray = np.minimum(behind, least).clip(min=_BEHIND) - _BEHIND
+        return lacking
 
     def propose(self, drafting: Drafting) -> torch.Tensor:
         longest = self._stepper.lengths(drafting)
@@ -126,53 +129,3 @@ class DraftModel(Speculator):
         self, token_ids: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         return self._model.logits(self._model.forward(token_ids, positions, attend))
-
-    def _pieces(
-        self, late: np.ndarray, behind: np.ndarray
-    ) -> Iterator[tuple[list[int], list[int], list[int]]]:
-        """Rows, how far from their ends they start, and tokens: no more at once than a step has."""
-        rows: list[int] = []
-        starts: list[int] = []
-        counts: list[int] = []
-        for row in late.tolist():
-            left = int(behind[row])
-            while left > _BEHIND:
-                room = self._max_tokens - sum(counts)
-                if not room or row in rows:
-                    yield rows, starts, counts
-                    rows, starts, counts = [], [], []
-                    continue
-                count = min(left - _BEHIND, room)
-                rows.append(row)
-                starts.append(left)
-                counts.append(count)
-                left -= count
-        if rows:
-            yield rows, starts, counts
-
-    def _fill(
-        self, drafting: Drafting, rows: list[int], starts: list[int], counts: list[int]
-    ) -> None:
-        """Compute ``counts`` tokens of each row from ``starts`` before its end on."""
-        order = sorted(range(len(rows)), key=lambda at: counts[at] > 1)
-        chosen = np.array(rows)[order]
-        count, start = np.array(counts)[order], np.array(starts)[order]
-        offsets = np.concatenate(([0], np.cumsum(count)))
-        shift = np.arange(offsets[-1]) - np.repeat(offsets[:-1] + start, count)
-        parts = (np.repeat(chosen, count), shift, chosen, offsets, count - start)
-        sent = send(np.concatenate(parts), drafting.slots.device)
-        row_of, shifts, which, query_start, ends = torch.split_with_sizes(sent, [*map(len, parts)])
-        positions = drafting.lengths[row_of] + shifts
-        slots = drafting.slots[row_of]
-        blocks = drafting.blocks[slots, positions // self._block_size].long()
-        batch = AttentionBatch(
-            query_start=query_start.to(torch.int32),
-            lengths=(drafting.lengths[which] + ends).to(torch.int32),
-            block_tables=drafting.blocks[drafting.slots[which]],
-            write_slots=blocks * self._block_size + positions % self._block_size,
-            num_decodes=int((count == 1).sum()),
-            query_lengths=count.tolist(),
-            host_lengths=(self._stepper.lengths(drafting)[chosen] + count - start).tolist(),
-        )
-        token_ids = drafting.tokens[slots, positions].long()
-        forward(self._model, self._attention, token_ids, positions, batch)

@@ -158,9 +158,11 @@ def test_greedy_tokens(case, captured, mode: str, method: str) -> None:
     driver = Driver(config)
     assert driver.generate(prompts, GREEDY) == wanted
     assert driver.generate(prompts, GREEDY) == wanted  # From cached prefixes.
-    *drafts, decodes, chunks = captured
+    *drafting, decodes, chunks = captured
     assert decodes.launches > 10 and chunks.launches > (method == "none")
-    assert [capturing.launches > 10 for capturing in drafts] == [True] * (method != "none")
+    # Of a draft model, its proposals and what it reads before.
+    assert len(drafting) == {"none": 0, "ngram": 1, "draft_model": 2}[method]
+    assert all(capturing.launches > 3 for capturing in drafting)
     stats = driver.engine.stats()
     if method == "draft_model":
         assert stats.accepted_tokens > 0.85 * stats.draft_tokens
@@ -336,7 +338,9 @@ def test_what_holds_a_shape_is_sought_once(case, captured, monkeypatch) -> None:
     sought.clear()
     before = [capturing.launches for capturing in captured]
     assert driver.generate(prompts[-1:], GREEDY) == wanted[-1:]
-    drafts, decodes, _ = (now.launches - old for now, old in zip(captured, before, strict=True))
+    drafts, _, decodes, _ = (
+        now.launches - old for now, old in zip(captured, before, strict=True)
+    )
     assert drafts > 3 and decodes > 3 and not sought
 
 
@@ -490,7 +494,7 @@ def test_steady_drafting_sends_what_has_changed(case, captured, monkeypatch, ove
         refill(self, target, values)
 
     monkeypatch.setattr(Staging, "refill", count)
-    drafts, decodes, _ = captured
+    drafts, _, decodes, _ = captured
     drafts.launches = decodes.launches = 0
     assert driver.generate(prompts[:1], GREEDY) == wanted[:1]
     assert decodes.launches >= 8 and drafts.launches >= 8
