@@ -7,6 +7,7 @@ from enum import Enum
 from .contracts.policy import Candidate
 from .request import Request
 from .schedule.acceptance import Acceptance
+from .step import Newcomer
 
 __all__ = ("Sequence", "Status")
 
@@ -141,4 +142,17 @@ class Sequence:
             len(self.token_ids),
             self.token_limit - len(self.token_ids),
             request.cache_salt,
+        )
+
+    def newcomer(self) -> Newcomer:
+        """What the device must know of it, in a slot."""
+        request = self.request
+        return Newcomer(
+            self.slot,
+            list(self.token_ids),
+            self.num_prompt,
+            request.seed,
+            request.params,
+            request.stop_ids,
+            request.bad_word_ids,
         )

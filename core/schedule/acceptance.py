@@ -187,6 +187,8 @@ class Acceptance:
         Args:
             draws: since that was last asked.
         """
+        if not self._skipped:
+            return 0
         skipped = max(self._skipped - draws + 1, 0)
         self._skipped = max(skipped - 1, 0)
         return skipped

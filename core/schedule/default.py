@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 
 from ..cache.manager import CacheManager
 from ..contracts.policy import Policy
@@ -29,6 +30,14 @@ __all__ = ("DefaultScheduler",)
 # Share of the pool kept free when admitting beside running sequences, so that they can grow a
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
+
+# A row's place in the step, the row, and whose it is. Single tokens lead, those with most before
+# them first, so that no processor is left with the longest when the others are done.
+_Planned = tuple[int, Row, Sequence]
+_place = itemgetter(0)
+
+# Python takes as long to find an enum's member as for the rest of a row's check.
+_FINISHED = Status.FINISHED
 
 
 class DefaultScheduler(Scheduler):
@@ -93,7 +102,7 @@ class DefaultScheduler(Scheduler):
         return Delta(request_id, [], "abort", num_preemptions=seq.num_preemptions)
 
     def plan(self) -> Plan | None:
-        rows: list[tuple[Row, Sequence]] = []
+        rows: list[_Planned] = []
         newcomers: list[Newcomer] = []
         self._special = self._grown = 0
         suspect = self._roster.suspect()
@@ -104,9 +113,9 @@ class DefaultScheduler(Scheduler):
         if not rows:
             return None
         rows.sort(key=_place)
-        self._in_flight.append([(seq, seq.epoch) for _, seq in rows])
+        self._in_flight.append([(seq, seq.epoch) for _, _, seq in rows])
         shown = self._drafting.showing.shown
-        planned = [row for row, _ in rows]
+        planned = [row for _, row, _ in rows]
         plain, grows = not self._special, self._special + self._grown > 0
         plan = Plan(self._step, newcomers, planned, plain, shown, grows)
         self._step += 1
@@ -115,12 +124,13 @@ class DefaultScheduler(Scheduler):
         return plan
 
     def update(self, plan: Plan, outcome: Outcome) -> list[Delta]:
-        deltas = []
+        deltas: list[Delta] = []
+        generated = 0
         flight = self._in_flight.popleft()
         only_tokens = has_only_tokens(outcome)
         for index, ((seq, epoch), row) in enumerate(zip(flight, plan.rows, strict=True)):
             # What was computed for a sequence that ended or restarted meanwhile is dropped here.
-            if seq.status is Status.FINISHED or seq.epoch != epoch:
+            if seq.status is _FINISHED or seq.epoch != epoch:
                 continue
             delta = take_tokens(seq, row, index, outcome) if only_tokens else None
             if delta is None:
@@ -132,10 +142,11 @@ class DefaultScheduler(Scheduler):
                     self._finish(seq)
                 elif delta.token_ids and seq.quarantined:
                     self._roster.clear(seq)
-            self._generated_tokens += len(delta.token_ids)
+            generated += len(delta.token_ids)
             if row.drafts:
                 self._drafting.learn(seq, row, delta)
             deltas.append(delta)
+        self._generated_tokens += generated
         self._drafting.measure(plan, outcome, last=not self._roster.running)
         return deltas
 
@@ -198,9 +209,7 @@ class DefaultScheduler(Scheduler):
 
     # Planning
 
-    def _plan_alone(
-        self, seq: Sequence, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]
-    ) -> None:
+    def _plan_alone(self, seq: Sequence, rows: list[_Planned], newcomers: list[Newcomer]) -> None:
         budget = self.settings.max_num_batched_tokens
         running = self._roster.running
         if seq.status is Status.RUNNING:
@@ -212,7 +221,7 @@ class DefaultScheduler(Scheduler):
         while not self._admit(seq, budget, rows, newcomers) and running and not seq.num_pending:
             self._push_out(running[self.policy.victim([other.candidate() for other in running])])
 
-    def _plan_all(self, rows: list[tuple[Row, Sequence]], newcomers: list[Newcomer]) -> None:
+    def _plan_all(self, rows: list[_Planned], newcomers: list[Newcomer]) -> None:
         budget = self.settings.max_num_batched_tokens
         running = self._roster.running
         prompts = PromptShare(running, self.settings)
@@ -248,7 +257,7 @@ class DefaultScheduler(Scheduler):
             budget -= count
             prompts.take(count)
 
-    def _decode(self, seq: Sequence, rows: list[tuple[Row, Sequence]], budget: int) -> int:
+    def _decode(self, seq: Sequence, rows: list[_Planned], budget: int) -> int:
         """Plan the next token of a sequence that lacks only that, and a block for it if need be.
 
         ``_advance`` would do the same. With hundreds of sequences nearly every row of every step
@@ -264,16 +273,17 @@ class DefaultScheduler(Scheduler):
         grows = end > len(seq.blocks) * size
         if end >= seq.token_limit or (grows and not self.cache.pool.num_free):
             return 0
-        if self._drafting.asks or seq.num_ready or seq.num_slack:
-            drafts = self._drafting.take(seq, end, budget - 1)
-            propose = self._drafting.propose(seq, end + drafts)
+        drafting = self._drafting
+        if drafting.asks or seq.num_ready or seq.num_slack:
+            drafts = drafting.take(seq, end, budget - 1) if seq.num_ready else 0
+            propose = drafting.propose(seq, end + drafts) if drafting.asks else 0
             if drafts or propose or seq.num_slack:
-                self._advance(seq, 1 + drafts, rows, drafts, propose)
+                self._plan_row(seq, rows, 1 + drafts, True, drafts, propose)
                 return 1 + drafts
             seq.num_ready = 0
         self._grown += grows
         new = self.cache.grow(seq, end) if grows else []
-        rows.append((Row(seq.slot, start, 1, new, True), seq))
+        rows.append((-start, Row(seq.slot, start, 1, new, True), seq))
         seq.num_computed = end
         seq.num_pending += 1
         if end >= (seq.num_committed + 1) * size:
@@ -294,7 +304,7 @@ class DefaultScheduler(Scheduler):
         self,
         seq: Sequence,
         budget: int,
-        rows: list[tuple[Row, Sequence]],
+        rows: list[_Planned],
         newcomers: list[Newcomer],
         spare: int = 0,
     ) -> int:
@@ -318,53 +328,50 @@ class DefaultScheduler(Scheduler):
             seq.first_plan = self._clock()
             seq.num_cached = seq.num_computed
             self.cache.count(seq)
-        request = seq.request
-        newcomers.append(
-            Newcomer(
-                seq.slot,
-                list(seq.token_ids),
-                seq.num_prompt,
-                request.seed,
-                request.params,
-                request.stop_ids,
-                request.bad_word_ids,
-            )
-        )
+        newcomers.append(seq.newcomer())
         shared = list(seq.blocks)
         row = self._advance(seq, count, rows)
         row.new_blocks = shared + row.new_blocks
         return count
 
-    def _advance(
+    def _advance(self, seq: Sequence, count: int, rows: list[_Planned]) -> Row:
+        """Plan the next count tokens of a sequence whose blocks are to be had."""
+        end = seq.num_computed + count
+        samples = end == seq.num_known
+        propose = self._drafting.propose(seq, end) if samples else 0
+        fresh = max(0, min(end, seq.num_prompt) - seq.num_counted)
+        seq.num_counted += fresh
+        self._prompt_tokens += fresh
+        return self._plan_row(seq, rows, count, samples, 0, propose)
+
+    def _plan_row(
         self,
         seq: Sequence,
+        rows: list[_Planned],
         count: int,
-        rows: list[tuple[Row, Sequence]],
-        drafts: int = 0,
-        propose: int | None = None,
+        samples: bool,
+        drafts: int,
+        propose: int,
     ) -> Row:
-        """Plan the next count tokens, drafts among them, of a sequence whose blocks are to be had.
+        """Plan the next count tokens of a sequence, drafts among them.
 
         Where drafts are to be proposed, there are blocks for them as well, so that a speculator
         with a cache of its own can fill it.
         """
         self._special += 1
-        start = seq.num_computed
+        start, size = seq.num_computed, self.cache.block_size
         end = start + count
-        samples = end == seq.num_known + drafts
-        if propose is None:
-            propose = self._drafting.propose(seq, end) if samples else 0
-        blocks = self.cache.grow(seq, end + propose)
+        grows = end + propose > len(seq.blocks) * size
+        blocks = self.cache.grow(seq, end + propose) if grows else []
         row = Row(seq.slot, start, count, blocks, samples, drafts, seq.num_slack, propose)
-        rows.append((row, seq))
+        rows.append((-start if count == 1 else 1, row, seq))
         seq.num_computed = end
-        seq.num_pending += samples * (1 + drafts)
+        if samples:
+            seq.num_pending += 1 + drafts
         seq.num_slack += drafts
         seq.num_ready = propose
-        fresh = max(0, min(end, seq.num_prompt) - seq.num_counted)
-        seq.num_counted += fresh
-        self._prompt_tokens += fresh
-        self.cache.commit(seq)
+        if len(seq.token_ids) >= (seq.num_committed + 1) * size:
+            self.cache.commit(seq)
         return row
 
     # Leaving
@@ -388,10 +395,3 @@ class DefaultScheduler(Scheduler):
         self._finish(seq)
         name, times = seq.request.request_id, seq.num_preemptions
         return Delta(name, [], "error", error=message, num_preemptions=times)
-
-
-def _place(planned: tuple[Row, Sequence]) -> int:
-    """Single tokens lead, those with most before them first, so that no processor is left with the
-    longest when the others are done."""
-    row = planned[0]
-    return -row.start if row.count == 1 else 1
