@@ -129,8 +129,13 @@ class Drafting:
             return
         if self._nap:
             self._wake()
-        self._passed += 1
         needed = running + min(waiting, self._settings.max_num_seqs - running)
+        self._spare = min(self._settings.max_draws, budget) - needed
+        self._kept_blocks = running
+        if not self._adapts:
+            self.asks = True
+            return
+        self._passed += 1
         if self._timing.looks:
             self._settle()
         elif needed.bit_length() != self._needed.bit_length():
@@ -151,7 +156,7 @@ class Drafting:
         self.asks = False
         self._timing.begin(looks=looks)
         if looks:
-            self._look(running, needed, budget)
+            self._look(running, needed)
         elif self.showing.rests:
             self._fall_asleep(running, waiting)
 
@@ -179,7 +184,7 @@ class Drafting:
     def _settle(self) -> None:
         """Take in what those who were asked have said."""
         waits = self._skipping if not self._wanting else 0
-        idle = self._asked > 0 and not self._wanting and not waits and self._settings.adaptive
+        idle = self._asked > 0 and not self._wanting and not waits
         longer = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST)
         self._rest = longer if idle else waits or LOOK_AGAIN * self._unmeasured
         if idle and self._declined and self._drafted:
@@ -189,10 +194,8 @@ class Drafting:
         self._idle = idle and self._now.hopeless()
         self._owed = self._now.owed() if idle and self._timing.price else 0
 
-    def _look(self, running: int, needed: int, budget: int) -> None:
+    def _look(self, running: int, needed: int) -> None:
         self._needed = needed
-        self._spare = min(self._settings.max_draws, budget) - needed
-        self._kept_blocks = running
         payoff = self._now = self._timing.payoff(needed)
         if self._passed > 1 and self._timing.price:
             payoff.shows(self._seen * self._timing.price)
@@ -204,7 +207,7 @@ class Drafting:
         self._unmeasured = unmeasured and self._timing.choosy
         self._asked, self._wanting, self._declined = running, int(unmeasured), 0
         self._skipping = 0
-        if payoff.plain and self._adapts:
+        if payoff.plain:
             return
         self.asks = True
         self._asked, self._draws, self._unasked = 0, self._unasked, 0

@@ -109,6 +109,17 @@ def test_showing_to_the_blind_ends_after_its_patience() -> None:
     assert world.drafting.propose(entering, 10) == 0
 
 
+def test_drafts_that_wait_while_a_step_goes_unseen_take_what_is_left() -> None:
+    """Others may have come since drafts were asked for."""
+    world = World([0.9], lambda tokens, drafts: 1.0, watches=True)
+    drafting = world.drafting
+    while drafting.showing.shown:
+        drafting.begin(1, 0, 40)
+    world.seqs[0].num_ready = 4
+    drafting.begin(39, 0, 40)
+    assert drafting.take(world.seqs[0], 10, 39) == 1
+
+
 def test_what_never_rests_shows_everything() -> None:
     """As where drafting is not adaptive, and everybody drafts always."""
     always = Showing(rests=False)
