@@ -34,7 +34,8 @@ class Config(NamedTuple):
         rows: of the weights, a tile; behind a gate that many of either half.
         depth: of a tile.
         warps: a program.
-        stages: tiles in flight; of the dot form.
+        stages: tiles in flight; of the dot form. With one, every program has one tile of the depth,
+            whose weights are requested before the kernel before has ended.
         split: programs that share the depth; of the dot form.
     """
 
@@ -109,7 +110,7 @@ def _dot(
     x_ptr, w_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M, N: tl.constexpr,
     K: tl.constexpr, x_stride: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr,
-    SPLIT: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
+    SPLIT: tl.constexpr, WHOLE: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
     ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
@@ -124,11 +125,30 @@ def _dot(
     w_at = w_ptr + inside[:, None] * K + columns[None, :]
     x_at = x_ptr + tl.minimum(tokens, M - 1).to(tl.int64)[None, :] * x_stride + columns[:, None]
     up_offset = N * K
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     gate = total
+    if WHOLE:
+        if PDL:
+            tl.extra.cuda.gdc_launch_dependents()
+        w_rows, w_columns = inside[:, None], (first + columns)[None, :]
+        w = _stream(w_ptr, w_rows, w_columns, K, EDGE)
+        up = w
+        if ACT is not None:
+            up = _stream(w_ptr, w_rows + N, w_columns, K, EDGE)
+        if PDL:
+            # Weights do not depend on the kernel before; everything below may.
+            tl.extra.cuda.gdc_wait()
+        if EDGE:
+            x = tl.load(x_at + first, mask=(first + columns < K)[:, None], other=0)
+        else:
+            x = tl.load(x_at + first)
+        if ACT is not None:
+            gate = tl.dot(w, x, gate)
+        total = tl.dot(up, x, total)
+        last = first
+    elif PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     for k in range(first, last, DEPTH):
         if EDGE:
             x = tl.load(x_at + k, mask=(k + columns < K)[:, None], other=0)
@@ -236,7 +256,8 @@ def dot_product(
         [M, N] or [M, N / 2], in x's dtype; add itself if it was given and is not x.
 
     Raises:
-        ValueError: for a shared depth of more tiles than there are counters.
+        ValueError: for a shared depth of more tiles than there are counters, or one stage where
+            programs are not as many as tiles.
     """
     count = x.shape[0]
     width, depth = weight.shape
@@ -247,6 +268,8 @@ def dot_product(
         return out
     tokens = 16 if count <= 16 else 32 if count <= 32 else 64
     rows, split = config.rows, config.split
+    if config.stages == 1 and split != -(-depth // config.depth):
+        raise ValueError(f"a depth of {depth} is not {split} tiles of {config.depth}")
     grid = (-(-width // rows), split, -(-count // tokens))
     partial = arrived = None
     if split > 1:
@@ -274,6 +297,7 @@ def dot_product(
         tokens,
         config.depth,
         split,
+        config.stages == 1,
         depth % config.depth != 0,
         None if act is None else ACTIVATIONS[act],
         bias is not None,

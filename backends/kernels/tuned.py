@@ -38,6 +38,8 @@ BUCKETS = (1, 16, 32, 64)
 """Numbers of tokens that are measured; one in between is served by the next larger's choice."""
 
 _LIBRARY = Config("library")
+_SHALLOW = 1024
+"""Inputs up to which few tokens' product is one tile deep, cut among a few programs."""
 _FOLDER = Path(__file__).parent / "tuned"
 
 
@@ -153,6 +155,10 @@ def default(m: int, n: int, k: int, *, gated: bool, multiprocessors: int, shared
         depth = next((size for size in (4096, 2048, 1024, 512) if k % size == 0), 1024)
         rows = 1 if gated or depth == 4096 else 2
         return Config("vector", rows=rows, depth=depth, warps=max(depth // 1024, 1))
+    if m == BUCKETS[1] and k <= _SHALLOW:
+        # What a small matrix takes is latency: its weights are requested ahead, all at once.
+        warps = 8 if gated else 4
+        return Config("dot", rows=64, depth=256, warps=warps, stages=1, split=-(-k // 256))
     rows, depth = 64, 128
     tile = 2 * depth * (rows * (2 if gated else 1) + m)
     # Two programs a multiprocessor hide each other's beginnings and ends.

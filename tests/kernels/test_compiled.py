@@ -42,6 +42,18 @@ def _multiply(config: Config, m: int, n: int, k: int, *, gate: bool, pdl: bool) 
     return multiply(x, weight, config, act=act, add=add, pdl=pdl)
 
 
+@pytest.mark.parametrize(("n", "k"), [(512, 256), (1152, 896)])
+@pytest.mark.parametrize("gate", [False, True])
+def test_shallow_products_request_their_weights_ahead(n: int, k: int, *, gate: bool) -> None:
+    limits = {"multiprocessors": MULTIPROCESSORS[90], "shared": SHARED_LIMIT[90]}
+    config = tuned.default(16, n, k, gated=gate, **limits)
+    assert config.stages == 1
+    kernel = _compile(90, lambda: _multiply(config, 16, n, k, gate=gate, pdl=True))
+    ahead, behind = kernel.ptx.split("griddepcontrol.wait")
+    assert "ld.global.L1::evict_first" in ahead
+    assert "ld.global.L1::evict_first" not in behind
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("m", [1, 16, 64])

@@ -75,13 +75,14 @@ def test_where_small_products_do_not_go() -> None:
 @pytest.mark.parametrize("m", BUCKETS)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize(
-    ("n", "k"), [(4096, 4096), (28672, 8192), (128256, 4096), (896, 896), (64, 4864), (4096, 14336)]
+    ("n", "k"), [(4096, 4096), (28672, 8192), (128256, 4096), (896, 896), (512, 256), (64, 4864), (4096, 14336)]
 )
 def test_defaults_fit(n: int, k: int, gated: bool, m: int, capability: int) -> None:
     shared = SHARED_LIMIT[capability]
     config = default(m, n, k, gated=gated, multiprocessors=132, shared=shared)
     assert config.form == ("vector" if m == 1 else "dot")
-    assert 1 <= config.split <= max(k // config.depth, 1)
+    assert 1 <= config.split <= -(-k // config.depth)
+    assert config.form == "vector" or config.stages > 1 or config.split == -(-k // config.depth)
     bytes_ = 2 * config.depth * (config.rows * (2 if gated else 1) + m) * config.stages
     assert m == 1 or bytes_ <= shared
 

@@ -73,6 +73,24 @@ def test_more_parts_than_tiles_of_depth() -> None:
     _check(dot_product, 3, 16, 64, Config("dot", 16, 32, 4, 2, 5), torch.bfloat16)
 
 
+@pytest.mark.parametrize(("k", "depth"), [(64, 64), (200, 256), (160, 64), (96, 32)])
+@pytest.mark.parametrize("act", [None, "silu"])
+def test_one_tile_of_the_depth_a_program(act: str | None, k: int, depth: int) -> None:
+    config = Config("dot", 16, depth, 4, 1, -(-k // depth))
+    for m, n in ((2, 16), (17, 40)):
+        _check(dot_product, m, n, k, config, torch.bfloat16, act=act, bias=True, add=True)
+    x, weight = random(40, k, dtype=torch.bfloat16), random(48, k, dtype=torch.bfloat16)
+    whole = dot_product(x, weight, config)
+    assert all(torch.equal(dot_product(x[:n], weight, config), whole[:n]) for n in (1, 17))
+
+
+@pytest.mark.parametrize("split", [1, 3])
+def test_one_tile_a_program_is_not_the_depth(split: int) -> None:
+    x = torch.empty(1, 64, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="not . tiles of 32"):
+        dot_product(x, x, Config("dot", 16, 32, 4, 1, split))
+
+
 def test_counters_are_zero_between_launches() -> None:
     for _ in range(3):
         _check(dot_product, 3, 48, 128, DOT[2], torch.bfloat16)
