@@ -175,10 +175,12 @@ class Acceptance:
             prior: the rates that others have shown.
             doubt: standard deviations by which own evidence may miss them before it counts.
         """
-        return Rates(
-            self._first.likely(prior.first, doubt),
-            self._following.likely(prior.following, doubt),
-        )
+        first = self._first.likely(prior.first, doubt)
+        following = self._following.likely(prior.following, doubt)
+        # As most are, and making a pair takes as long as finding that out.
+        if first == prior.first and following == prior.following:
+            return prior
+        return Rates(first, following)
 
     def skips(self, draws: int = 1) -> int:
         """How many draws, this one among them, go by before drafts are looked for again: who has

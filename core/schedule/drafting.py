@@ -185,8 +185,10 @@ class Drafting:
         """Take in what those who were asked have said."""
         waits = self._skipping if not self._wanting else 0
         idle = self._asked > 0 and not self._wanting and not waits
-        longer = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST)
-        self._rest = longer if idle else waits or LOOK_AGAIN * self._unmeasured
+        if idle:
+            self._rest = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST)
+        else:
+            self._rest = waits or LOOK_AGAIN * self._unmeasured
         if idle and self._declined and self._drafted:
             # Perhaps because the machine has become slower.
             self._timing.baseline.plain.forget(self._needed)

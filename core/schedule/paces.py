@@ -48,25 +48,25 @@ class Paces:
         drawn = list(map(len, tokens))
         if len(rows) == 1:
             return float(drawn[0])
-        slots = [row.slot for row in rows]
         made, steps = self._tokens, self._steps
-        for slot in slots:
-            if steps[slot] > _MEMORY:
-                made[slot] *= _MEMORY / steps[slot]
-                steps[slot] = _MEMORY
-        before = self._together(slots)
+        slots = [row.slot for row in rows]
+        tokens_before, steps_before = [], []
         for slot, more in zip(slots, drawn, strict=True):
-            made[slot] += more
-            steps[slot] += 1
-        return self._together(slots) - before
+            own, its = made[slot], steps[slot]
+            if its > _MEMORY:
+                own, its = own * (_MEMORY / its), _MEMORY
+            tokens_before.append(own)
+            steps_before.append(its)
+            made[slot], steps[slot] = own + more, its + 1
+        now = _together([made[slot] for slot in slots], [steps[slot] for slot in slots])
+        return now - _together(tokens_before, steps_before)
 
-    def _together(self, slots: list[int]) -> float:
-        """Tokens a row: the steps of each, times the harmonic mean of paces."""
-        tokens = [self._tokens[slot] for slot in slots]
-        steps = [self._steps[slot] for slot in slots]
-        made, taken = sum(tokens), sum(steps)
-        if not made:
-            return 0.0
-        common = _COMMON * made / taken
-        times = [(_COMMON + its) / (common + own) for its, own in zip(steps, tokens, strict=True)]
-        return taken / sum(times)
+
+def _together(tokens: list[float], steps: list[float]) -> float:
+    """Tokens a row: the steps of each, times the harmonic mean of paces."""
+    made, taken = sum(tokens), sum(steps)
+    if not made:
+        return 0.0
+    common = _COMMON * made / taken
+    times = [(_COMMON + its) / (common + own) for its, own in zip(steps, tokens, strict=True)]
+    return taken / sum(times)

@@ -82,8 +82,10 @@ class _Allowance:
     def add(self, time: float) -> None:
         """So much was gained, or lost if negative; what is too long to be owed is paid in part,
         as it may be the machine's fault."""
-        most = max(self.left, self._saved)
-        self.left = max(min(self.left + time, most), -self._owed)
+        left = self.left + time
+        if time > 0 and left > self._saved:
+            left = max(self.left, self._saved)
+        self.left = max(left, -self._owed)
 
 
 class Payoff:

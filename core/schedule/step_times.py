@@ -84,7 +84,11 @@ class PlainTimes:
 
     def near(self, rows: int) -> float | None:
         """Seconds, where steps of about so many rows were measured."""
-        return self.seconds(rows) if _close(_bin(rows), self._believed) else None
+        return self.seconds(rows) if self.knows(rows) else None
+
+    def knows(self, rows: int) -> bool:
+        """Whether steps of about so many rows were measured."""
+        return _close(_bin(rows), self._believed)
 
     def forget(self, rows: int) -> None:
         """The machine may have become slower, or faster."""

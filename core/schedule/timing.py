@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ..step import Outcome, Plan
 from .paces import Paces
@@ -23,6 +24,42 @@ _CHOOSY = 3
 # drafts after which one more is.
 _BARE = 3
 _BARE_AGAIN = 64
+
+
+class _Step(NamedTuple):
+    """A plan, and what its rows say.
+
+    Attributes:
+        plan: itself.
+        reads: whether there are prompts in it.
+        drafts: that it verifies.
+        asks: whether drafts are proposed in it.
+        follows: whether it verifies even if it has no drafts, as there are some in flight.
+    """
+
+    plan: Plan
+    reads: bool = False
+    drafts: int = 0
+    asks: bool = False
+    follows: bool = False
+
+    @property
+    def drafted(self) -> bool:
+        """Whether drafts are part of it."""
+        return self.drafts > 0 or self.asks
+
+
+def _look_at(plan: Plan) -> _Step:
+    if plan.plain:
+        return _Step(plan)
+    drafts, reads, asks, follows = 0, False, False, False
+    for row in plan.rows:
+        verified = row.drafts
+        drafts += verified
+        reads = reads or row.count > 1 + verified
+        asks = asks or row.propose > 0
+        follows = follows or row.slack > 0
+    return _Step(plan, reads, drafts, asks, follows)
 
 
 class Timing:
@@ -64,6 +101,8 @@ class Timing:
         self._follow = 0
         self._unmeasured = False
         self._waited = 0
+        # That which was planned last when a step was measured: mostly the next one that is.
+        self._ahead = _Step(Plan(0, [], []))
         # Whether the step before verified drafts.
         self._verifies = False
         # Whether prompts are read in the last steps.
@@ -114,7 +153,7 @@ class Timing:
         if self._payoffs[needed.bit_length()].doubts():
             self.baseline.plain.forget(needed)
         self._unmeasured = self.baseline.plain.wanted(needed)
-        known = self.baseline.plain.near(needed) is not None
+        known = self.baseline.plain.knows(needed)
         self._waited = self._waited + 1 if self._unmeasured and known else 0
         self.choosy = known and self._waited <= _CHOOSY
         return self._unmeasured
@@ -147,26 +186,28 @@ class Timing:
                 self._plain_one(len(plan.rows), (now - since) / together, shown=plan.shown)
             return
         begins = self._preparing > 0
-        reads, leads = _reads_prompts(plan), _reads_prompts(ahead)
-        self._reading = reads or leads
+        step = self._ahead if self._ahead.plan is plan else _look_at(plan)
+        following = self._ahead = step if ahead is plan else _look_at(ahead)
+        self._reading = step.reads or following.reads
         self._steps += 1
         self._paces.forget(newcomer.slot for newcomer in plan.newcomers)
-        if self._steps % _SAMPLED and not (self.looks or self._unmeasured or self._follow or reads):
+        if self._steps % _SAMPLED and not (
+            self.looks or self._unmeasured or self._follow or step.reads
+        ):
             return
         self._preparing -= begins
-        verifies = not plan.plain and any(row.drafts for row in plan.rows)
-        goes_on, self._verifies = self._verifies, verifies
-        self._follow = SHOWN if _drafts(plan) or begins else max(0, self._follow - 1)
+        goes_on, self._verifies = self._verifies, step.drafts > 0
+        self._follow = SHOWN if step.drafted or begins else max(0, self._follow - 1)
         if since is None or outcome.cold:
             return
         seconds = now - since
-        if reads:
-            self._prompts(plan, outcome, seconds, first=first)
-        elif first or (self.choosy and leads):
+        if step.reads:
+            self._prompts(step, outcome, seconds, first=first)
+        elif first or (self.choosy and following.reads):
             return
         elif plan.shown:
-            tokens = outcome.tokens
-            self._draws(plan, ahead, tokens, seconds, begins=begins, goes_on=goes_on)
+            leads, tokens = following.drafted, outcome.tokens
+            self._draws(step, tokens, seconds, begins=begins, goes_on=goes_on, leads=leads)
         elif plan.plain:
             self._plain_one(len(plan.rows), seconds, shown=False)
 
@@ -181,23 +222,23 @@ class Timing:
         if payoff is not None:
             payoff.rested(times)
 
-    def _prompts(self, plan: Plan, outcome: Outcome, seconds: float, *, first: bool) -> None:
+    def _prompts(self, step: _Step, outcome: Outcome, seconds: float, *, first: bool) -> None:
         """A step with chunks of prompts: what it takes longer for being seen and drafted from, and
         the tokens that drafts have given beside them."""
+        plan, proposes = step.plan, step.drafted
         count, rows = plan.num_tokens, len(plan.rows)
-        proposes = any(row.propose or row.drafts for row in plan.rows)
         if not proposes and not (self._watches and plan.shown):
             self.baseline.add_prompts(count, seconds, first=first)
             self._bare = max(0, self._bare - 1)
             return
-        payoff, step = self._payoffs.get(rows.bit_length()), self.baseline.seconds(rows)
+        payoff, plain = self._payoffs.get(rows.bit_length()), self.baseline.seconds(rows)
         usual = self.baseline.prompts(count, first=first)
         self._prompts_drafted += proposes
         if proposes and (usual is None or self._prompts_drafted % _BARE_AGAIN == 0):
             self._bare = _BARE if usual is None else 1
-        if payoff is None or step is None or usual is None:
+        if payoff is None or plain is None or usual is None:
             return
-        cost = max(seconds - usual, 0.0) / step
+        cost = max(seconds - usual, 0.0) / plain
         if not proposes:
             payoff.shows(cost)
             return
@@ -207,26 +248,23 @@ class Timing:
 
     def _draws(
         self,
-        plan: Plan,
-        ahead: Plan,
+        step: _Step,
         tokens: list[list[int]],
         seconds: float,
         *,
         begins: bool,
         goes_on: bool,
+        leads: bool,
     ) -> None:
         """A step of nothing but single tokens and drafts."""
-        rows, baseline = plan.rows, self.baseline
+        rows, baseline, drafted = step.plan.rows, self.baseline, step.drafted
         count = len(rows)
         payoff = self._payoffs.get(count.bit_length())
         if payoff is None:
             return
         # A step that looked for drafts and found none is no plain one, but part of the price; so is
         # one before it.
-        drafted, leads = _drafts(plan), _drafts(ahead)
-        # Behind drafts in flight a step verifies, even if it has none.
-        follows = not plan.plain and any(row.slack for row in rows)
-        plain_one = not (drafted or begins or follows or leads)
+        plain_one = not (drafted or begins or step.follows or leads)
         # Looking takes its time as well.
         if plain_one and not (self.looks and self.choosy):
             self._plain_one(count, seconds, shown=True)
@@ -239,17 +277,8 @@ class Timing:
             payoff.followed(gained, cost)
             return
         if drafted:
-            drafts = sum(row.drafts for row in rows) / count
-            payoff.costs.add(drafts, cost, goes_on=goes_on)
+            payoff.costs.add(step.drafts / count, cost, goes_on=goes_on)
         if payoff.loses(gained, cost, begins=begins):
             baseline.plain.forget(count)
         elif payoff.pays:
             self._showing.pays()
-
-
-def _drafts(plan: Plan) -> bool:
-    return not plan.plain and any(row.drafts or row.propose for row in plan.rows)
-
-
-def _reads_prompts(plan: Plan) -> bool:
-    return not plan.plain and any(row.count > 1 + row.drafts for row in plan.rows)
