@@ -31,9 +31,10 @@ __all__ = ("DefaultScheduler",)
 # little before somebody must be preempted.
 _ADMISSION_RESERVE = 100
 
-# A row's place in the step, the row, and whose it is. Single tokens lead, those with most before
-# them first, so that no processor is left with the longest when the others are done.
-_Planned = tuple[int, Row, Sequence]
+# A row's place in the step, the row, whose it is, and of which epoch. Single tokens lead, those
+# with most before them first, so that no processor is left with the longest when the others are
+# done.
+_Planned = tuple[int, Row, Sequence, int]
 _place = itemgetter(0)
 
 # Python takes as long to find an enum's member as for the rest of a row's check.
@@ -62,11 +63,11 @@ class DefaultScheduler(Scheduler):
         )
         self._clock = clock
         self._roster = Roster(policy, settings.max_num_seqs)
-        self._in_flight: deque[list[tuple[Sequence, int]]] = deque()
+        self._in_flight: deque[list[_Planned]] = deque()
         self._step = 0
         # Rows of the planned step that are no plain ones, and plain ones that get a block.
         self._special = self._grown = 0
-        self._preemptions = self._step_tokens = 0
+        self._preemptions = 0
         self._prompt_tokens = 0
         self._generated_tokens = 0
         self._corrupted = 0
@@ -113,13 +114,12 @@ class DefaultScheduler(Scheduler):
         if not rows:
             return None
         rows.sort(key=_place)
-        self._in_flight.append([(seq, seq.epoch) for _, _, seq in rows])
+        self._in_flight.append(rows)
         shown = self._drafting.showing.shown
-        planned = [row for _, row, _ in rows]
+        planned = [row for _, row, _, _ in rows]
         plain, grows = not self._special, self._special + self._grown > 0
         plan = Plan(self._step, newcomers, planned, plain, shown, grows)
         self._step += 1
-        self._step_tokens = plan.num_tokens
         self._drafting.ahead = plan
         return plan
 
@@ -128,7 +128,7 @@ class DefaultScheduler(Scheduler):
         generated = 0
         flight = self._in_flight.popleft()
         only_tokens = has_only_tokens(outcome)
-        for index, ((seq, epoch), row) in enumerate(zip(flight, plan.rows, strict=True)):
+        for index, (_, row, seq, epoch) in enumerate(flight):
             # What was computed for a sequence that ended or restarted meanwhile is dropped here.
             if seq.status is _FINISHED or seq.epoch != epoch:
                 continue
@@ -153,7 +153,9 @@ class DefaultScheduler(Scheduler):
     def fail(self, plan: Plan, message: str) -> list[Delta]:
         flight = self._in_flight.popleft()
         affected = [
-            seq for seq, epoch in flight if seq.status is not Status.FINISHED and seq.epoch == epoch
+            seq
+            for _, _, seq, epoch in flight
+            if seq.status is not Status.FINISHED and seq.epoch == epoch
         ]
         if not affected:
             return []
@@ -193,7 +195,7 @@ class DefaultScheduler(Scheduler):
             prefix_queries=self.cache.queries,
             prefix_hits=self.cache.hits,
             preemptions=self._preemptions,
-            step_tokens=self._step_tokens,
+            step_tokens=self._drafting.ahead.num_tokens,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             corrupted=self._corrupted,
@@ -283,7 +285,7 @@ class DefaultScheduler(Scheduler):
             seq.num_ready = 0
         self._grown += grows
         new = self.cache.grow(seq, end) if grows else []
-        rows.append((-start, Row(seq.slot, start, 1, new, True), seq))
+        rows.append((-start, Row(seq.slot, start, 1, new, True), seq, seq.epoch))
         seq.num_computed = end
         seq.num_pending += 1
         if end >= (seq.num_committed + 1) * size:
@@ -364,7 +366,7 @@ class DefaultScheduler(Scheduler):
         grows = end + propose > len(seq.blocks) * size
         blocks = self.cache.grow(seq, end + propose) if grows else []
         row = Row(seq.slot, start, count, blocks, samples, drafts, seq.num_slack, propose)
-        rows.append((-start if count == 1 else 1, row, seq))
+        rows.append((-start if count == 1 else 1, row, seq, seq.epoch))
         seq.num_computed = end
         if samples:
             seq.num_pending += 1 + drafts
