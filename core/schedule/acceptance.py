@@ -76,7 +76,13 @@ def judge(drafts: int, accepted: int) -> Judged:
 
 def pooled(judged: Iterable[Judged]) -> Judged:
     """Those of all."""
-    return Judged(*map(sum, zip(*judged, strict=True)))
+    rows = right = tried = accepted = 0
+    for its_rows, its_right, its_tried, its_accepted in judged:
+        rows += its_rows
+        right += its_right
+        tried += its_tried
+        accepted += its_accepted
+    return Judged(rows, right, tried, accepted)
 
 
 class _Evidence:
@@ -89,11 +95,13 @@ class _Evidence:
         self._tried = 0.0
         self._accepted = 0.0
 
-    def add(self, tried: int, accepted: int) -> None:
-        if self._tried > self._memory:
-            self._scale(self._memory / self._tried)
-        self._tried += tried
-        self._accepted += accepted
+    def add(self, tried: int, accepted: int, kept: float = 1.0) -> None:
+        """Take in drafts, once what was known has shrunk to the share of it that is kept."""
+        known, right = self._tried * kept, self._accepted * kept
+        if known > self._memory:
+            fits = self._memory / known
+            known, right = known * fits, right * fits
+        self._tried, self._accepted = known + tried, right + accepted
 
     def rate(self, prior: float, trust: float) -> float:
         return (self._accepted + prior * trust) / max(self._tried + trust, 1e-9)
@@ -108,19 +116,11 @@ class _Evidence:
             return rate - room
         return rate + room if prior > rate + room else prior
 
-    def age(self, memories: float) -> None:
-        """So many times what is remembered has passed, whether or not there was anything to see."""
-        kept = 1 / (1 + memories)
-        self._tried *= kept
-        self._accepted *= kept
-
     def fade(self, draws: int) -> None:
         if self._tried:
-            self._scale(_FADING**draws if self._tried > _LEAST else 0.0)
-
-    def _scale(self, factor: float) -> None:
-        self._tried *= factor
-        self._accepted *= factor
+            kept = _FADING**draws if self._tried > _LEAST else 0.0
+            self._tried *= kept
+            self._accepted *= kept
 
 
 class Acceptance:
@@ -153,8 +153,8 @@ class Acceptance:
         """Take in drafts; one that was right ends long pauses."""
         rows, right, tried, accepted = judged
         self._first.add(rows, right)
-        self._following.age(rows / self._rows)
-        self._following.add(tried, accepted)
+        # Rows pass by for those behind the first whether or not there was anything to see.
+        self._following.add(tried, accepted, 1 / (1 + rows / self._rows))
         if right:
             self._next_pause = _FIRST_PAUSE
 

@@ -171,7 +171,9 @@ class DraftCosts:
         drafts = max(1, round(mean))
         if not goes_on and cost > self.cost(drafts):
             return
-        kept = self._kept.setdefault(drafts, deque(maxlen=_KEPT))
+        kept = self._kept.get(drafts)
+        if kept is None:
+            kept = self._kept[drafts] = deque(maxlen=_KEPT)
         if drafts in self._medians and not self._fresh(drafts):
             kept.clear()
         kept.append(1 + (cost - 1) * drafts / mean)

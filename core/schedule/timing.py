@@ -190,7 +190,8 @@ class Timing:
         following = self._ahead = step if ahead is plan else _look_at(ahead)
         self._reading = step.reads or following.reads
         self._steps += 1
-        self._paces.forget(newcomer.slot for newcomer in plan.newcomers)
+        if plan.newcomers:
+            self._paces.forget(newcomer.slot for newcomer in plan.newcomers)
         if self._steps % _SAMPLED and not (
             self.looks or self._unmeasured or self._follow or step.reads
         ):
