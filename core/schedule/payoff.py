@@ -102,7 +102,9 @@ class Payoff:
     def __init__(self) -> None:
         self.costs = DraftCosts()
         self.length = 0
+        # Of all sequences, and the number of drafts that is best for those that are like all.
         self._rates = Rates(0.0, 0.0)
+        self._usual: int | None = None
         self.plain = False
         self.may_try = False
         self.pays = False
@@ -160,6 +162,7 @@ class Payoff:
             self._lengths.clear()
             self._costs.clear()
         self._rates, self._most, self._promise = rates, most, promise
+        self._usual = None
         waited = self._steps - self._tried_at
         # One slow step alone is no reason not to try.
         may_lose = self._trying.left >= 0 and self._losing.left >= -_MOST_AT_ONCE
@@ -255,6 +258,13 @@ class Payoff:
 
     def best(self, rates: Rates) -> int:
         """The number of drafts that makes tokens come fastest."""
+        if rates is not self._rates:
+            return self._fastest(rates)
+        if self._usual is None:
+            self._usual = self._fastest(rates)
+        return self._usual
+
+    def _fastest(self, rates: Rates) -> int:
         if self.length and rates.tokens(self.length) >= self._rates.tokens(self.length):
             return self.length
         key = rates.key()
