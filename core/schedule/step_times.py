@@ -23,6 +23,8 @@ _UNMEASURED = 16
 # shorter than believed to show that something else was measured before.
 _SAME = 0.1
 _SHORTER = 2.5
+# What a step with drafts takes at least, in plain steps, whatever a clock says.
+_LEAST_COST = 0.1
 # Steps for which a cost counts while it is not measured again: what was slow once would never be
 # tried again.
 _STALE = 300
@@ -176,7 +178,7 @@ class DraftCosts:
             kept = self._kept[drafts] = deque(maxlen=_KEPT)
         if drafts in self._medians and not self._fresh(drafts):
             kept.clear()
-        kept.append(1 + (cost - 1) * drafts / mean)
+        kept.append(max(1 + (cost - 1) * drafts / mean, _LEAST_COST))
         self._measured[drafts] = self._steps
         self._counts[drafts] = self._counts.get(drafts, 0) + 1
         if len(kept) >= _BELIEVED:

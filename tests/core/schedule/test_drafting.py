@@ -643,6 +643,17 @@ def test_what_one_draft_takes_may_be_what_all_take() -> None:
     assert rate_of(world) > 1.8
 
 
+@pytest.mark.parametrize("cost", [0.0, 0.2, 0.5])
+def test_steps_that_seem_to_take_nothing_still_have_a_speed(cost: float) -> None:
+    """Half a plain step where half the rows have a draft would be none where all do."""
+    costs = DraftCosts()
+    for _ in range(4):
+        costs.begin(1)
+        costs.add(0.5, cost, goes_on=True)
+    assert costs.cost(1) > 0
+    assert costs.trial(lambda drafts, cost: (1 + drafts) / cost, MOST) >= 0
+
+
 def test_a_hiccup_in_a_try_does_not_end_trying() -> None:
     world = World([0.0], gpu)
     world.run(100)
