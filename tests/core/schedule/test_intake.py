@@ -2,7 +2,7 @@
 
 import copy
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.core.request import Request, SamplingParams
@@ -16,10 +16,10 @@ STOP = 3
 @st.composite
 def states(draw) -> tuple[Sequence, Row]:
     """A sequence with a row in flight, and perhaps another one behind it."""
-    params = SamplingParams(max_tokens=draw(st.integers(1, 9)), min_tokens=draw(st.integers(0, 1)))
+    params = SamplingParams(max_tokens=draw(st.integers(1, 16)), min_tokens=draw(st.integers(0, 1)))
     seq = Sequence(_request(params))
     seq.status = draw(st.sampled_from([Status.RUNNING, Status.RUNNING, Status.WAITING]))
-    emitted = draw(st.integers(0, max(0, params.max_tokens - 1)))
+    emitted = draw(st.integers(0, min(6, params.max_tokens - 1)))
     seq.token_ids.extend([5] * emitted)
     drafts, behind, propose = (draw(st.integers(0, 3)) for _ in range(3))
     row = Row(0, len(seq.token_ids) - 1, 1 + drafts, [], True, drafts, 0, propose)
@@ -50,11 +50,12 @@ def state(seq: Sequence) -> dict[str, object]:
     return values
 
 
+@settings(max_examples=300)
 @given(states(), st.data())
 def test_tokens_are_taken_in_as_ever(planned, data) -> None:
     seq, row = planned
     proposed = data.draw(st.integers(0, row.propose))
-    drawn = data.draw(st.lists(st.integers(0, 20), max_size=row.count))
+    drawn = data.draw(st.lists(st.integers(STOP, 20), max_size=row.count))
     outcome = Outcome(0, [drawn], proposed={0: proposed} if proposed else {})
     other, before = copy.deepcopy(seq), copy.deepcopy(state(seq))
     assert has_only_tokens(outcome)
