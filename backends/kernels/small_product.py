@@ -110,8 +110,8 @@ def _dot(
     x_ptr, w_ptr, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr, M, N: tl.constexpr,
     K: tl.constexpr, x_stride: tl.constexpr, add_stride: tl.constexpr, out_stride: tl.constexpr,
     ROWS: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr,
-    SPLIT: tl.constexpr, WHOLE: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr, BIAS: tl.constexpr,
-    ADD: tl.constexpr, PDL: tl.constexpr,
+    SPLIT: tl.constexpr, WHOLE: tl.constexpr, EDGE: tl.constexpr, ACT: tl.constexpr,
+    BIAS: tl.constexpr, ADD: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     part = tl.program_id(1)

@@ -338,9 +338,7 @@ def test_what_holds_a_shape_is_sought_once(case, captured, monkeypatch) -> None:
     sought.clear()
     before = [capturing.launches for capturing in captured]
     assert driver.generate(prompts[-1:], GREEDY) == wanted[-1:]
-    drafts, _, decodes, _ = (
-        now.launches - old for now, old in zip(captured, before, strict=True)
-    )
+    drafts, _, decodes, _ = (now.launches - old for now, old in zip(captured, before, strict=True))
     assert drafts > 3 and decodes > 3 and not sought
 
 

@@ -75,7 +75,16 @@ def test_where_small_products_do_not_go() -> None:
 @pytest.mark.parametrize("m", BUCKETS)
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize(
-    ("n", "k"), [(4096, 4096), (28672, 8192), (128256, 4096), (896, 896), (512, 256), (64, 4864), (4096, 14336)]
+    ("n", "k"),
+    [
+        (4096, 4096),
+        (28672, 8192),
+        (128256, 4096),
+        (896, 896),
+        (512, 256),
+        (64, 4864),
+        (4096, 14336),
+    ],
 )
 def test_defaults_fit(n: int, k: int, gated: bool, m: int, capability: int) -> None:
     shared = SHARED_LIMIT[capability]

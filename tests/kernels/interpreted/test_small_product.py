@@ -87,7 +87,7 @@ def test_one_tile_of_the_depth_a_program(act: str | None, k: int, depth: int) ->
 @pytest.mark.parametrize("split", [1, 3])
 def test_one_tile_a_program_is_not_the_depth(split: int) -> None:
     x = torch.empty(1, 64, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="not . tiles of 32"):
+    with pytest.raises(ValueError, match=f"not {split} tiles of 32"):
         dot_product(x, x, Config("dot", 16, 32, 4, 1, split))
 
 
