@@ -22,7 +22,7 @@ _FIRST_PAUSE = 8
 _LAST_PAUSE = 512
 # Draws at most that go by behind a search that has found nothing: one behind the first, and twice
 # as many behind each that follows.
-_MOST_SKIPPED = 16
+_MOST_SKIPPED = 4
 # Rates between 0 and 1 that are told apart.
 _DISTINCT = 64
 
