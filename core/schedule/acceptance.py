@@ -126,6 +126,9 @@ class _Evidence:
 class Acceptance:
     """What the drafts of one sequence, or of all, have shown.
 
+    Attributes:
+        length: of the sequence's drafts, as was chosen last; 0 for none.
+
     Args:
         memory: drafts tried that count.
     """
@@ -138,6 +141,7 @@ class Acceptance:
         "_pause",
         "_rows",
         "_skipped",
+        "length",
     )
 
     def __init__(self, memory: float = _MEMORY) -> None:
@@ -148,6 +152,7 @@ class Acceptance:
         self._next_pause = _FIRST_PAUSE
         self._next_skip = 0
         self._skipped = 0
+        self.length = 0
 
     def learn(self, judged: Judged) -> None:
         """Take in drafts; one that was right ends long pauses."""

@@ -18,6 +18,7 @@ from ..step import Delta, Outcome, Plan, Row
 from .acceptance import Acceptance, Judged, Rates, judge, pooled
 from .payoff import LOOK_AGAIN, MARGIN, PROMISE, Payoff
 from .showing import Showing
+from .stretch import FEWEST_TOGETHER, Stretch
 from .timing import Timing
 
 __all__ = ("Drafting",)
@@ -102,6 +103,11 @@ class Drafting:
         self._nap = 0
         self._sleepers = 0
         self._slept = 0
+        # Steps with drafts that are planned without a look at each sequence, how many ran in the
+        # last one that looked, and whether that was behind the last stretch.
+        self._stretch = Stretch()
+        self._ran = 0
+        self._looked = False
         # Steps since sequences were asked, and those between the last two times.
         self._unasked = 0
         self._draws = 0
@@ -135,6 +141,10 @@ class Drafting:
         if not self._adapts:
             self.asks = True
             return
+        if self._goes_on(running, waiting):
+            self._passed += 1
+            self._unasked -= 1
+            return
         self._passed += 1
         if self._timing.looks:
             self._settle()
@@ -159,6 +169,30 @@ class Drafting:
             self._look(running, needed)
         elif self.showing.rests:
             self._fall_asleep(running, waiting)
+
+    def _goes_on(self, running: int, waiting: int) -> bool:
+        """Whether every sequence drafts in the step that is planned as it did in the last."""
+        stretch, now = self._stretch, self._now
+        if running != self._ran or waiting:
+            if stretch.rows:
+                if stretch.ended >= FEWEST_TOGETHER:
+                    self._timing.stretch(stretch)
+                self._timing.disturb()
+                stretch.end()
+            return False
+        drafts = self.asks and self._wanting > 0
+        pays = self._looked and now.pays and not now.length
+        if not stretch.rows and drafts and pays and self._timing.steady:
+            stretch.begin(running)
+            # There is a look between this one and another.
+            self._looked = False
+        if not drafts:
+            stretch.left = 0
+        if not stretch.left:
+            return False
+        stretch.left -= 1
+        self._wanting = self._skipping = 0
+        return True
 
     def _fall_asleep(self, running: int, waiting: int) -> None:
         """Let steps pass, if nothing can be learned from the next ones."""
@@ -199,7 +233,7 @@ class Drafting:
     def _look(self, running: int, needed: int) -> None:
         self._needed = needed
         payoff = self._now = self._timing.payoff(needed)
-        if self._passed > 1 and self._timing.price:
+        if self._seen > 1 and self._timing.price:
             payoff.shows(self._seen * self._timing.price)
         unmeasured = self._timing.unmeasured(needed)
         payoff.begin(self._passed, unmeasured=unmeasured)
@@ -207,6 +241,7 @@ class Drafting:
         self._passed = self._seen = 0
         # Plain steps are measured one after the other until they are known.
         self._unmeasured = unmeasured and self._timing.choosy
+        self._ran, self._looked = running, True
         self._asked, self._wanting, self._declined = running, int(unmeasured), 0
         self._skipping = 0
         if payoff.plain:
@@ -235,6 +270,8 @@ class Drafting:
         """Drafts to propose after a row that ends with so many tokens computed."""
         if not self.asks or seq.quarantined:
             return 0
+        if self._stretch.rows:
+            return self._propose_again(seq, end)
         if end <= seq.num_prompt and self._timing.wants_bare_prompts:
             return 0
         self._asked += 1
@@ -249,6 +286,16 @@ class Drafting:
         if drafts and promising:
             self.showing.promise()
         return drafts
+
+    def _propose_again(self, seq: Sequence, end: int) -> int:
+        """As many drafts as were last chosen for a sequence, unless it leaves a search out."""
+        skipped = seq.drafting.skips()
+        if skipped:
+            self._skipping = min(self._skipping or skipped, skipped)
+        if skipped or not seq.drafting.length:
+            return 0
+        self._wanting += 1
+        return self._room(seq, end + 1, seq.drafting.length)
 
     def learn(self, seq: Sequence, row: Row, delta: Delta) -> None:
         """Take in what a row with drafts has given; filling where none was proposed has its cost,
@@ -282,11 +329,24 @@ class Drafting:
             if outcome.cold:
                 self._timing.disturb()
             return
+        stretch = self._stretch
+        if stretch.rows and not last:
+            stretch.take_in(plan, outcome)
+            if stretch.left:
+                return
+            self._learn_of_all()
+            self._timing.stretch(stretch)
+            stretch.end()
+            return
+        stretch.end()
+        self._learn_of_all()
+        together, self._slept = self._slept + 1, 0
+        self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
+
+    def _learn_of_all(self) -> None:
         if self._judged:
             self._overall.learn(pooled(self._judged))
             self._judged.clear()
-        together, self._slept = self._slept + 1, 0
-        self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
         """The last token a limit allows is never computed, and nobody is preempted for a draft."""
@@ -309,6 +369,7 @@ class Drafting:
                 acceptance.rest(self._draws)
                 return 0, False
             length = now.best(acceptance.likely(self._prior, self._doubt))
+            acceptance.length = length
             if length:
                 return length, True
             self._declined += 1

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..step import Row
-
 __all__ = ("Paces",)
 
 # Steps of a sequence that are remembered, and for how many the mean of all counts beside them: by
@@ -36,20 +34,19 @@ class Paces:
         for slot in slots:
             self._tokens[slot] = self._steps[slot] = 0.0
 
-    def gained(self, rows: list[Row], tokens: list[list[int]]) -> float:
+    def gained(self, slots: list[int], drawn: list[int], together: int = 1) -> float:
         """Take in a step: by how much what its sequences have got has grown, in tokens a row.
 
         Less than none where it turns out that what the steps before have given went to a few.
 
         Args:
-            rows: of the step.
-            tokens: drawn, row by row.
+            slots: of the step's rows.
+            drawn: tokens of each.
+            together: steps in which they were drawn.
         """
-        drawn = list(map(len, tokens))
-        if len(rows) == 1:
+        if len(slots) == 1:
             return float(drawn[0])
         made, steps = self._tokens, self._steps
-        slots = [row.slot for row in rows]
         tokens_before, steps_before = [], []
         for slot, more in zip(slots, drawn, strict=True):
             own, its = made[slot], steps[slot]
@@ -57,7 +54,7 @@ class Paces:
                 own, its = own * (_MEMORY / its), _MEMORY
             tokens_before.append(own)
             steps_before.append(its)
-            made[slot], steps[slot] = own + more, its + 1
+            made[slot], steps[slot] = own + more, its + together
         now = _together([made[slot] for slot in slots], [steps[slot] for slot in slots])
         return now - _together(tokens_before, steps_before)
 

@@ -214,24 +214,26 @@ class Payoff:
         if self._steps - self._tried_at <= SHOWN + 1:
             self._trying.add(min(tokens - cost, 0.0))
 
-    def loses(self, tokens: float, cost: float, *, begins: bool) -> bool:
-        """Take in a step.
+    def loses(self, tokens: float, cost: float, *, begins: bool, together: int = 1) -> bool:
+        """Take in a step, or several.
 
         Args:
-            tokens: of a row.
-            cost: its time in plain steps.
+            tokens: of a row, in one.
+            cost: time of one in plain steps.
             begins: whether a speculator may have prepared sequences in it.
+            together: steps.
 
         Returns:
             Whether drafting has not paid, and pauses.
         """
-        self._since_plain += 1
-        self._losing.add(tokens - min(cost, _MOST_PREPARING if begins else _MOST_AT_ONCE))
+        self._since_plain += together
+        lost = min(cost, _MOST_PREPARING if begins else _MOST_AT_ONCE) - tokens
+        self._losing.add(-lost * together)
         if self._steps - self._tried_at <= SHOWN:
             self._trying.add(min(1 - cost, 0.0))
             return False
-        self._gains.append((tokens, cost, begins))
-        if not self.length and self._since_plain % LOOK_AGAIN:
+        self._gains.extend([(tokens, cost, begins)] * together)
+        if together == 1 and not self.length and self._since_plain % LOOK_AGAIN:
             return False
         # What steps take in which nothing is prepared; with none of those, what all do.
         calm = [cost for _, cost, begun in self._gains if not begun]

@@ -10,14 +10,13 @@ from .paces import Paces
 from .payoff import SHOWN, Payoff
 from .showing import Showing
 from .step_times import Baseline
+from .stretch import FEWEST_TOGETHER, Stretch
 
 __all__ = ("Timing",)
 
 # Of plain steps one in so many is measured, once it is known what they take: not always one in
 # which a sequence gets a block, as it would be with a multiple of a block's tokens.
 _SAMPLED = 31
-# Steps that are measured together where somebody comes or leaves, at least.
-_FEWEST_TOGETHER = 4
 # Looks for a plain step that nothing else is part of, after which any will do.
 _CHOOSY = 3
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
@@ -136,9 +135,34 @@ class Timing:
     def wakes(self, steps: int, rows: int, *, shown: bool) -> None:
         """So many steps without drafts have ended since one was measured, and the next one is of
         another kind."""
-        if self._since is not None and steps >= _FEWEST_TOGETHER:
+        if self._since is not None and steps >= FEWEST_TOGETHER:
             self._plain_one(rows, (self._clock() - self._since) / steps, shown=shown)
         self.disturb()
+
+    @property
+    def steady(self) -> bool:
+        """Whether the next steps with drafts are like the last ones, which verified some."""
+        if self._unmeasured or self._preparing or self._reading:
+            return False
+        return self._verifies and self.runs
+
+    def stretch(self, stretch: Stretch) -> None:
+        """Steps with drafts have ended; see ``measure``."""
+        now = self._clock()
+        since, self._since = self._since, now
+        rows, steps = stretch.rows, stretch.ended
+        payoff, plain = self._payoffs.get(rows.bit_length()), self.baseline.seconds(rows)
+        if since is None or stretch.cold or payoff is None or plain is None:
+            return
+        slots, drawn = list(stretch.drawn), list(stretch.drawn.values())
+        gained = self._paces.gained(slots, drawn, steps) / steps
+        cost = (now - since) / steps / plain
+        if stretch.alike:
+            payoff.costs.add(stretch.drafts / (steps * rows), cost, goes_on=True)
+        if payoff.loses(gained, cost, begins=False, together=steps):
+            self.baseline.plain.forget(rows)
+        elif payoff.pays:
+            self._showing.pays()
 
     def payoff(self, needed: int) -> Payoff:
         """That of steps for so many sequences."""
@@ -273,7 +297,8 @@ class Timing:
         plain = baseline.seconds(count)
         if plain is None:
             return
-        gained, cost = self._paces.gained(rows, tokens), seconds / plain
+        slots = [row.slot for row in rows]
+        gained, cost = self._paces.gained(slots, list(map(len, tokens))), seconds / plain
         if not (drafted or begins or leads):
             payoff.followed(gained, cost)
             return

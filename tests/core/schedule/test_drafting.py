@@ -440,6 +440,23 @@ def test_where_nobody_drafts_few_steps_ask() -> None:
     assert 2 < sum(asked) < 20
 
 
+@pytest.mark.parametrize("users", [1, 16])
+def test_where_drafts_pay_few_steps_look(users: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at every sequence may take the host as long as a plain step."""
+    world, looks = World([0.9] * users, flat), []
+    look = Drafting._look
+    monkeypatch.setattr(Drafting, "_look", lambda *args: looks.append(look(*args)))
+    world.run(200)
+    looks.clear()
+    assert all(min(lengths) > 0 for lengths in world.run(270) if any(lengths))
+    assert 270 / 9 <= len(looks) < 270 / 5
+    # Whoever finds that they are wrong looks at once.
+    world.rates = [0.0] * users
+    looks.clear()
+    world.run(8)
+    assert looks
+
+
 def prepared(users: int, rate: float, cost: float, preparation: float) -> World:
     """Steps with drafts all cost the same, and beginning to draft for a sequence costs as well."""
     world = World(
@@ -694,10 +711,10 @@ def test_who_finds_no_drafts_looks_for_them_more_rarely() -> None:
                 acceptance.sought(found=found)
         return count
 
-    # Draws 0, 2, 5, 10, 19, 36 and every 17th.
-    assert looked(37, found=False) == 6
-    assert looked(34, found=False) == 2
-    assert looked(17, found=True) == 1
+    # Draws 0, 2, 5, 10 and every fifth.
+    assert looked(36, found=False) == 9
+    assert looked(34, found=False) == 6
+    assert looked(5, found=True) == 5
     assert looked(20, found=True) == 20
 
 
@@ -712,7 +729,7 @@ def test_draws_that_nobody_asked_about_are_skipped_as_well(draws: list[int]) -> 
         assert skipped == max(next_search - at, 0)
         if not skipped:
             acceptance.sought(found=False)
-            next_search = at + 1 + min(step, 16)
+            next_search = at + 1 + min(step, 4)
             step *= 2
 
 
