@@ -6,6 +6,7 @@ verify as many drafts as before, so that steady decoding sends nothing to the de
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -131,18 +132,7 @@ class DecodeInputs:
         """How the tokens of a plan with drafts stand side by side."""
         key = [(row.slot, row.count, row.slack > 0) for row in plan.rows]
         if self._layout is None or self._layout.key != key:
-            slots, counts, floating = np.array(key, dtype=np.int64).T
-            order, _ = self._table.by_prefix(slots)
-            rows = np.repeat(order, counts[order])
-            ends = counts[order].cumsum()
-            offsets = np.arange(len(rows)) - np.repeat(ends - counts[order], counts[order])
-            codes = (offsets << OFFSET) + FLOATING * floating[rows]
-            codes[ends - 1] += LAST
-            slots = slots[rows]
-            known = None if floating.all() else floating[rows] == 0
-            tokens = Tokens(slots, np.zeros_like(slots), codes)
-            lists = rows.tolist(), slots.tolist()
-            self._layout = Layout(key, *lists, slots, offsets, codes, known, tokens)
+            self._layout = _layout(key, self._table)
         return self._layout
 
     def _fill(self, tokens: Tokens, size: int) -> None:
@@ -158,3 +148,33 @@ class DecodeInputs:
         elif blocks is not None:
             values[2 * room : 2 * room + count] = blocks
         self._table.staging.refill(self._inputs, values)
+
+
+def _layout(key: list[tuple[int, int, bool]], table: SlotTable) -> Layout:
+    """See ``Layout``; steps of few sequences are laid out anew in less time than numpy's calls
+    take."""
+    order, _ = table.by_prefix(np.array([slot for slot, _, _ in key]))
+    rows: list[int] = []
+    host_slots: list[int] = []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for row in order.tolist():
+        slot, count, floats = key[row]
+        rows += [row] * count
+        host_slots += [slot] * count
+        parts.append(_pattern(count, floats=floats))
+    slots = np.array(host_slots)
+    offsets, codes = map(np.concatenate, zip(*parts, strict=True))
+    known = None
+    if not all(floats for _, _, floats in key):
+        known = np.array([not key[row][2] for row in rows])
+    floating = Tokens(slots, np.zeros_like(slots), codes)
+    return Layout(key, rows, host_slots, slots, offsets, codes, known, floating)
+
+
+@cache
+def _pattern(count: int, *, floats: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and codes of a row's tokens."""
+    offsets = np.arange(count)
+    codes = (offsets << OFFSET) + FLOATING * floats
+    codes[-1] += LAST
+    return offsets, codes

@@ -24,7 +24,7 @@ from .sample_table import Draw
 from .slot_kernels import SlotKernels
 from .slots import SlotTable
 from .staging import Fetched, Numbers
-from .verify import REJECTED, verify
+from .verify import verify
 from .watch import Watch
 
 __all__ = ("Captured", "Limits", "PendingStep", "Runner")
@@ -77,14 +77,12 @@ class PendingStep:
             return outcome
         outcome.proposed = dict(zip(self._proposing, drawn[len(rows) :], strict=True))
         for index, token in zip(rows, drawn[: len(rows)], strict=True):
-            if token == REJECTED:
-                continue
-            if token == BROKEN:
+            if token >= 0:
+                tokens[index].append(token)
+            elif token == BROKEN:
                 outcome.failures[index] = _BROKEN
             elif token == EXHAUSTED:
                 outcome.exhausted.append(index)
-            else:
-                tokens[index].append(token)
         if self._logprobs is not None:
             asking, pending = self._logprobs
             for row, entry in zip(asking, pending.read(), strict=True):
