@@ -18,7 +18,7 @@ from ..step import Delta, Outcome, Plan, Row
 from .acceptance import Acceptance, Judged, Rates, judge, pooled
 from .payoff import LOOK_AGAIN, MARGIN, PROMISE, Payoff
 from .showing import Showing
-from .stretch import FEWEST_TOGETHER, Stretch
+from .stretch import Stretch
 from .timing import Timing
 
 __all__ = ("Drafting",)
@@ -173,16 +173,16 @@ class Drafting:
     def _goes_on(self, running: int, waiting: int) -> bool:
         """Whether every sequence drafts in the step that is planned as it did in the last."""
         stretch, now = self._stretch, self._now
-        if running != self._ran or waiting:
-            if stretch.rows:
-                if stretch.ended >= FEWEST_TOGETHER:
-                    self._timing.stretch(stretch)
+        if waiting or running > (stretch.running or self._ran):
+            if stretch.running:
+                if stretch.ended:
+                    self._timing.takes_in(stretch)
                 self._timing.disturb()
                 stretch.end()
             return False
         drafts = self.asks and self._wanting > 0
         pays = self._looked and now.pays and not now.length
-        if not stretch.rows and drafts and pays and self._timing.steady:
+        if not stretch.running and drafts and pays and self._timing.steady:
             stretch.begin(running)
             # There is a look between this one and another.
             self._looked = False
@@ -191,6 +191,7 @@ class Drafting:
         if not stretch.left:
             return False
         stretch.left -= 1
+        stretch.running = running
         self._wanting = self._skipping = 0
         return True
 
@@ -270,7 +271,7 @@ class Drafting:
         """Drafts to propose after a row that ends with so many tokens computed."""
         if not self.asks or seq.quarantined:
             return 0
-        if self._stretch.rows:
+        if self._stretch.running:
             return self._propose_again(seq, end)
         if end <= seq.num_prompt and self._timing.wants_bare_prompts:
             return 0
@@ -330,12 +331,12 @@ class Drafting:
                 self._timing.disturb()
             return
         stretch = self._stretch
-        if stretch.rows and not last:
-            stretch.take_in(plan, outcome)
+        if stretch.running and not last:
+            self._timing.passes(stretch, plan, outcome)
             if stretch.left:
                 return
             self._learn_of_all()
-            self._timing.stretch(stretch)
+            self._timing.takes_in(stretch)
             stretch.end()
             return
         stretch.end()

@@ -10,13 +10,15 @@ from .paces import Paces
 from .payoff import SHOWN, Payoff
 from .showing import Showing
 from .step_times import Baseline
-from .stretch import FEWEST_TOGETHER, Stretch
+from .stretch import Stretch
 
 __all__ = ("Timing",)
 
 # Of plain steps one in so many is measured, once it is known what they take: not always one in
 # which a sequence gets a block, as it would be with a multiple of a block's tokens.
 _SAMPLED = 31
+# Steps that are measured together where somebody comes or leaves, at least.
+_FEWEST_TOGETHER = 4
 # Looks for a plain step that nothing else is part of, after which any will do.
 _CHOOSY = 3
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
@@ -135,7 +137,7 @@ class Timing:
     def wakes(self, steps: int, rows: int, *, shown: bool) -> None:
         """So many steps without drafts have ended since one was measured, and the next one is of
         another kind."""
-        if self._since is not None and steps >= FEWEST_TOGETHER:
+        if self._since is not None and steps >= _FEWEST_TOGETHER:
             self._plain_one(rows, (self._clock() - self._since) / steps, shown=shown)
         self.disturb()
 
@@ -146,17 +148,26 @@ class Timing:
             return False
         return self._verifies and self.runs
 
-    def stretch(self, stretch: Stretch) -> None:
-        """Steps with drafts have ended; see ``measure``."""
-        now = self._clock()
-        since, self._since = self._since, now
+    def passes(self, stretch: Stretch, plan: Plan, outcome: Outcome) -> None:
+        """A step of a stretch has ended; see ``measure``."""
+        if stretch.ended and len(plan.rows) != stretch.rows:
+            self.takes_in(stretch)
+        stretch.take_in(plan, outcome, self._clock())
+
+    def takes_in(self, stretch: Stretch) -> None:
+        """What has ended of a stretch counts."""
+        since, self._since = self._since, stretch.until
+        self._count(stretch, since)
+        stretch.measured()
+
+    def _count(self, stretch: Stretch, since: float | None) -> None:
         rows, steps = stretch.rows, stretch.ended
         payoff, plain = self._payoffs.get(rows.bit_length()), self.baseline.seconds(rows)
         if since is None or stretch.cold or payoff is None or plain is None:
             return
         slots, drawn = list(stretch.drawn), list(stretch.drawn.values())
         gained = self._paces.gained(slots, drawn, steps) / steps
-        cost = (now - since) / steps / plain
+        cost = (stretch.until - since) / steps / plain
         if stretch.alike:
             payoff.costs.add(stretch.drafts / (steps * rows), cost, goes_on=True)
         if payoff.loses(gained, cost, begins=False, together=steps):
