@@ -331,7 +331,7 @@ class Drafting:
                 self._timing.disturb()
             return
         stretch = self._stretch
-        if stretch.running and not last:
+        if stretch.running and not last and any(row.drafts for row in plan.rows):
             self._timing.passes(stretch, plan, outcome)
             if stretch.left:
                 return
@@ -339,6 +339,8 @@ class Drafting:
             self._timing.takes_in(stretch)
             stretch.end()
             return
+        if stretch.ended and not last:
+            self._timing.takes_in(stretch)
         stretch.end()
         self._learn_of_all()
         together, self._slept = self._slept + 1, 0

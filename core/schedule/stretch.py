@@ -26,7 +26,6 @@ class Stretch:
         until: when the last of them did.
         drafts: verified in them.
         drawn: tokens by slot.
-        alike: whether drafts were verified in every one.
         cold: whether one was; see ``Outcome``.
     """
 
@@ -47,11 +46,10 @@ class Stretch:
         self.rows = self.ended = self.drafts = 0
         self.until = 0.0
         self.drawn: dict[int, int] = {}
-        self.alike = True
         self.cold = False
 
     def take_in(self, plan: Plan, outcome: Outcome, now: float) -> None:
-        """A step has ended, of as many rows as those before it if there are any."""
+        """A step with drafts has ended, of as many rows as those before it if there are any."""
         drafts, drawn = 0, self.drawn
         for row, tokens in zip(plan.rows, outcome.tokens, strict=True):
             drawn[row.slot] = drawn.get(row.slot, 0) + len(tokens)
@@ -59,7 +57,6 @@ class Stretch:
         self.rows, self.until = len(plan.rows), now
         self.ended += 1
         self.drafts += drafts
-        self.alike = self.alike and drafts > 0
         self.cold = self.cold or outcome.cold
         self._vain = self._vain + 1 if sum(map(len, outcome.tokens)) <= self.rows else 0
         if self._vain == _VAIN:

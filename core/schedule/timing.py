@@ -168,8 +168,7 @@ class Timing:
         slots, drawn = list(stretch.drawn), list(stretch.drawn.values())
         gained = self._paces.gained(slots, drawn, steps) / steps
         cost = (stretch.until - since) / steps / plain
-        if stretch.alike:
-            payoff.costs.add(stretch.drafts / (steps * rows), cost, goes_on=True)
+        payoff.costs.add(stretch.drafts / (steps * rows), cost, goes_on=True)
         if payoff.loses(gained, cost, begins=False, together=steps):
             self.baseline.plain.forget(rows)
         elif payoff.pays:
