@@ -36,6 +36,9 @@ _TRIED = 2
 _MANY = 3
 # Drafts of any sequence that count.
 _OVERALL_MEMORY = 30.0
+# What drafting at all takes, in plain steps, from which on nobody leaves searches out while drafts
+# pay: the host has to send steps that are not like the ones before to the device.
+_DEAR = 1.5
 # Steps after which it is asked again who would draft, at most, where nobody does: asking takes
 # longer than planning.
 _LONGEST_REST = 64
@@ -183,7 +186,7 @@ class Drafting:
         drafts = self.asks and self._wanting > 0
         pays = self._looked and now.pays and not now.length
         if not stretch.running and drafts and pays and self._timing.steady:
-            stretch.begin(running)
+            stretch.begin(running, whole=now.costs.cost(1) > _DEAR)
             # There is a look between this one and another.
             self._looked = False
         if not drafts:
@@ -290,7 +293,7 @@ class Drafting:
 
     def _propose_again(self, seq: Sequence, end: int) -> int:
         """As many drafts as were last chosen for a sequence, unless it leaves a search out."""
-        skipped = seq.drafting.skips()
+        skipped = 0 if self._stretch.whole else seq.drafting.skips()
         if skipped:
             self._skipping = min(self._skipping or skipped, skipped)
         if skipped or not seq.drafting.length:

@@ -20,6 +20,7 @@ class Stretch:
 
     Attributes:
         left: steps that are yet to be planned.
+        whole: whether even those draft that have just found nothing.
         running: sequences in the step that was planned last; 0 where there is no stretch.
         rows: of the steps that are measured together.
         ended: how many of those have.
@@ -32,13 +33,14 @@ class Stretch:
     def __init__(self) -> None:
         self.end()
 
-    def begin(self, running: int) -> None:
+    def begin(self, running: int, *, whole: bool) -> None:
         """Plan the next steps like the last one."""
-        self.left, self.running = _STEPS, running
+        self.left, self.running, self.whole = _STEPS, running, whole
 
     def end(self) -> None:
         """Plan them one by one again."""
         self.left = self.running = self._vain = 0
+        self.whole = False
         self.measured()
 
     def measured(self) -> None:
