@@ -186,7 +186,8 @@ class Drafting:
         drafts = self.asks and self._wanting > 0
         pays = self._looked and now.pays and not now.length
         if not stretch.running and drafts and pays and self._timing.steady:
-            stretch.begin(running, whole=now.costs.cost(1) > _DEAR)
+            worth = now.costs.cost(now.best(self._prior) or 1)
+            stretch.begin(running, worth=worth, whole=now.costs.cost(1) > _DEAR)
             # There is a look between this one and another.
             self._looked = False
         if not drafts:

@@ -9,7 +9,8 @@ __all__ = ("Stretch",)
 # Steps that are planned as the last one was where drafts pay: looking at every sequence takes the
 # host as long as a small model's plain step.
 _STEPS = 8
-# Of those, in a row, in which no draft was right, after which they are looked at again.
+# Rows, in a row, of steps that gave less than they took, after which all are looked at again: of
+# one sequence alone a step says little, and of many, much.
 _VAIN = 3
 
 
@@ -21,6 +22,7 @@ class Stretch:
     Attributes:
         left: steps that are yet to be planned.
         whole: whether even those draft that have just found nothing.
+        worth: tokens of a row that a step must give.
         running: sequences in the step that was planned last; 0 where there is no stretch.
         rows: of the steps that are measured together.
         ended: how many of those have.
@@ -33,14 +35,14 @@ class Stretch:
     def __init__(self) -> None:
         self.end()
 
-    def begin(self, running: int, *, whole: bool) -> None:
+    def begin(self, running: int, *, worth: float, whole: bool) -> None:
         """Plan the next steps like the last one."""
-        self.left, self.running, self.whole = _STEPS, running, whole
+        self.left, self.running, self.worth, self.whole = _STEPS, running, worth, whole
 
     def end(self) -> None:
         """Plan them one by one again."""
         self.left = self.running = self._vain = 0
-        self.whole = False
+        self.worth, self.whole = 1.0, False
         self.measured()
 
     def measured(self) -> None:
@@ -60,6 +62,7 @@ class Stretch:
         self.ended += 1
         self.drafts += drafts
         self.cold = self.cold or outcome.cold
-        self._vain = self._vain + 1 if sum(map(len, outcome.tokens)) <= self.rows else 0
-        if self._vain == _VAIN:
+        given = sum(map(len, outcome.tokens))
+        self._vain = 0 if given >= self.worth * self.rows else self._vain + self.rows
+        if self._vain >= _VAIN:
             self.left = 0
