@@ -57,6 +57,9 @@ class _Shape(NamedTuple):
 class ChunkGraphs(CapturedShapes[_Shape, Graph]):
     """Runs steps of rows with any number of tokens, without drafts.
 
+    Attributes:
+        most_tokens: of a step that may run as a graph.
+
     Args:
         watch: runs the model; it ``captures_chunks``.
         table: the slot table.
@@ -76,10 +79,9 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
         self._watch = watch
         self._table = table
         self._observe = observe
-        most = min(max_tokens, _MOST_TOKENS)
+        most = self.most_tokens = min(max_tokens, _MOST_TOKENS)
         sizes = {graph_rows(max(tokens, _FEWEST_TOKENS)) for tokens in range(1, most + 1)}
         self._sizes = sorted(sizes)
-        self._most = most
         self._shapes = [_Shape(size) for size in self._sizes]
         largest = self._sizes[-1]
         chunks = (self._no_chunks(shape) for shape in self._shapes)
@@ -91,7 +93,7 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
     def run(self, plan: Plan) -> Chunked | None:
         """Launch a step, or return None where it is to run without a graph."""
         total = sum(row.count for row in plan.rows)
-        if total > self._most or any(row.drafts or row.slack for row in plan.rows):
+        if total > self.most_tokens or any(row.drafts or row.slack for row in plan.rows):
             return None
         shape, graph = self._find(_Shape(graph_rows(max(total, _FEWEST_TOKENS)), plan.shown))
         if graph is None:

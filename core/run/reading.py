@@ -49,7 +49,8 @@ class Reading:
     ) -> None:
         self.graphs = graphs
         self._reader = reader
-        self._max_tokens = max_tokens
+        # Launching a step kernel by kernel takes longer than two graphs.
+        self._most_tokens = max_tokens if graphs is None else graphs.most_tokens
         self._staging = staging
 
     def catch_up(
@@ -69,7 +70,7 @@ class Reading:
     def _pieces(self, lacking: np.ndarray) -> Iterator[_Piece]:
         """No more tokens at once than a step has, and no row twice."""
         parts: list[tuple[int, int, int]] = []
-        room = self._max_tokens
+        room = self._most_tokens
         for row in np.flatnonzero(lacking).tolist():
             left = int(lacking[row])
             while left:
@@ -79,7 +80,7 @@ class Reading:
                 room -= count
                 if left or not room:
                     yield _piece(parts)
-                    parts, room = [], self._max_tokens
+                    parts, room = [], self._most_tokens
         if parts:
             yield _piece(parts)
 

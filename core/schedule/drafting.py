@@ -29,7 +29,7 @@ _FIRST_TRUST = 1.0
 # Standard deviations by which a sequence's own evidence may miss what others have shown before it
 # counts, for one alone and at most.
 _DOUBT_ALONE = 0.5
-_MOST_DOUBT = 2.0
+_MOST_DOUBT = 3.0
 # Drafts that a sequence tries although they lose: the second shows how long right ones go on.
 _TRIED = 2
 # Doublings of one sequence that are many.
