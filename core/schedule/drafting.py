@@ -297,7 +297,7 @@ class Drafting:
         skipped = 0 if self._stretch.whole else seq.drafting.skips()
         if skipped:
             self._skipping = min(self._skipping or skipped, skipped)
-        if skipped or not seq.drafting.length:
+        if skipped or not seq.drafting.length or not self.showing.sees(seq):
             return 0
         self._wanting += 1
         return self._room(seq, end + 1, seq.drafting.length)

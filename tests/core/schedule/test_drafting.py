@@ -457,6 +457,16 @@ def test_where_drafts_pay_few_steps_look(users: int, monkeypatch: pytest.MonkeyP
     assert looks
 
 
+def test_nobody_drafts_again_who_was_not_seen() -> None:
+    world = World([0.9] * 2, flat, watches=True)
+    world.run(100)
+    while not world.drafting._stretch.left:
+        world.step()
+    world.seqs[0].watch -= 1
+    world.step()
+    assert [row.propose > 0 for row in world.rows] == [False, True]
+
+
 def prepared(users: int, rate: float, cost: float, preparation: float) -> World:
     """Steps with drafts all cost the same, and beginning to draft for a sequence costs as well."""
     world = World(
