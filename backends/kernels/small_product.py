@@ -145,29 +145,32 @@ def _dot(
         if ACT is not None:
             gate = tl.dot(w, x, gate)
         total = tl.dot(up, x, total)
-        last = first
-    elif PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-    for k in range(first, last, DEPTH):
-        if EDGE:
-            x = tl.load(x_at + k, mask=(k + columns < K)[:, None], other=0)
-            w = tl.load(
-                w_at + k, mask=(k + columns < K)[None, :], other=0, eviction_policy="evict_first"
-            )
-        else:
-            x = tl.load(x_at + k)
-            w = tl.load(w_at + k, eviction_policy="evict_first")
-        if ACT is not None:
-            gate = tl.dot(w, x, gate)
+    else:
+        if PDL:
+            tl.extra.cuda.gdc_launch_dependents()
+            tl.extra.cuda.gdc_wait()
+        for k in range(first, last, DEPTH):
             if EDGE:
+                x = tl.load(x_at + k, mask=(k + columns < K)[:, None], other=0)
                 w = tl.load(
-                    w_at + up_offset + k, mask=(k + columns < K)[None, :], other=0,
+                    w_at + k,
+                    mask=(k + columns < K)[None, :],
+                    other=0,
                     eviction_policy="evict_first",
-                )  # fmt: skip
+                )
             else:
-                w = tl.load(w_at + up_offset + k, eviction_policy="evict_first")
-        total = tl.dot(w, x, total)
+                x = tl.load(x_at + k)
+                w = tl.load(w_at + k, eviction_policy="evict_first")
+            if ACT is not None:
+                gate = tl.dot(w, x, gate)
+                if EDGE:
+                    w = tl.load(
+                        w_at + up_offset + k, mask=(k + columns < K)[None, :], other=0,
+                        eviction_policy="evict_first",
+                    )  # fmt: skip
+                else:
+                    w = tl.load(w_at + up_offset + k, eviction_policy="evict_first")
+            total = tl.dot(w, x, total)
     tile += tl.program_id(2) * tl.num_programs(0)
     conclude(
         total, gate, rows, tokens, tile, part, bias_ptr, add_ptr, out_ptr, partial_ptr, counter_ptr,

@@ -9,7 +9,7 @@ import torch
 from ..contracts.attention import AttentionBackend, AttentionBatch, Rotation
 from ..contracts.model import Architecture, Attend, LastLayer, Tap
 
-__all__ = ("attending", "forward")
+__all__ = ("attending", "forward", "needs_lengths")
 
 
 def forward(
@@ -38,6 +38,11 @@ def forward(
         more["last"] = LastLayer(ending.chosen.tokens, attend)
     attend = attending(attention, attention.prepare(batch))
     return model.forward(token_ids, positions, attend, **more)
+
+
+def needs_lengths(attention: AttentionBackend, device: torch.device) -> bool:
+    """Whether the host must know how long rows are; else bounds from above will do."""
+    return device.type == "cpu" or "graphs" not in attention.capabilities.features
 
 
 def attending(attention: AttentionBackend, prepared: Any) -> Attend:

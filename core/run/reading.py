@@ -12,7 +12,7 @@ from ..contracts.attention import AttentionBatch
 from ..contracts.speculator import Drafting, HostRows, Reader, Speculator
 from ..step import Plan, Row
 from .chunk_graphs import ChunkGraphs
-from .forward import forward
+from .forward import forward, needs_lengths
 from .slots import SlotTable
 from .staging import Staging
 from .watch import Watch
@@ -118,7 +118,7 @@ class Reading:
 
     def _lengths(self, drafting: Drafting) -> np.ndarray:
         """Tokens of each row, or bounds where the attention needs no more."""
-        if "graphs" in self._reader.attention.capabilities.features and drafting.slots.is_cuda:
+        if not needs_lengths(self._reader.attention, drafting.slots.device):
             return drafting.host.longest
         lengths: np.ndarray = drafting.lengths.cpu().numpy()
         return lengths

@@ -153,7 +153,6 @@ class Runner:
         )
         self._caches = [attention, *(speculator.caches() if speculator is not None else ())]
         self._watch = Watch(model, attention, self.slots, speculator)
-        self._exact = device.type == "cpu" or self._watch.exact
         self.sampler = Sampler(
             max_slots=limits.max_slots,
             vocab_size=limits.vocab_size,
@@ -179,7 +178,7 @@ class Runner:
             backlog = Backlog(self.slots, limits.max_tokens) if keeps else None
             reading = make_reading(speculator, self.slots, limits.max_tokens, captures=captures)
             self.drafter = Drafter(speculator, self.slots, self.sampler, drafts, backlog, reading)
-        observe = None if self.drafter is None else self.drafter.observe
+        self._observe = None if self.drafter is None else self.drafter.observe
         self.graphs: DecodeGraphs | None = None
         if graphs:
             self.graphs = DecodeGraphs(
@@ -187,14 +186,14 @@ class Runner:
                 self._watch,
                 self.slots,
                 self.sampler,
-                observe,
+                self._observe,
                 max_rows=limits.max_draws,
                 max_drafts=limits.max_drafts,
             )
         self.chunk_graphs: ChunkGraphs | None = None
         if graphs and self._watch.captures_chunks:
             self.chunk_graphs = ChunkGraphs(
-                self._watch, self.slots, observe, max_tokens=limits.max_tokens
+                self._watch, self.slots, self._observe, max_tokens=limits.max_tokens
             )
         self._captured = self.captured()
         # Slot -> (number of prompt tokens, alternatives asked for), for prompt log-probabilities.
@@ -237,7 +236,7 @@ class Runner:
             if chunked is not None:
                 return chunked
         chooses = self._watch.chooses(shown=plan.shown) and not self._scores(plan)
-        batch = make_batch(plan, self.slots, exact=self._exact, chooses=chooses)
+        batch = make_batch(plan, self.slots, exact=self._watch.exact, chooses=chooses)
         hidden, observed = self._watch.forward(
             batch.token_ids,
             batch.slots,
@@ -246,8 +245,8 @@ class Runner:
             ending=batch.ending,
             shown=plan.shown,
         )
-        observe = None if self.drafter is None else self.drafter.observe
-        return Chunked(hidden, batch.draws, batch.last_tokens, shows(observe, observed))
+        show = shows(self._observe, observed)
+        return Chunked(hidden, batch.draws, batch.last_tokens, show)
 
     @torch.inference_mode()
     def idle(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 from ..contracts.attention import AttentionBackend, AttentionBatch
 from ..contracts.model import Architecture
 from ..contracts.speculator import Observed, Speculator
-from .forward import forward
+from .forward import forward, needs_lengths
 from .slots import SlotTable
 
 __all__ = ("Watch",)
@@ -31,6 +31,7 @@ class Watch:
 
     Attributes:
         watches: whether there is such a speculator. Without, no step is shown, whatever is asked.
+        exact: whether the host must know how long rows are.
     """
 
     def __init__(
@@ -49,8 +50,7 @@ class Watch:
             self._layers = speculator.hidden_layers()
             self._backends += speculator.caches()
         self.watches = self._layers is not None
-        # A backend that graphs can hold reads lengths on the device alone.
-        self.exact = any("graphs" not in b.capabilities.features for b in self._backends)
+        self.exact = any(needs_lengths(backend, table.device) for backend in self._backends)
         end = len(model.attention_layers())
         self._shows_end = self._layers is not None and max(self._layers, default=end) >= end
         self._chooses = all(

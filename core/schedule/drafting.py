@@ -106,11 +106,10 @@ class Drafting:
         self._nap = 0
         self._sleepers = 0
         self._slept = 0
-        # Steps with drafts that are planned without a look at each sequence, how many ran in the
-        # last one that looked, and whether that was behind the last stretch.
+        # Steps with drafts that are planned without a look at each sequence, and how many ran in
+        # the last one that looked; 0 where a stretch has begun since.
         self._stretch = Stretch()
         self._ran = 0
-        self._looked = False
         # Steps since sequences were asked, and those between the last two times.
         self._unasked = 0
         self._draws = 0
@@ -144,11 +143,11 @@ class Drafting:
         if not self._adapts:
             self.asks = True
             return
+        self._passed += 1
         if self._goes_on(running, waiting):
-            self._passed += 1
+            # They are asked in it.
             self._unasked -= 1
             return
-        self._passed += 1
         if self._timing.looks:
             self._settle()
         elif needed.bit_length() != self._needed.bit_length():
@@ -178,18 +177,16 @@ class Drafting:
         stretch, now = self._stretch, self._now
         if waiting or running > (stretch.running or self._ran):
             if stretch.running:
-                if stretch.ended:
-                    self._timing.takes_in(stretch)
+                self._end_stretch()
                 self._timing.disturb()
-                stretch.end()
             return False
         drafts = self.asks and self._wanting > 0
-        pays = self._looked and now.pays and not now.length
+        pays = now.pays and not now.length
         if not stretch.running and drafts and pays and self._timing.steady:
             worth = now.costs.cost(now.best(self._prior) or 1)
             stretch.begin(running, worth=worth, whole=now.costs.cost(1) > _DEAR)
-            # There is a look between this one and another.
-            self._looked = False
+            # Another one begins behind a look.
+            self._ran = 0
         if not drafts:
             stretch.left = 0
         if not stretch.left:
@@ -246,7 +243,7 @@ class Drafting:
         self._passed = self._seen = 0
         # Plain steps are measured one after the other until they are known.
         self._unmeasured = unmeasured and self._timing.choosy
-        self._ran, self._looked = running, True
+        self._ran = running
         self._asked, self._wanting, self._declined = running, int(unmeasured), 0
         self._skipping = 0
         if payoff.plain:
@@ -335,20 +332,22 @@ class Drafting:
                 self._timing.disturb()
             return
         stretch = self._stretch
-        if stretch.running and not last and any(row.drafts for row in plan.rows):
+        passes = stretch.running and not last and any(row.drafts for row in plan.rows)
+        if passes:
             self._timing.passes(stretch, plan, outcome)
             if stretch.left:
                 return
-            self._learn_of_all()
-            self._timing.takes_in(stretch)
-            stretch.end()
-            return
-        if stretch.ended and not last:
-            self._timing.takes_in(stretch)
-        stretch.end()
         self._learn_of_all()
+        self._end_stretch()
+        if passes:
+            return
         together, self._slept = self._slept + 1, 0
         self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
+
+    def _end_stretch(self) -> None:
+        if self._stretch.ended:
+            self._timing.takes_in(self._stretch)
+        self._stretch.end()
 
     def _learn_of_all(self) -> None:
         if self._judged:

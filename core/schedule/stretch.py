@@ -54,15 +54,16 @@ class Stretch:
 
     def take_in(self, plan: Plan, outcome: Outcome, now: float) -> None:
         """A step with drafts has ended, of as many rows as those before it if there are any."""
-        drafts, drawn = 0, self.drawn
+        drafts, given, drawn = 0, 0, self.drawn
         for row, tokens in zip(plan.rows, outcome.tokens, strict=True):
-            drawn[row.slot] = drawn.get(row.slot, 0) + len(tokens)
+            count = len(tokens)
+            drawn[row.slot] = drawn.get(row.slot, 0) + count
+            given += count
             drafts += row.drafts
         self.rows, self.until = len(plan.rows), now
         self.ended += 1
         self.drafts += drafts
         self.cold = self.cold or outcome.cold
-        given = sum(map(len, outcome.tokens))
         self._vain = 0 if given >= self.worth * self.rows else self._vain + self.rows
         if self._vain >= _VAIN:
             self.left = 0

@@ -169,7 +169,11 @@ class Timing:
         gained = self._paces.gained(slots, drawn, steps) / steps
         cost = (stretch.until - since) / steps / plain
         payoff.costs.add(stretch.drafts / (steps * rows), cost, goes_on=True)
-        if payoff.loses(gained, cost, begins=False, together=steps):
+        self._judge(payoff, rows, loses=payoff.loses(gained, cost, begins=False, together=steps))
+
+    def _judge(self, payoff: Payoff, rows: int, *, loses: bool) -> None:
+        """Steps with drafts of so many rows were taken in."""
+        if loses:
             self.baseline.plain.forget(rows)
         elif payoff.pays:
             self._showing.pays()
@@ -314,7 +318,4 @@ class Timing:
             return
         if drafted:
             payoff.costs.add(step.drafts / count, cost, goes_on=goes_on)
-        if payoff.loses(gained, cost, begins=begins):
-            baseline.plain.forget(count)
-        elif payoff.pays:
-            self._showing.pays()
+        self._judge(payoff, count, loses=payoff.loses(gained, cost, begins=begins))

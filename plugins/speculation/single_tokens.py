@@ -10,6 +10,7 @@ import torch
 
 from ...core.contracts.attention import AttentionBackend, AttentionBatch
 from ...core.contracts.speculator import Drafting, SpeculatorContext
+from ...core.run.forward import needs_lengths
 
 __all__ = ("SingleTokens", "Stepper", "send")
 
@@ -47,9 +48,7 @@ class Stepper:
         self._last_position = context.max_model_len - 1
         self._rows = torch.arange(most_tokens + 1, device=context.device)
         self._query_start = self._rows.to(torch.int32)
-        self._exact = (
-            context.device.type == "cpu" or "graphs" not in attention.capabilities.features
-        )
+        self._exact = needs_lengths(attention, context.device)
 
     def lengths(self, drafting: Drafting) -> np.ndarray:
         """Tokens of each row, or bounds where the attention needs no more."""

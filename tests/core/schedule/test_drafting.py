@@ -46,8 +46,8 @@ class World:
         # Tokens of the prompt that a sequence begins with; what reading one takes.
         self.prompt = 0
         self.reading = 0.0
-        # Whether nothing runs before a batch is drained.
-        self.idles = False
+        # Whether nothing runs before a batch is drained, and no step follows the present one.
+        self.idles = self.last = False
         self.flight: dict[Sequence, tuple[int, int]] = {}
         self.rates = rates
         self.rng = random.Random(0)
@@ -108,7 +108,7 @@ class World:
         cold, taken = self.executor(plan)
         self.now += taken
         outcome = Outcome(0, [[0] * count for count in made], cold=cold)
-        self.drafting.measure(plan, outcome, last=False)
+        self.drafting.measure(plan, outcome, last=self.last)
         return made
 
     def drain(self, tokens: int) -> float:
@@ -455,6 +455,23 @@ def test_where_drafts_pay_few_steps_look(users: int, monkeypatch: pytest.MonkeyP
     looks.clear()
     world.run(8)
     assert looks
+
+
+def test_the_last_step_of_all_takes_no_longer_than_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before it, which were to be measured with steps that do not come, have their own."""
+    world, costs = World([0.9], flat), []
+    world.run(100)
+    while world.drafting._stretch.ended < 4:
+        world.step()
+    add = DraftCosts.add
+    monkeypatch.setattr(
+        DraftCosts,
+        "add",
+        lambda self, mean, cost, **how: costs.append(cost) or add(self, mean, cost, **how),
+    )
+    world.last = True
+    world.step()
+    assert costs == pytest.approx([flat(1, MOST)] * 2)
 
 
 def test_nobody_drafts_again_who_was_not_seen() -> None:
