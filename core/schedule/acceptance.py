@@ -109,9 +109,8 @@ class _Evidence:
     def likely(self, prior: float, doubt: float) -> float:
         if not self._tried:
             return prior
-        trusted = self._tried + _TRUST
-        rate = (self._accepted + prior * _TRUST) / trusted
-        room = doubt * math.sqrt(rate * (1 - rate) / trusted)
+        rate = self.rate(prior, _TRUST)
+        room = doubt * math.sqrt(rate * (1 - rate) / (self._tried + _TRUST))
         if prior < rate - room:
             return rate - room
         return rate + room if prior > rate + room else prior
