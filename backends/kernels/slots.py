@@ -13,6 +13,7 @@ __all__ = ("TritonSlots",)
 
 _TILE = 1024
 _POSTED = 128
+_RECEIVED = 512
 _FLOATING = tl.constexpr(FLOATING)
 _LAST = tl.constexpr(LAST)
 _OFFSET = tl.constexpr(OFFSET)
@@ -40,7 +41,7 @@ def _locate(
     tables_ptr,
     slots_ptr,
     starts_ptr,
-    extra_ptr,
+    codes_ptr,
     tokens_ptr,
     known_ptr,
     blocks_ptr,
@@ -55,29 +56,18 @@ def _locate(
     """Grid (rows)."""
     row = tl.program_id(0)
     slot, at = tl.load(slots_ptr + row), tl.load(starts_ptr + row)
-    extra = tl.load(extra_ptr + row)
     blocks_ptr += slot * num_blocks
-    new = tl.zeros_like(extra)
     if VERIFIES:
-        if extra & _FLOATING:
-            at = tl.load(known_ptr + slot) - 1 + (extra >> _OFFSET)
-    else:
-        new = extra
-    last = at // BLOCK_SIZE
-    block = tl.load(blocks_ptr + last).to(tl.int64)
-    if new > 0:
-        block = new
+        code = tl.load(codes_ptr + row)
+        if code & _FLOATING:
+            at = tl.load(known_ptr + slot) - 1 + (code >> _OFFSET)
+    block = tl.load(blocks_ptr + at // BLOCK_SIZE).to(tl.int64)
     tables_ptr += row.to(tl.int64) * num_blocks
     for begin in range(0, num_blocks, TILE):
         column = begin + tl.arange(0, TILE)
         inside = column < num_blocks
         held = tl.load(blocks_ptr + column, mask=inside)
-        held = tl.where(column == last, block.to(tl.int32), held)
         tl.store(tables_ptr + column, held, mask=inside)
-    # All threads have read what is changed now.
-    tl.debug_barrier()
-    if new > 0:
-        tl.store(blocks_ptr + last, new.to(tl.int32))
     tl.store(ids_ptr + row, tl.load(tokens_ptr + slot * stride + at).to(tl.int64))
     tl.store(positions_ptr + row, at)
     tl.store(lengths_ptr + row, at + 1)
@@ -85,7 +75,6 @@ def _locate(
     tl.store(write_slots_ptr + row, block * BLOCK_SIZE + at % BLOCK_SIZE)
     if ADVANCES:
         tl.store(starts_ptr + row, at + (slot != padding))
-        tl.store(extra_ptr + row, tl.zeros_like(extra))
 
 
 @triton.jit(do_not_specialize=["num_rows", "stride"])
@@ -139,6 +128,41 @@ def _post(
     tl.store(turn_ptr, turn + 1)
 
 
+@triton.jit(do_not_specialize=["stride", "begin", "num_blocks"])
+def _receive(
+    turn_ptr,
+    letters_ptr,
+    numbers_ptr,
+    blocks_ptr,
+    stride,
+    begin,
+    num_blocks,
+    KEPT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """One program. The host has written the letter since the kernel before read another, so that
+    nothing of it may come from a cache."""
+    turn = tl.load(turn_ptr)
+    letters_ptr += turn % KEPT * stride
+    grown = tl.load(letters_ptr, volatile=True)
+    count = tl.load(letters_ptr + 1, volatile=True)
+    for first in range(0, count, TILE):
+        index = first + tl.arange(0, TILE)
+        inside = index < count
+        number = tl.load(letters_ptr + begin + index, mask=inside, volatile=True)
+        tl.store(numbers_ptr + index, number, mask=inside)
+    for first in range(0, grown, TILE):
+        index = first + tl.arange(0, TILE)
+        inside = index < grown
+        new_ptr = letters_ptr + 2 + index
+        at = tl.load(new_ptr, mask=inside, other=0, volatile=True) * num_blocks
+        at += tl.load(new_ptr + grown, mask=inside, other=0, volatile=True)
+        block = tl.load(new_ptr + 2 * grown, mask=inside, other=0, volatile=True)
+        tl.store(blocks_ptr + at, block.to(tl.int32), mask=inside)
+    tl.debug_barrier()
+    tl.store(turn_ptr, turn + 1)
+
+
 @triton.jit(do_not_specialize=["row_stride", "column_stride", "stride", "largest"])
 def _place(
     counts_ptr,
@@ -179,12 +203,11 @@ class TritonSlots:
         self,
         slots: torch.Tensor,
         starts: torch.Tensor,
-        extra: torch.Tensor,
+        codes: torch.Tensor | None,
         tokens: torch.Tensor,
         known: torch.Tensor,
         blocks: torch.Tensor,
         *,
-        verifies: bool,
         out: Located,
         block_size: int,
         advances: bool,
@@ -196,7 +219,7 @@ class TritonSlots:
             *out,
             slots,
             starts,
-            extra,
+            starts if codes is None else codes,
             tokens,
             known,
             blocks,
@@ -204,7 +227,7 @@ class TritonSlots:
             num_blocks,
             len(blocks) - 1,
             BLOCK_SIZE=block_size,
-            VERIFIES=verifies,
+            VERIFIES=codes is not None,
             ADVANCES=advances,
             TILE=min(_TILE, triton.next_power_of_2(num_blocks)),
         )
@@ -269,3 +292,27 @@ class TritonSlots:
     def post(self, numbers: torch.Tensor, turn: torch.Tensor, letters: torch.Tensor) -> None:
         kept, stride = letters.shape
         launch(_post, (1,), turn, numbers, letters, len(numbers), stride, KEPT=kept, TILE=_POSTED)
+
+    def receive(
+        self,
+        turn: torch.Tensor,
+        letters: torch.Tensor,
+        numbers: torch.Tensor,
+        blocks: torch.Tensor,
+        *,
+        begin: int,
+    ) -> None:
+        kept, stride = letters.shape
+        launch(
+            _receive,
+            (1,),
+            turn,
+            letters,
+            numbers,
+            blocks,
+            stride,
+            begin,
+            blocks.shape[1],
+            KEPT=kept,
+            TILE=_RECEIVED,
+        )

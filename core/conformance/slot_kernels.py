@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..run.inbox import Inbox
 from ..run.mailbox import Mailbox
 from ..run.slot_kernels import FLOATING, LAST, OFFSET, SlotKernels
 from ..run.slots import SlotTable
@@ -19,6 +20,8 @@ _ROWS = (1, 4, 33)
 _PADDING = 3
 # Numbers of letters, more of these than a mailbox keeps.
 _LETTERS = (1, 2, 127, 128, 129, 300)
+# Letters to an inbox, and those of which it must have received one by then.
+_TURNS, _WAITS = 30, 2
 
 
 def check_slot_kernels(
@@ -35,10 +38,11 @@ def check_slot_kernels(
         ConformanceError: naming the first difference.
     """
     generator = torch.Generator().manual_seed(0)
-    pair = _Pair(kernels, device)
+    pair = _Pair(kernels, device, synchronize)
     for rows in _ROWS:
         pair.fill(generator)
         pair.append(rows, generator)
+        pair.receive(rows, generator)
         pair.locate(rows, generator)
         pair.verify(rows, generator)
         pair.place(rows, generator)
@@ -58,8 +62,11 @@ def check_slot_kernels(
 class _Pair:
     """Two tables: with the kernels, and, on the host, without."""
 
-    def __init__(self, kernels: SlotKernels, device: torch.device) -> None:
+    def __init__(
+        self, kernels: SlotKernels, device: torch.device, synchronize: Callable[[], None]
+    ) -> None:
         self._kernels = kernels
+        self._synchronize = synchronize
         self._device = device
         self._theirs, self._plain = (
             SlotTable(
@@ -88,37 +95,70 @@ class _Pair:
         self._same("append")
 
     def locate(self, rows: int, generator: torch.Generator) -> None:
-        """A step without drafts, of which some rows get a block, and one that verifies."""
+        """A step without drafts, and one that verifies."""
         slots = torch.randperm(_SLOTS, generator=generator)[:rows]
         slots = torch.cat((slots, torch.full((_PADDING,), _SLOTS)))
         starts = torch.randint(0, _LENGTH - 1, slots.shape, generator=generator)
-        new = torch.randint(6000, 7000, slots.shape, generator=generator)
-        new[torch.rand(slots.shape, generator=generator) < 0.5] = 0
-        starts[rows:] = new[rows:] = 0
+        starts[rows:] = 0
         for advances in (False, True):
-            self._locate(slots, starts, new, verifies=False, advances=advances)
+            self._locate(slots, starts, None, advances=advances)
         slots, positions, codes = self._drafted(rows, generator)
         # Where the device alone knows the position, any other is handed over.
         starts = torch.where((codes & FLOATING) > 0, 0, positions)
-        self._locate(slots, starts, codes, verifies=True, advances=False)
+        self._locate(slots, starts, codes, advances=False)
 
     def _locate(
         self,
         slots: torch.Tensor,
         starts: torch.Tensor,
-        extra: torch.Tensor,
+        codes: torch.Tensor | None,
         *,
-        verifies: bool,
         advances: bool,
     ) -> None:
         found = []
         for table, put in ((self._theirs, self._there), (self._plain, torch.clone)):
-            at, moved, left = table.places(len(slots)), put(starts), put(extra)
-            table.locate(put(slots), moved, left, at, verifies=verifies, advances=advances)
-            found.append({**at._asdict(), "starts": moved, "extra": left})
+            at, moved = table.places(len(slots)), put(starts)
+            its_codes = None if codes is None else put(codes)
+            table.locate(put(slots), moved, its_codes, at, advances=advances)
+            found.append({**at._asdict(), "starts": moved})
         for name, theirs in found[0].items():
             _require_same(f"locate: {name}", theirs, found[1][name])
         self._same("locate")
+
+    def receive(self, rows: int, generator: torch.Generator) -> None:
+        """Letters that bring blocks, numbers, both, or nothing, more of them than an inbox keeps;
+        some are thrown away and written again."""
+        numbers = self._there(torch.zeros(3 * rows, dtype=torch.int64))
+        inbox = Inbox(self._kernels, numbers, self._theirs.blocks, rows)
+        expected = torch.zeros(3 * rows, dtype=torch.int64)
+        for turn in range(_TURNS):
+            new = torch.randint(0, 2**40, (rows + turn,), generator=generator)[: 3 * rows]
+            slots = torch.randperm(_SLOTS, generator=generator)[: max(rows - turn, 1)]
+            most = self._plain.blocks.shape[1]
+            columns = torch.randint(0, most, slots.shape, generator=generator)
+            blocks = torch.randint(5000, 6000, slots.shape, generator=generator)
+            inbox.begin()
+            if turn % 3 == 2:
+                inbox.append(torch.cat((slots, columns, blocks)).numpy())
+                inbox.write(new.numpy())
+                inbox.receive()
+                inbox.recount()
+                self._synchronize()
+                inbox.begin()
+            if turn % 2:
+                inbox.append(torch.cat((slots, columns, blocks)).numpy())
+            if turn % 5 < 3:
+                inbox.write(new.numpy())
+            inbox.receive()
+            inbox.launched()
+            if turn % 2 or turn % 3 == 2:
+                self._plain.blocks[slots, columns] = blocks.int()
+            if turn % 5 < 3 or turn % 3 == 2:
+                expected[: len(new)] = new
+            if turn % _WAITS == 0:
+                self._synchronize()
+        _require_same("receive: numbers", numbers, expected)
+        self._same("receive")
 
     def verify(self, rows: int, generator: torch.Generator) -> None:
         slots, positions, codes = self._drafted(rows, generator)

@@ -30,13 +30,11 @@ class Tokens(NamedTuple):
         slots: int64 [M].
         starts: int64 [M], positions; of those that the device alone knows, always the same.
         codes: int64 [M], see ``slot_kernels``; None where there are no drafts.
-        blocks: int64 [M], new ones; None where there are none.
     """
 
     slots: np.ndarray
     starts: np.ndarray
     codes: np.ndarray | None = None
-    blocks: np.ndarray | None = None
 
     @property
     def next(self) -> Tokens:
@@ -44,9 +42,7 @@ class Tokens(NamedTuple):
         return Tokens(self.slots, self.starts + 1)
 
     def are(self, other: Tokens) -> bool:
-        """Whether others are the same, and neither bring new blocks."""
-        if self.blocks is not None or other.blocks is not None:
-            return False
+        """Whether others are the same."""
         if other is self:
             return True
         if len(other.slots) != len(self.slots):
@@ -92,8 +88,7 @@ class Layout(NamedTuple):
 
 
 class DecodeInputs:
-    """Slots, positions, and codes or new blocks of a step on the device, padded to one of a few
-    sizes.
+    """Slots, positions and codes of a step on the device, padded to one of a few sizes.
 
     Args:
         table: the slot table.
@@ -104,29 +99,52 @@ class DecodeInputs:
         self._table = table
         room = 3 * aligned(max_rows)
         self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
+        self._inbox = table.inbox(self._inputs, max_rows)
+        # Whether something was put there that has not been launched.
+        self._put = False
         # As they will be once all that was launched has run, where that is known.
         self._ready: tuple[int, Tokens] | None = None
         # Of the last step with drafts: the next one is often like it.
         self._layout: Layout | None = None
 
     def part(self, index: int, size: int) -> torch.Tensor:
-        """Slots, positions, and codes or new blocks, of so many rows: int64."""
+        """Slots, positions or codes of so many rows: int64."""
         return self._inputs[index * aligned(size) :][:size]
 
-    def put(self, tokens: Tokens, size: int) -> None:
-        """Have a step's tokens there, padded to so many rows."""
+    def put(self, tokens: Tokens, size: int, grown: np.ndarray) -> None:
+        """Have a step's tokens there, padded to so many rows, and new blocks in the table."""
         ready, self._ready = self._ready, None
+        self._begin()
+        if self._inbox is not None and len(grown) <= 3 * self._inbox.most_blocks:
+            self._inbox.append(grown)
+        else:
+            self._table.append(grown)
         if ready is None or ready[0] != size or not ready[1].are(tokens):
             self._fill(tokens, size)
+
+    def receive(self) -> None:
+        """Launch what takes in what was put, so that a graph can hold it."""
+        if self._inbox is not None:
+            self._inbox.receive()
 
     def keep(self, tokens: Tokens, size: int) -> None:
         """The step that was launched leaves these there."""
         self._ready = size, tokens
+        self._put = False
+        if self._inbox is not None:
+            self._inbox.launched()
 
     def pad(self, size: int, *, verifies: bool) -> None:
         """Have nothing but padding there."""
         self._ready = None
+        self._begin()
         self._fill(Tokens(NOBODY, NOBODY, NOBODY if verifies else None), size)
+
+    def recount(self) -> None:
+        """Launches that were no steps may have taken in what was put."""
+        self._put = False
+        if self._inbox is not None:
+            self._inbox.recount()
 
     def arrange(self, plan: Plan) -> Layout:
         """How the tokens of a plan with drafts stand side by side."""
@@ -135,19 +153,28 @@ class DecodeInputs:
             self._layout = _layout(key, self._table)
         return self._layout
 
+    def _begin(self) -> None:
+        if self._put:
+            # The launch before has failed.
+            self.recount()
+        self._put = True
+        if self._inbox is not None:
+            self._inbox.begin()
+
     def _fill(self, tokens: Tokens, size: int) -> None:
-        slots, starts, codes, blocks = tokens
+        slots, starts, codes = tokens
         room, count = aligned(size), len(slots)
-        values = np.zeros(3 * room, dtype=np.int64)
+        values = np.zeros(3 * room if codes is not None else 2 * room, dtype=np.int64)
         values[:count] = slots
         values[count:size] = self._table.padding
         values[room : room + count] = starts
         if codes is not None:
             values[2 * room :] = LAST  # Padding is the last row of itself.
             values[2 * room : 2 * room + count] = codes
-        elif blocks is not None:
-            values[2 * room : 2 * room + count] = blocks
-        self._table.staging.refill(self._inputs, values)
+        if self._inbox is not None:
+            self._inbox.write(values)
+        else:
+            self._table.staging.refill(self._inputs, values)
 
 
 def _layout(key: list[tuple[int, int, bool]], table: SlotTable) -> Layout:

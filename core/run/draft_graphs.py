@@ -20,6 +20,7 @@ from .graph_sizes import (
     holding_sizes,
     stand_in_rows,
 )
+from .inbox import Inbox
 from .mailbox import Mailbox
 from .sample import Sampler
 from .slots import SlotTable
@@ -55,32 +56,22 @@ class Loaded(NamedTuple):
     """A call whose rows are in place.
 
     Attributes:
-        inputs: int64, slots and, ``room`` numbers behind them, how many drafts are wanted.
-        room: see above.
         size: N.
         graph: drafts.
+        inbox: that brings the rows; None where they were copied.
         mailbox: where it posts how many; None where it does not.
     """
 
-    inputs: torch.Tensor
-    room: int
     size: int
     graph: _Graph
+    inbox: Inbox | None
     mailbox: Mailbox | None
-
-    @property
-    def slots(self) -> torch.Tensor:
-        """int64 [N]."""
-        return self.inputs[: self.size]
-
-    @property
-    def wanted(self) -> torch.Tensor:
-        """int64 [N]."""
-        return self.inputs[self.room :][: self.size]
 
     def launch(self) -> Numbers:
         """Draft and put the drafts into the slot table: N numbers, how many for each row."""
         self.graph.replay()
+        if self.inbox is not None:
+            self.inbox.launched()
         if self.mailbox is None:
             return self.graph.counts[: self.size]
         return self.mailbox.posted(self.size)
@@ -123,6 +114,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
         # What is in place: the next call is often for the same rows.
         self._sent: tuple[int, _Asked] | None = None
+        self._inbox = table.inbox(self._inputs)
         self._mailbox = table.mailbox(self._sizes[-1])
 
     def load(self, rows: list[Row]) -> Loaded | None:
@@ -140,7 +132,7 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         if graph is None:
             raise RuntimeError("a proposal is captured where nothing holds it")
         self._fill(shape.rows, asked)
-        return Loaded(self._inputs, aligned(shape.rows), count, graph, self._mailbox)
+        return Loaded(count, graph, self._inbox, self._mailbox)
 
     def capture_largest(self) -> None:
         self._graph(_Shape(self._sizes[-1], self._lengths[-1], self._longest, filters=True))
@@ -181,11 +173,14 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
     def _capture(self, shape: _Shape) -> _Graph:
         self._fill(shape.rows, _Asked([], []))
         graph = _Graph(*self._capturing(lambda: self._work(shape)))
-        if self._mailbox is not None:
-            self._mailbox.recount()
+        for counted in (self._inbox, self._mailbox):
+            if counted is not None:
+                counted.recount()
         return graph
 
     def _fill(self, size: int, asked: _Asked) -> None:
+        if self._inbox is not None:
+            self._inbox.begin()
         if self._sent == (size, asked):
             return
         room, count = aligned(size), len(asked.slots)
@@ -193,11 +188,16 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         values[:count] = asked.slots
         values[room:] = 1
         values[room : room + count] = asked.wanted
-        self._table.staging.refill(self._inputs, values)
+        if self._inbox is not None:
+            self._inbox.write(values)
+        else:
+            self._table.staging.refill(self._inputs, values)
         self._sent = size, asked
 
     def _work(self, shape: _Shape) -> torch.Tensor:
         table, size, most = self._table, shape.rows, shape.most
+        if self._inbox is not None:
+            self._inbox.receive()
         slots, wanted = self._inputs[:size], self._inputs[aligned(size) :][:size]
         lengths = table.lengths[slots]
 

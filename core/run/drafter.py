@@ -127,10 +127,10 @@ class Drafter:
             if loaded is not None:
                 if self.reading is not None:
                     host = _host_rows(rows)
-                    self._read(host, lambda: self._drafting(host, loaded.slots, loaded.wanted))
+                    self._read(host, lambda: self._sent(host))
                 return loaded.launch()
             host = _host_rows(rows)
-            drafting = self._drafting(host, *self._table.staging.send((host.slots, host.wanted)))
+            drafting = self._sent(host)
             self._read(host, lambda: drafting)
             drafts = self.speculator.propose(drafting)
             expected = (len(drafting.slots), drafting.most)
@@ -153,6 +153,9 @@ class Drafter:
         name = type(self.speculator).__name__
         logger.exception("the speculator %s failed and is not asked again", name)
         self._broken = True
+
+    def _sent(self, host: HostRows) -> Drafting:
+        return self._drafting(host, *self._table.staging.send((host.slots, host.wanted)))
 
     def _drafting(self, host: HostRows, slots: torch.Tensor, wanted: torch.Tensor) -> Drafting:
         table = self._table

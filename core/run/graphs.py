@@ -25,7 +25,7 @@ from ..contracts.speculator import Observed
 from ..step import Plan
 from .batch import Draws
 from .capture import LONG_PATIENCE, CapturedShapes
-from .decode_inputs import DecodeInputs, Tokens
+from .decode_inputs import NOBODY, DecodeInputs, Tokens
 from .graph_sizes import (
     graph_length,
     graph_lengths,
@@ -181,24 +181,22 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
 
     def run(self, plan: Plan) -> Decoded:
         """Launch a step; what it gives is valid until the next one is launched."""
+        grown = self._table.grown(plan.rows) if plan.grows else NOBODY
         if not plan.plain and any(row.drafts or row.slack for row in plan.rows):
-            return self._run_verifying(plan)
-        blocks = self._table.growth(plan.rows) if plan.plain and plan.grows else None
+            return self._run_verifying(plan, grown)
         slots = np.array([row.slot for row in plan.rows])
         starts = np.array([row.start for row in plan.rows])
         order, shares = self._table.by_prefix(slots)
         slots, starts = slots[order], starts[order]
-        if blocks is not None:
-            blocks = blocks[order]
         host_slots, count = slots.tolist(), len(slots)
         ending, longest = self._ending(host_slots), self._length(int(starts.max()) + 1)
         shape = _Shape(graph_rows(count), longest, ending, shares, shown=plan.shown)
-        _, end = self._launch(shape, Tokens(slots, starts, blocks=blocks))
+        _, end = self._launch(shape, Tokens(slots, starts), grown)
         firsts = self._firsts(count)
         draws = Draws(order.tolist(), host_slots, firsts.slots, firsts.lengths)
         return self._decoded(draws, firsts.drawn, end)
 
-    def _run_verifying(self, plan: Plan) -> Decoded:
+    def _run_verifying(self, plan: Plan, grown: np.ndarray) -> Decoded:
         layout = self._inputs.arrange(plan)
         count = len(layout.rows)
         ending = self._ending(layout.host_slots)
@@ -206,7 +204,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         shape = _Shape(
             graph_rows(count), longest, ending, shares=True, verifies=True, shown=plan.shown
         )
-        size, end = self._launch(shape, layout.tokens(plan))
+        size, end = self._launch(shape, layout.tokens(plan), grown)
         firsts = self._firsts(count)
         on_device = firsts.slots, firsts.lengths
         draws = Draws(layout.rows, layout.host_slots, *on_device, verifies=True)
@@ -221,10 +219,10 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             return Decoded(draws, drawn)
         return Decoded(draws, drawn, end.hidden[: len(draws.rows)], end.show)
 
-    def _launch(self, shape: _Shape, tokens: Tokens) -> tuple[int, End | None]:
+    def _launch(self, shape: _Shape, tokens: Tokens, grown: np.ndarray) -> tuple[int, End | None]:
         """Run a step; the rows it was padded to, and what it leaves to do."""
         held, graph = self._find(shape)
-        self._inputs.put(tokens, held.rows)
+        self._inputs.put(tokens, held.rows, grown)
         if graph is None:
             end = self._step(held)
         else:
@@ -280,7 +278,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         for shape in shapes:
             self._inputs.pad(shape.rows, verifies=shape.verifies)
             self._step(shape)
-        self._recount()
+            self._recount()
 
     def capture_largest(self) -> None:
         self._graph(_Shape(self._max_rows, ending="filtered", verifies=self._max_drafts > 0))
@@ -319,16 +317,17 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         return graph
 
     def _recount(self) -> None:
+        self._inputs.recount()
         if self._mailbox is not None:
             self._mailbox.recount()
 
     def _step(self, shape: _Shape) -> End | None:
         """What a graph holds: from slots and positions to drawn tokens, or to hidden states."""
         table, size = self._table, shape.rows
-        slots, starts = self._inputs.part(0, size), self._inputs.part(1, size)
-        extra = self._inputs.part(2, size)
+        slots, starts, codes = (self._inputs.part(index, size) for index in range(3))
         at = self._located.first(size)
-        table.locate(slots, starts, extra, at, verifies=shape.verifies, advances=shape.goes_on)
+        self._inputs.receive()
+        table.locate(slots, starts, codes if shape.verifies else None, at, advances=shape.goes_on)
         batch = AttentionBatch(
             query_start=self._query_start[: size + 1],
             lengths=at.counts,
@@ -355,7 +354,7 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
             filters=shape.ending == "filtered",
         )
         if shape.verifies:
-            verify(drawn, slots, at.lengths, extra, table)
+            verify(drawn, slots, at.lengths, codes, table)
         if self._mailbox is not None:
             self._mailbox.post(drawn)
         if observed is not None and self._observe is not None:

@@ -212,13 +212,13 @@ class Runner:
     def execute(self, plan: Plan) -> PendingStep:
         """Launch one step; the outcome comes from the handle."""
         self._enter(plan.newcomers)
-        if plan.grows and not (plan.plain and self.graphs is not None):
-            self.slots.append_blocks(plan.rows)
         if self.graphs is not None and self.graphs.takes(plan):
             draws, drawn, hidden, show = self.graphs.run(plan)
             if hidden is None:
                 return self._pending(plan, draws, drawn)
             return self._draw(plan, self.model.logits(hidden), draws, {}, show)
+        if plan.grows:
+            self.slots.append(self.slots.grown(plan.rows))
         hidden, draws, last, show = self._chunks(plan)
         prompts = self._score_prompts(plan, hidden) if self._scored else {}
         if not draws.rows:

@@ -58,12 +58,11 @@ class SlotKernels(Protocol):
         self,
         slots: torch.Tensor,
         starts: torch.Tensor,
-        extra: torch.Tensor,
+        codes: torch.Tensor | None,
         tokens: torch.Tensor,
         known: torch.Tensor,
         blocks: torch.Tensor,
         *,
-        verifies: bool,
         out: Located,
         block_size: int,
         advances: bool,
@@ -106,5 +105,30 @@ class SlotKernels(Protocol):
             numbers: int64 [N].
             turn: int64 [1].
             letters: int64 [kept, more than N], perhaps in the host's memory.
+        """
+        ...
+
+    def receive(
+        self,
+        turn: torch.Tensor,
+        letters: torch.Tensor,
+        numbers: torch.Tensor,
+        blocks: torch.Tensor,
+        *,
+        begin: int,
+    ) -> None:
+        """Take in the letter whose turn it is, and count on.
+
+        Its first number says how many blocks it brings, N, and its second how many numbers, M. Of
+        the blocks, the slots, columns and numbers stand behind these, N each; the numbers stand
+        from ``begin`` on.
+
+        Args:
+            turn: int64 [1].
+            letters: int64 [kept, longest], perhaps in the host's memory, which changes between
+                launches.
+            numbers: int64, of which the first M are replaced.
+            blocks: of the slot table.
+            begin: see above.
         """
         ...

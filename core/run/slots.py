@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..step import Newcomer, Row
+from .inbox import Inbox
 from .mailbox import Mailbox
 from .slot_kernels import FLOATING, OFFSET, Located, SlotKernels
 from .staging import Staging
@@ -82,8 +83,9 @@ class SlotTable:
         for newcomer in newcomers:
             self._num_blocks[newcomer.slot] = 0
 
-    def append_blocks(self, rows: list[Row]) -> None:
-        """Append each row's new blocks to its slot's table, in one copy."""
+    def grown(self, rows: list[Row]) -> np.ndarray:
+        """The blocks that rows bring, which the host takes for appended: int64 [3 * N], their
+        slots, their columns of the table, and their numbers."""
         slots: list[int] = []
         columns: list[int] = []
         blocks: list[int] = []
@@ -98,23 +100,18 @@ class SlotTable:
             columns += range(start, start + count)
             blocks += row.new_blocks
             self._num_blocks[row.slot] = start + count
-        if slots:
-            (new,) = self.staging.send((np.array([slots, columns, blocks]).ravel(),))
-            if self.kernels is not None:
-                self.kernels.append(new, self.blocks)
-            else:
-                at, column, block = new.view(3, -1)
-                self.blocks[at, column] = block.to(torch.int32)
+        return np.array(slots + columns + blocks, dtype=np.int64)
 
-    def growth(self, rows: list[Row]) -> np.ndarray:
-        """The new block of each row that continues with the first token of one, 0 for the others:
-        int64 [N], for ``locate`` to append."""
-        found = np.zeros(len(rows), dtype=np.int64)
-        for index, row in enumerate(rows):
-            if row.new_blocks:
-                (found[index],) = row.new_blocks
-                self._num_blocks[row.slot] += 1
-        return found
+    def append(self, new: np.ndarray) -> None:
+        """Append blocks, see ``grown``, in one copy."""
+        if not len(new):
+            return
+        (sent,) = self.staging.send((new,))
+        if self.kernels is not None:
+            self.kernels.append(sent, self.blocks)
+        else:
+            at, column, block = sent.view(3, -1)
+            self.blocks[at, column] = block.to(torch.int32)
 
     def read(
         self, slots: torch.Tensor, positions: torch.Tensor
@@ -142,6 +139,12 @@ class SlotTable:
         """For so many numbers a step; None where they are to be copied."""
         return None if self.kernels is None else Mailbox(self.kernels, most, self.device)
 
+    def inbox(self, numbers: torch.Tensor, most_blocks: int = 0) -> Inbox | None:
+        """What brings captured launches their numbers; None where they are to be copied."""
+        return (
+            None if self.kernels is None else Inbox(self.kernels, numbers, self.blocks, most_blocks)
+        )
+
     def places(self, rows: int) -> Located:
         """Room for ``locate``."""
         numbers = [self.lengths.new_zeros(rows) for _ in range(4)]
@@ -158,10 +161,9 @@ class SlotTable:
         self,
         slots: torch.Tensor,
         starts: torch.Tensor,
-        extra: torch.Tensor,
+        codes: torch.Tensor | None,
         out: Located,
         *,
-        verifies: bool,
         advances: bool,
     ) -> None:
         """Find the next token of each row of a decode step, and where it belongs.
@@ -169,35 +171,29 @@ class SlotTable:
         Args:
             slots: int64 [M].
             starts: int64 [M], positions, as far as the host knows.
-            extra: int64 [M], where drafts are verified their codes, see ``slot_kernels``; else new
-                blocks, each to be appended where its row's token is the first of one, 0 for none.
+            codes: int64 [M], where drafts are verified, see ``slot_kernels``; else None.
             out: of M rows, to be filled.
-            verifies: see above.
-            advances: whether to have ``starts`` a token further on, padding excepted, and no new
-                blocks, as the next step needs them.
+            advances: whether to have ``starts`` a token further on, padding excepted, as the next
+                step needs them.
         """
         size = self.block_size
         if self.kernels is not None:
             self.kernels.locate(
                 slots,
                 starts,
-                extra,
+                codes,
                 self.tokens,
                 self.lengths,
                 self.blocks,
-                verifies=verifies,
                 out=out,
                 block_size=size,
                 advances=advances,
             )
             return
         out.positions.copy_(starts)
-        if verifies:
-            known = self.lengths[slots] - 1 + (extra >> OFFSET)
-            out.positions.copy_(torch.where((extra & FLOATING).bool(), known, starts))
-        else:
-            held = self.blocks[slots, starts // size]
-            self.blocks[slots, starts // size] = torch.where(extra > 0, extra.to(held.dtype), held)
+        if codes is not None:
+            known = self.lengths[slots] - 1 + (codes >> OFFSET)
+            out.positions.copy_(torch.where((codes & FLOATING).bool(), known, starts))
         token_ids, write_slots = self.read(slots, out.positions)
         out.token_ids.copy_(token_ids)
         out.write_slots.copy_(write_slots)
@@ -206,7 +202,6 @@ class SlotTable:
         out.block_tables.copy_(self.blocks[slots])
         if advances:
             starts.add_(slots != self.padding)
-            extra.zero_()
 
     def write(self, slots: torch.Tensor, positions: torch.Tensor, drawn: torch.Tensor) -> None:
         """Put draws at positions of slots, int64 [M] or what broadcasts to the same shape.

@@ -20,6 +20,7 @@ from quire.core.run import capture, chunk_graphs, draft_graphs, graphs
 from quire.core.run.decode_inputs import DecodeInputs
 from quire.core.run.mailbox import Posted
 from quire.core.run.runner import PendingStep, Runner
+from quire.core.run.slots import SlotTable
 from quire.core.run.staging import Staging
 from quire.plugins.platforms.cpu import CPU
 from quire.plugins.speculation import eagle
@@ -432,33 +433,40 @@ def test_captured_steps_that_a_head_does_not_see(
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_steady_decoding_sends_nothing(case, captured, monkeypatch, overlap: bool) -> None:
-    """Until a sequence ends, begins or gets a block, a step finds in place what the one before has
-    left."""
+    """Until a sequence ends or begins, a step finds in place what the one before has left, but for
+    new blocks."""
     folder, prompts, wanted = case
-    sent: list[tuple[int, int]] = []
-    fill = DecodeInputs._fill
+    sent: list[int] = []
+    appended: list[int] = []
+    fill, append = DecodeInputs._fill, SlotTable.append
 
     def count(self, tokens, size):
-        new = 0 if tokens.blocks is None else np.count_nonzero(tokens.blocks)
-        sent.append((len(tokens.slots), new))
+        sent.append(len(tokens.slots))
         fill(self, tokens, size)
 
+    def count_blocks(self, new):
+        appended.append(len(new) // 3)
+        append(self, new)
+
     def check(rows: int) -> None:
-        """All rows were sent once, and again with each new block."""
-        assert {count for count, _ in sent} == {rows}
-        assert all(new for _, new in sent[1:])
-        # Those of the prompt, with as many as it has tokens, were there.
-        assert sum(new for _, new in sent) == sum(
+        """All rows were sent once, and each block."""
+        assert sent == [rows]
+        first, *others = filter(None, appended)
+        # Those of the prompts came with these.
+        assert first == sum(-(-length // block) for length in LENGTHS[:rows])
+        assert sum(others) == sum(
             (length + len(wanted[0]) - 2) // block - (length - 1) // block
             for length in LENGTHS[:rows]
         )
         sent.clear()
+        appended.clear()
 
     driver = Driver(configure(folder, attention={"backend": "cpu"}, schedule={"overlap": overlap}))
     block = driver.engine.info.config.cache.block_size
     while driver.engine.idle():
         pass
     monkeypatch.setattr(DecodeInputs, "_fill", count)
+    monkeypatch.setattr(SlotTable, "append", count_blocks)
     decodes, _ = captured
     decodes.launches = 0
     # Nobody shares a prefix, and all end in the same step.

@@ -133,8 +133,11 @@ def test_what_surrounds_the_model(capability: int) -> None:
     lookup = TritonLookup(1, 32, 2)
     for launch in (
         lambda: TritonSlots().append(rows, table.blocks),
-        lambda: table.locate(rows, rows, rows, at, verifies=False, advances=True),
-        lambda: table.locate(rows, rows, rows, at, verifies=True, advances=False),
+        lambda: table.locate(rows, rows, None, at, advances=True),
+        lambda: table.locate(rows, rows, rows, at, advances=False),
+        lambda: TritonSlots().receive(
+            rows, _empty(4, 65, dtype=torch.int64), rows, table.blocks, begin=2
+        ),
         lambda: TritonSlots().post(rows, rows, _empty(4, 65, dtype=torch.int64)),
         lambda: verify(rows, rows, rows, rows, table),
         lambda: place_drafts(drafts, rows, rows, rows, table, 128_256),

@@ -1,5 +1,8 @@
 """What stands around the model in a step: kernels beside torch's operators."""
 
+from typing import NamedTuple
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from quire.backends.kernels.slots import TritonSlots
 from quire.core.conformance.slot_kernels import check_slot_kernels
+from quire.core.run.inbox import Inbox
 from quire.core.run.mailbox import Mailbox, Posted
 from quire.core.run.slot_kernels import FLOATING, LAST, OFFSET
 from quire.core.run.slots import SlotTable
@@ -64,57 +68,93 @@ def test_append(places: list[tuple[int, int]]) -> None:
     same(ours, plain)
 
 
-def located(table: SlotTable, slots, starts, extra, **options) -> list[torch.Tensor]:
+def located(table: SlotTable, slots, starts, codes, *, advances: bool) -> list[torch.Tensor]:
     """What a table makes of a step, and what it leaves for the next one."""
-    at = table.places(len(slots) + 1)
-    moved, left = starts.clone(), extra.clone()
-    table.locate(slots, moved, left, at.first(len(slots)), **options)
-    return [*at, moved, left]
+    at, moved = table.places(len(slots) + 1), starts.clone()
+    table.locate(slots, moved, codes, at.first(len(slots)), advances=advances)
+    return [*at, moved]
 
 
 @given(rows_of_a_step, st.integers(0, 3), st.integers(0, 99))
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_locate_among_drafts(rows, padding: int, seed: int) -> None:
     ours, plain = tables(seed)
-    found = [
-        located(table, *inputs(rows, padding), verifies=True, advances=False)
-        for table in (ours, plain)
-    ]
+    found = [located(table, *inputs(rows, padding), advances=False) for table in (ours, plain)]
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
     same(ours, plain)
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, LENGTH - 1), st.booleans()), min_size=1, max_size=SLOTS),
+    st.lists(st.integers(0, LENGTH - 1), min_size=1, max_size=SLOTS),
     st.integers(0, 3),
     st.booleans(),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_locate_appends_blocks(rows, padding: int, advances: bool) -> None:
+def test_locate(rows: list[int], padding: int, advances: bool) -> None:
     ours, plain = tables(len(rows))
-    before = plain.blocks.clone()
-    count = len(rows)
-    slots = torch.tensor([*range(count - 1, -1, -1), *[SLOTS] * padding])
-    starts = torch.tensor([at for at, _ in rows] + [0] * padding)
-    grows = torch.tensor([grows for _, grows in rows] + [False] * padding)
-    new = torch.where(grows, 200 + slots, 0)
-    found = [
-        located(table, slots, starts, new, verifies=False, advances=advances)
-        for table in (ours, plain)
-    ]
+    slots = torch.tensor([*range(len(rows) - 1, -1, -1), *[SLOTS] * padding])
+    starts = torch.tensor(rows + [0] * padding)
+    found = [located(table, slots, starts, None, advances=advances) for table in (ours, plain)]
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
     same(ours, plain)
-    columns = starts // BLOCK
-    expected = before.clone()
-    expected[slots[grows], columns[grows]] = new[grows].int()
-    assert torch.equal(ours.blocks, expected)
-    *at, moved, left = found[0]
-    assert torch.equal(at[-1][: len(slots)], expected[slots])
-    assert torch.equal(at[-2][: len(slots)], expected[slots, columns] * BLOCK + starts % BLOCK)
+    *at, moved = found[0]
+    blocks = plain.blocks[slots]
+    assert torch.equal(at[-1][: len(slots)], blocks)
+    held = blocks[torch.arange(len(slots)), starts // BLOCK]
+    assert torch.equal(at[-2][: len(slots)], held * BLOCK + starts % BLOCK)
     assert torch.equal(moved, starts + (slots < SLOTS) * advances)
-    assert torch.equal(left, new * (not advances))
+
+
+class Letter(NamedTuple):
+    """To an inbox, and whether it is thrown away before it was received, or behind that."""
+
+    places: list[tuple[int, int]]
+    numbers: list[int]
+    thrown: bool
+    received: bool
+
+
+@given(
+    st.lists(
+        st.builds(
+            Letter,
+            st.lists(st.tuples(st.integers(0, SLOTS - 1), st.integers(0, 5)), unique=True),
+            st.lists(st.integers(-3, 2**40), max_size=700),
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=9,
+    )
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_receive(letters: list[Letter]) -> None:
+    """Numbers and blocks arrive once; what was thrown away brings nothing, unless something has
+    received it without being a launch."""
+    ours, plain = tables(1)
+    numbers, expected = torch.zeros(700, dtype=torch.int64), torch.zeros(700, dtype=torch.int64)
+    inbox = Inbox(TritonSlots(), numbers, ours.blocks, 6 * SLOTS)
+    for turn, letter in enumerate(letters):
+        inbox.begin()
+        if letter.places:
+            columns = np.array(letter.places).T
+            inbox.append(np.append(columns, np.arange(columns.shape[1]) + 100 * turn))
+        if letter.numbers:
+            inbox.write(np.array(letter.numbers))
+        if letter.thrown and letter.received:
+            inbox.receive()
+            inbox.recount()
+        if letter.thrown:
+            inbox.begin()
+        inbox.receive()
+        inbox.launched()
+        if letter.received or not letter.thrown:
+            for index, (slot, column) in enumerate(letter.places):
+                plain.blocks[slot, column] = 100 * turn + index
+            expected[: len(letter.numbers)] = torch.tensor(letter.numbers)
+        assert torch.equal(numbers, expected)
+        same(ours, plain)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(0, 3))
@@ -215,6 +255,16 @@ class Silent(TritonSlots):
         letters[int(turn) % len(letters), 0] = turn
 
 
+class Deaf(TritonSlots):
+    def receive(self, turn, letters, numbers, blocks, *, begin):
+        turn += 1
+
+
+class Losing(TritonSlots):
+    def receive(self, turn, letters, numbers, blocks, *, begin):
+        super().receive(turn, letters, numbers, blocks.clone(), begin=begin)
+
+
 def test_what_a_platform_is_checked_for() -> None:
     check_slot_kernels(TritonSlots(), torch.device("cpu"), lambda: None)
 
@@ -227,6 +277,8 @@ def test_what_a_platform_is_checked_for() -> None:
         (Credulous, "verify: draws"),
         (Generous, "place: drafts that stand ready"),
         (Silent, "post: letter"),
+        (Deaf, "receive: numbers"),
+        (Losing, "receive: the table's blocks"),
     ],
 )
 def test_broken_kernels_are_caught(broken: type[TritonSlots], words: str) -> None:
