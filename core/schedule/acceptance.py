@@ -106,6 +106,9 @@ class _Evidence:
     def rate(self, prior: float, trust: float) -> float:
         return (self._accepted + prior * trust) / max(self._tried + trust, 1e-9)
 
+    def beside(self, other: float) -> float:
+        return self.rate(other, max(self._memory - self._tried, 0.0))
+
     def likely(self, prior: float, doubt: float) -> float:
         if not self._tried:
             return prior
@@ -115,9 +118,9 @@ class _Evidence:
             return rate - room
         return rate + room if prior > rate + room else prior
 
-    def fade(self, draws: int) -> None:
+    def fade(self, draws: int, fading: float) -> None:
         if self._tried:
-            kept = _FADING**draws if self._tried > _LEAST else 0.0
+            kept = fading**draws if self._tried > _LEAST else 0.0
             self._tried *= kept
             self._accepted *= kept
 
@@ -135,6 +138,7 @@ class Acceptance:
     __slots__ = (
         "_first",
         "_following",
+        "_news",
         "_next_pause",
         "_next_skip",
         "_pause",
@@ -147,6 +151,8 @@ class Acceptance:
         self._rows = _ROWS * memory
         self._first = _Evidence(self._rows)
         self._following = _Evidence(memory)
+        # Taken in when somebody asks: hundreds are learned between two questions.
+        self._news: list[Judged] = []
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
         self._next_skip = 0
@@ -155,7 +161,11 @@ class Acceptance:
 
     def learn(self, judged: Judged) -> None:
         """Take in drafts; one that was right ends long pauses."""
-        rows, right, tried, accepted = judged
+        self._news.append(judged)
+
+    def _take_in(self) -> None:
+        rows, right, tried, accepted = pooled(self._news)
+        self._news.clear()
         self._first.add(rows, right)
         # Rows pass by for those behind the first whether or not there was anything to see.
         self._following.add(tried, accepted, 1 / (1 + rows / self._rows))
@@ -169,8 +179,17 @@ class Acceptance:
             prior: the first, to be believed without evidence.
             trust: drafts' worth of evidence that this counts as.
         """
+        if self._news:
+            self._take_in()
         first = self._first.rate(prior, trust)
         return Rates(first, self._following.rate(first, trust))
+
+    def beside(self, others: Rates) -> Rates:
+        """The shares that were accepted; what others have shown takes the place of what is not
+        remembered."""
+        if self._news:
+            self._take_in()
+        return Rates(self._first.beside(others.first), self._following.beside(others.following))
 
     def likely(self, prior: Rates, doubt: float) -> Rates:
         """What others have shown, unless own evidence is far from it.
@@ -179,6 +198,8 @@ class Acceptance:
             prior: the rates that others have shown.
             doubt: standard deviations by which own evidence may miss them before it counts.
         """
+        if self._news:
+            self._take_in()
         first = self._first.likely(prior.first, doubt)
         following = self._following.likely(prior.following, doubt)
         # As most are, and making a pair takes as long as finding that out.
@@ -204,10 +225,17 @@ class Acceptance:
         self._next_skip = 0 if found else min(max(2 * self._next_skip, 1), _MOST_SKIPPED)
         self._skipped = self._next_skip
 
-    def rest(self, draws: int = 1) -> None:
-        """Draws go without drafts: what was known fades, so that it may be seen otherwise."""
-        self._first.fade(draws)
-        self._following.fade(draws)
+    def rest(self, draws: int = 1, fading: float = _FADING) -> None:
+        """Draws go without drafts: what was known fades, so that it may be seen otherwise.
+
+        Args:
+            draws: how many.
+            fading: what each leaves of it.
+        """
+        if self._news:
+            self._take_in()
+        self._first.fade(draws, fading)
+        self._following.fade(draws, fading)
         self._pause = max(0, self._pause - draws)
 
     def may_try(self) -> bool:
@@ -216,5 +244,7 @@ class Acceptance:
 
     def tries(self) -> None:
         """A draft is tried although it loses; the next one waits twice as long if it is wrong."""
+        if self._news:
+            self._take_in()
         self._pause = self._next_pause
         self._next_pause = min(2 * self._next_pause, _LAST_PAUSE)

@@ -34,10 +34,14 @@ _MOST_DOUBT = 3.0
 _TRIED = 2
 # Doublings of one sequence that are many.
 _MANY = 3
-# Drafts of any sequence that count.
-_OVERALL_MEMORY = 30.0
-# What drafting at all takes, in plain steps, from which on nobody leaves searches out while drafts
-# pay: the host has to send steps that are not like the ones before to the device.
+# Drafts of any sequence that count, and of those that take their place as they are forgotten: text
+# comes in runs that can be copied and runs that cannot, and many sequences soon draft that much.
+# What a step without drafts leaves of the first.
+_LATELY = 30.0
+_EVER = 150.0
+_FORGETTING = 0.99
+# What drafting at all takes, in plain steps, from which on nobody leaves searches out: it is the
+# step that takes so long, whoever drafts in it.
 _DEAR = 1.5
 # Steps after which it is asked again who would draft, at most, where nobody does: asking takes
 # longer than planning.
@@ -81,10 +85,13 @@ class Drafting:
         self._cache = cache
         slots = settings.max_num_seqs
         self._timing = Timing(clock, self.showing, slots, watches=settings.watches)
-        self._overall = Acceptance(_OVERALL_MEMORY)
+        self._lately = Acceptance(_LATELY)
+        self._ever = Acceptance(_EVER)
         self._now = Payoff()
         self._prior = Rates(_FIRST_RATE, _FIRST_RATE)
         self._doubt = _DOUBT_ALONE
+        # Whether even those draft that have just found nothing.
+        self._whole = False
         # Drafts of the step that is taken in.
         self._judged: list[Judged] = []
         # Sequences asked in the last step that looked, those that wanted drafts, draws until one of
@@ -184,7 +191,7 @@ class Drafting:
         pays = now.pays and not now.length
         if not stretch.running and drafts and pays and self._timing.steady:
             worth = now.costs.cost(now.best(self._prior) or 1)
-            stretch.begin(running, worth=worth, whole=now.costs.cost(1) > _DEAR)
+            stretch.begin(running, worth=worth)
             # Another one begins behind a look.
             self._ran = 0
         if not drafts:
@@ -250,10 +257,13 @@ class Drafting:
             return
         self.asks = True
         self._asked, self._draws, self._unasked = 0, self._unasked, 0
+        self._lately.rest(self._draws - 1, _FORGETTING)
         # Among many, who has had luck would draft more and make the steps of the others longer.
         many = min(math.log2(max(running, 1)) / _MANY, 1.0)
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
-        self._prior = self._overall.rates(_FIRST_RATE, _FIRST_TRUST)
+        ever = self._ever.rates(_FIRST_RATE, _FIRST_TRUST)
+        self._prior = self._lately.beside(ever)
+        self._whole = payoff.costs.cost(1) > _DEAR
         payoff.expect(self._prior, self.most, MARGIN + many * (PROMISE - MARGIN))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
@@ -291,7 +301,7 @@ class Drafting:
 
     def _propose_again(self, seq: Sequence, end: int) -> int:
         """As many drafts as were last chosen for a sequence, unless it leaves a search out."""
-        skipped = 0 if self._stretch.whole else seq.drafting.skips()
+        skipped = 0 if self._whole else seq.drafting.skips()
         if skipped:
             self._skipping = min(self._skipping or skipped, skipped)
         if skipped or not seq.drafting.length or not self.showing.sees(seq):
@@ -351,7 +361,9 @@ class Drafting:
 
     def _learn_of_all(self) -> None:
         if self._judged:
-            self._overall.learn(pooled(self._judged))
+            judged = pooled(self._judged)
+            self._lately.learn(judged)
+            self._ever.learn(judged)
             self._judged.clear()
 
     def _room(self, seq: Sequence, end: int, drafts: int) -> int:
@@ -369,7 +381,7 @@ class Drafting:
             return self.most, True
         acceptance, now = seq.drafting, self._now
         if not now.plain:
-            skipped = acceptance.skips(self._draws)
+            skipped = 0 if self._whole else acceptance.skips(self._draws)
             if skipped:
                 self._skipping = min(self._skipping or skipped, skipped)
                 acceptance.rest(self._draws)

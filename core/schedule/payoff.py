@@ -32,11 +32,12 @@ _MOST_PREPARING = 64.0
 _HOPELESS = 64
 # Times what plain steps were believed to take that explains why drafts did not pay.
 _SLOWER = 1.1
-# Steps with drafts after which plain ones are measured anew, at first, since an engine may have
-# been slow in the beginning, and at most.
+# Steps with drafts after which plain ones are measured anew: at first, since an engine may have
+# been slow in the beginning, at most, and at most where they have just turned out to be slow.
 _DOUBTED = 32
 _MORE_SURE = 8
 _PLAIN_AGAIN = 512
+_SLOW_AGAIN = 128
 # Of the time that plain steps were believed to take: what drafts seemed to gain, they did not.
 _FASTER = 0.9
 # Times plain steps' speed that drafts must promise, and keep: to a sequence alone, and to many,
@@ -202,6 +203,8 @@ class Payoff:
             self._gains.clear()
         if times > _SLOWER:
             self._pause = min(self._pause, _FIRST_PAUSE)
+            # Perhaps only for a moment, and drafts seem to gain what they do not.
+            self._plain_again = min(self._plain_again, _SLOW_AGAIN)
         self._since_plain = 0
 
     def shows(self, price: float) -> None:
@@ -249,7 +252,11 @@ class Payoff:
         if not whole and (not calm or self._lost(longest, prepared=False) < _MOST_LOST):
             return False
         self._gains.clear()
-        self._pause = max(self._next_pause, self.owed())
+        owed = self.owed()
+        if self._next_pause == _FIRST_PAUSE:
+            # They have paid until now, and may soon do so again.
+            owed = min(owed, _HOPELESS)
+        self._pause = max(self._next_pause, owed)
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True
 

@@ -8,10 +8,11 @@ __all__ = ("Stretch",)
 
 # Steps that are planned as the last one was where drafts pay: looking at every sequence takes the
 # host as long as a small model's plain step.
-_STEPS = 8
-# Rows, in a row, of steps that gave less than they took, after which all are looked at again: of
-# one sequence alone a step says little, and of many, much.
-_VAIN = 3
+_STEPS = 16
+# Plain steps' time lost since steps last gave what they took, after which all are looked at again;
+# or what so many steps lose that give a token a row.
+_MOST_LOST = 2.0
+_MOST_VAIN = 2.5
 
 
 class Stretch:
@@ -21,7 +22,6 @@ class Stretch:
 
     Attributes:
         left: steps that are yet to be planned.
-        whole: whether even those draft that have just found nothing.
         worth: tokens of a row that a step must give.
         running: sequences in the step that was planned last; 0 where there is no stretch.
         rows: of the steps that are measured together.
@@ -35,14 +35,14 @@ class Stretch:
     def __init__(self) -> None:
         self.end()
 
-    def begin(self, running: int, *, worth: float, whole: bool) -> None:
+    def begin(self, running: int, *, worth: float) -> None:
         """Plan the next steps like the last one."""
-        self.left, self.running, self.worth, self.whole = _STEPS, running, worth, whole
+        self.left, self.running, self.worth = _STEPS, running, max(worth, 1.0)
 
     def end(self) -> None:
         """Plan them one by one again."""
-        self.left = self.running = self._vain = 0
-        self.worth, self.whole = 1.0, False
+        self.left = self.running = 0
+        self.worth, self._lost = 1.0, 0.0
         self.measured()
 
     def measured(self) -> None:
@@ -64,6 +64,6 @@ class Stretch:
         self.ended += 1
         self.drafts += drafts
         self.cold = self.cold or outcome.cold
-        self._vain = 0 if given >= self.worth * self.rows else self._vain + self.rows
-        if self._vain >= _VAIN:
+        self._lost = max(0.0, self._lost + self.worth - given / self.rows)
+        if self._lost > min(_MOST_VAIN * (self.worth - 1), _MOST_LOST):
             self.left = 0

@@ -183,7 +183,7 @@ def test_good_drafts_get_long() -> None:
 def test_the_step_that_admits_a_sequence_proposes_drafts() -> None:
     """What it costs is that of a step with the sequence, of which more is known."""
     world = World([0.9], flat)
-    world.run(50)
+    world.run(60)
     world.drafting.begin(0, 1, 4096)
     assert world.drafting.propose(Sequence(_request("new")), 10) == MOST
 
@@ -297,7 +297,7 @@ def test_a_machine_that_gets_slower_goes_on_with_drafts() -> None:
         factor = (1, 1.6)[turn % 2]
         world.seconds = lambda rows, drafts, by=factor: by * (1 + 0.3 * drafts)
         drafting += sum(drafts > 0 for (drafts,) in world.run(50))
-    assert drafting > 0.95 * 2000
+    assert drafting > 0.9 * 2000
 
 
 def test_what_was_slow_is_tried_again() -> None:
@@ -378,8 +378,11 @@ def test_others_are_believed_until_own_evidence_says_otherwise() -> None:
     for _ in range(60):
         acceptance.learn(judge(1, 0))
     assert acceptance.likely(prior, 2.0).first < 0.2
-    for _ in range(60):
-        acceptance.learn(judge(1, 1))
+    # It makes no difference when it is taken in.
+    for _ in range(4):
+        for _ in range(15):
+            acceptance.learn(judge(1, 1))
+        acceptance.rest(0)
     assert acceptance.likely(prior, 2.0).first > 0.75
     assert acceptance.likely(prior, 2.0).following == 0.45
 
@@ -449,7 +452,7 @@ def test_where_drafts_pay_few_steps_look(users: int, monkeypatch: pytest.MonkeyP
     world.run(200)
     looks.clear()
     assert all(min(lengths) > 0 for lengths in world.run(270) if any(lengths))
-    assert 270 / 9 <= len(looks) < 270 / 5
+    assert 270 / 17 <= len(looks) < 270 / 9
     # Whoever finds that they are wrong looks at once.
     world.rates = [0.0] * users
     looks.clear()

@@ -151,9 +151,9 @@ class World:
 def test_each_request_gets_its_own_tokens(users: int, monkeypatch: pytest.MonkeyPatch) -> None:
     stretches, begin = [], Stretch.begin
 
-    def count(self: Stretch, running: int, *, worth: float, whole: bool) -> None:
+    def count(self: Stretch, running: int, *, worth: float) -> None:
         stretches.append(running)
-        begin(self, running, worth=worth, whole=whole)
+        begin(self, running, worth=worth)
 
     monkeypatch.setattr(Stretch, "begin", count)
     drafted = 0
