@@ -143,7 +143,6 @@ class _Pair:
                 inbox.write(new.numpy())
                 inbox.receive()
                 inbox.recount()
-                self._synchronize()
                 inbox.begin()
             if turn % 2:
                 inbox.append(torch.cat((slots, columns, blocks)).numpy())

@@ -81,8 +81,14 @@ class Inbox:
         self._next += 1
 
     def recount(self) -> None:
-        """Other launches may have received: the device goes on where the host is."""
+        """Other launches may have received: the device goes on where the host is.
+
+        The letter that is written next may be one that they are yet to read, so they are waited
+        for.
+        """
         self._turn.fill_(self._next)
+        if self._turn.is_cuda:
+            torch.cuda.current_stream(self._turn.device).synchronize()
 
     def _letter(self) -> np.ndarray:
         return self._on_host[self._next % _KEPT]

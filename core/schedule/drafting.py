@@ -40,9 +40,6 @@ _MANY = 3
 _LATELY = 30.0
 _EVER = 150.0
 _FORGETTING = 0.99
-# What drafting at all takes, in plain steps, from which on nobody leaves searches out: it is the
-# step that takes so long, whoever drafts in it.
-_DEAR = 1.5
 # Steps after which it is asked again who would draft, at most, where nobody does: asking takes
 # longer than planning.
 _LONGEST_REST = 64
@@ -263,8 +260,8 @@ class Drafting:
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
         ever = self._ever.rates(_FIRST_RATE, _FIRST_TRUST)
         self._prior = self._lately.beside(ever)
-        self._whole = payoff.costs.cost(1) > _DEAR
         payoff.expect(self._prior, self.most, MARGIN + many * (PROMISE - MARGIN))
+        self._whole = payoff.is_the_same_for_any()
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""

@@ -44,6 +44,10 @@ _FASTER = 0.9
 # whose batch ends with whoever has the least luck.
 MARGIN = 1.02
 PROMISE = 1.1
+# What drafting at all takes, in plain steps, from which on it is the step that takes so long,
+# whoever drafts in it; and what drafts take beside one each, up to which it is.
+_DEAR = 1.5
+_CHEAP = 0.3
 # Steps after which costs are looked at again, and whether drafting pays; and, at first, after which
 # it is asked again who would draft where nobody does.
 LOOK_AGAIN = 4
@@ -264,6 +268,12 @@ class Payoff:
         """Plain steps' time that the last steps lost, with or without preparation."""
         taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
         return self._promise * taken - sum(tokens for tokens, _, _ in self._gains)
+
+    def is_the_same_for_any(self) -> bool:
+        """Whether a step takes about as long if a few do not draft in it: then nobody need leave
+        out a search that may well be in vain."""
+        one = self.costs.cost(1)
+        return one > _DEAR or self.costs.cost(self.best(self._rates) or self._most) - one < _CHEAP
 
     def best(self, rates: Rates) -> int:
         """The number of drafts that makes tokens come fastest."""

@@ -644,8 +644,12 @@ def test_steps_behind_drafts_are_not_plain_ones() -> None:
     assert (world.tokens - before) / 4 / (world.now - since) > 0.97
 
 
+def by_draft(rows: int, drafts: int) -> float:
+    return 1 + 0.12 * drafts
+
+
 def test_a_search_left_out_is_no_reason_to_measure_plain_steps() -> None:
-    world = World([0.9], flat)
+    world = World([0.9], by_draft)
     world.run(200)
     quiet = 0
     for step in range(300):
@@ -674,7 +678,7 @@ def test_the_first_of_several_steps_with_drafts_shows_what_they_take_at_most() -
 
 def test_a_search_left_out_is_not_taken_for_drafts_that_lose() -> None:
     """Whoever has found nothing looks again when it is time, and not when it is asked again."""
-    world = World([0.95], flat)
+    world = World([0.95], by_draft)
     world.run(100)
     (seq,) = world.seqs
     for skipped in (1, 2, 4):
@@ -682,6 +686,21 @@ def test_a_search_left_out_is_not_taken_for_drafts_that_lose() -> None:
         # Drafts stand ready for one more step.
         lengths = [length for (length,) in world.run(skipped + 3)]
         assert lengths == [MOST] + [0] * skipped + [MOST] * 2
+
+
+@pytest.mark.parametrize("users", [1, 8])
+@pytest.mark.parametrize("cost", [lambda rows, drafts: 1 + 0.002 * drafts, lambda rows, drafts: 2])
+def test_no_search_is_left_out_where_it_costs_nothing(users: int, cost) -> None:
+    """A step takes as long whoever drafts in it."""
+    world = World([0.95] * users, lambda rows, drafts: cost(rows, drafts) if drafts else 1.0)
+    world.run(100)
+    assert world.drafting._whole
+    for _ in range(40):
+        for seq in world.seqs:
+            seq.drafting.sought(found=False)
+        world.step()
+        if not world.drafting._now.plain:
+            assert all(row.propose for row in world.rows)
 
 
 def test_what_one_draft_takes_may_be_what_all_take() -> None:
