@@ -98,10 +98,9 @@ class DecodeInputs:
     def __init__(self, table: SlotTable, max_rows: int) -> None:
         self._table = table
         room = 3 * aligned(max_rows)
-        self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
+        # Somebody's, where kernels are only compiled and nothing is received.
+        self._inputs = torch.zeros(room, dtype=torch.int64, device=table.device)
         self._inbox = table.inbox(self._inputs, max_rows)
-        # Whether something was put there that has not been launched.
-        self._put = False
         # As they will be once all that was launched has run, where that is known.
         self._ready: tuple[int, Tokens] | None = None
         # Of the last step with drafts: the next one is often like it.
@@ -114,7 +113,8 @@ class DecodeInputs:
     def put(self, tokens: Tokens, size: int, grown: np.ndarray) -> None:
         """Have a step's tokens there, padded to so many rows, and new blocks in the table."""
         ready, self._ready = self._ready, None
-        self._begin()
+        if self._inbox is not None:
+            self._inbox.begin()
         if self._inbox is not None and len(grown) <= 3 * self._inbox.most_blocks:
             self._inbox.append(grown)
         else:
@@ -130,19 +130,18 @@ class DecodeInputs:
     def keep(self, tokens: Tokens, size: int) -> None:
         """The step that was launched leaves these there."""
         self._ready = size, tokens
-        self._put = False
         if self._inbox is not None:
             self._inbox.launched()
 
     def pad(self, size: int, *, verifies: bool) -> None:
         """Have nothing but padding there."""
         self._ready = None
-        self._begin()
+        if self._inbox is not None:
+            self._inbox.begin()
         self._fill(Tokens(NOBODY, NOBODY, NOBODY if verifies else None), size)
 
     def recount(self) -> None:
         """Launches that were no steps may have taken in what was put."""
-        self._put = False
         if self._inbox is not None:
             self._inbox.recount()
 
@@ -152,14 +151,6 @@ class DecodeInputs:
         if self._layout is None or self._layout.key != key:
             self._layout = _layout(key, self._table)
         return self._layout
-
-    def _begin(self) -> None:
-        if self._put:
-            # The launch before has failed.
-            self.recount()
-        self._put = True
-        if self._inbox is not None:
-            self._inbox.begin()
 
     def _fill(self, tokens: Tokens, size: int) -> None:
         slots, starts, codes = tokens

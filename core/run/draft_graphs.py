@@ -111,7 +111,8 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         self._lengths = sorted({*doublings, max_drafts})
         self._longest = table.tokens.shape[1]
         room = 2 * aligned(self._sizes[-1])
-        self._inputs = torch.empty(room, dtype=torch.int64, device=table.device)
+        # Somebody's, where kernels are only compiled and nothing is received.
+        self._inputs = torch.zeros(room, dtype=torch.int64, device=table.device)
         # What is in place: the next call is often for the same rows.
         self._sent: tuple[int, _Asked] | None = None
         self._inbox = table.inbox(self._inputs)
@@ -172,11 +173,12 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
 
     def _capture(self, shape: _Shape) -> _Graph:
         self._fill(shape.rows, _Asked([], []))
-        graph = _Graph(*self._capturing(lambda: self._work(shape)))
-        for counted in (self._inbox, self._mailbox):
-            if counted is not None:
-                counted.recount()
-        return graph
+        try:
+            return _Graph(*self._capturing(lambda: self._work(shape)))
+        finally:
+            for counted in (self._inbox, self._mailbox):
+                if counted is not None:
+                    counted.recount()
 
     def _fill(self, size: int, asked: _Asked) -> None:
         if self._inbox is not None:

@@ -223,11 +223,16 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
         """Run a step; the rows it was padded to, and what it leaves to do."""
         held, graph = self._find(shape)
         self._inputs.put(tokens, held.rows, grown)
-        if graph is None:
-            end = self._step(held)
-        else:
-            graph.replay()
-            end = graph.end
+        try:
+            if graph is None:
+                end = self._step(held)
+            else:
+                graph.replay()
+                end = graph.end
+        except Exception:
+            # It may have taken its letter in, or posted one.
+            self._recount()
+            raise
         if held.goes_on:
             tokens = tokens.next
         self._inputs.keep(tokens, held.rows)
@@ -312,9 +317,10 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
 
     def _capture(self, shape: _Shape) -> Graph:
         self._inputs.pad(shape.rows, verifies=shape.verifies)
-        graph = Graph(*self._capturing(lambda: self._step(shape)))
-        self._recount()
-        return graph
+        try:
+            return Graph(*self._capturing(lambda: self._step(shape)))
+        finally:
+            self._recount()
 
     def _recount(self) -> None:
         self._inputs.recount()

@@ -27,6 +27,7 @@ from quire.plugins.speculation import eagle
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver
 from tests.engine.heads import Oracle, make_head, record_proposals
+from tests.engine.host_slots import HostSlots
 from tests.engine.test_parity import GREEDY, LENGTHS, MODES, configure, greedy, prompts_of
 from tests.engine.test_unseen_steps import alternate, arrive
 
@@ -126,6 +127,14 @@ def captured(monkeypatch) -> list[Again]:
     return made
 
 
+@pytest.fixture
+def letters(monkeypatch) -> HostSlots:
+    """Captured launches get their inputs, and leave their draws, in letters, as with kernels."""
+    kernels = HostSlots()
+    monkeypatch.setattr(CPU, "slot_kernels", lambda _: kernels)
+    return kernels
+
+
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -167,6 +176,12 @@ def test_greedy_tokens(case, captured, mode: str, method: str) -> None:
     stats = driver.engine.stats()
     if method == "draft_model":
         assert stats.accepted_tokens > 0.85 * stats.draft_tokens
+
+
+@pytest.mark.parametrize("mode", ["chunks", "preemption-overlap"])
+@pytest.mark.parametrize("method", ["ngram", "draft_model"])
+def test_greedy_tokens_by_letters(case, captured, letters, mode: str, method: str) -> None:
+    test_greedy_tokens(case, captured, mode, method)
 
 
 def test_a_step_whose_graph_is_missing(case, captured, monkeypatch) -> None:
@@ -530,3 +545,69 @@ def test_requests_that_come_and_go(case, captured, seed: int) -> None:
     ended = [name for name, reason in driver.reasons.items() if reason == "length"]
     assert len(ended) > 12
     assert all(driver.tokens[name] == asked[name] for name in ended)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_that_come_and_go_by_letters(case, captured, letters, seed: int) -> None:
+    test_requests_that_come_and_go(case, captured, seed)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_launch_that_fails_leaves_no_letter(
+    case, captured, letters, monkeypatch, overlap: bool, behind: bool
+) -> None:
+    """Before or behind what takes it in: everybody starts over, and gets their own tokens, but for
+    whoever was alone in it."""
+    folder, prompts, wanted = case
+    speculation = {"method": "ngram", "prompt_lookup_min": 1, "adaptive": False}
+    schedule = {"overlap": overlap}
+    config = configure(
+        folder, attention={"backend": "cpu"}, speculation=speculation, schedule=schedule
+    )
+    driver = Driver(config)
+    step, steps = graphs.DecodeGraphs._step, []
+
+    def fail(self, shape):
+        steps.append(shape)
+        fails = len(steps) in (3, 8, 9)
+        if fails and not behind:
+            raise RuntimeError("a fault that this test plants")
+        found = step(self, shape)
+        if fails:
+            raise RuntimeError("a fault that this test plants")
+        return found
+
+    while driver.engine.idle():
+        pass
+    monkeypatch.setattr(graphs.DecodeGraphs, "_step", fail)
+    found = driver.generate(prompts, GREEDY)
+    for tokens, expected in zip(found, wanted, strict=True):
+        assert tokens == expected[: len(tokens)]
+    assert sum(map(len, found)) > 32 * (len(wanted) - 1)
+    assert len(steps) > 20
+
+
+def test_where_kernels_are_only_compiled_inputs_are_somebodys(
+    case, captured, letters, monkeypatch
+) -> None:
+    """What torch's operators do then is done, with what stands in the inputs."""
+    folder, prompts, wanted = case
+    run_sizes, compiled = graphs.DecodeGraphs.run_sizes, []
+
+    def compile_first(self):
+        slots = self._inputs.part(0, self._max_rows)
+        self._inputs.pad(self._max_rows, verifies=True)
+        letters.compiles = True
+        self._inputs.receive()
+        self._table.note(slots, self._located.lengths)
+        letters.compiles = False
+        compiled.append(slots.unique().tolist())
+        run_sizes(self)
+
+    monkeypatch.setattr(graphs.DecodeGraphs, "run_sizes", compile_first)
+    driver = Driver(
+        configure(folder, attention={"backend": "cpu"}, speculation={"method": "ngram"})
+    )
+    assert driver.generate(prompts, GREEDY) == wanted
+    assert compiled == [[0]]
