@@ -80,8 +80,7 @@ class Drafter:
 
     def enter(self, newcomers: list[Newcomer]) -> None:
         """Sequences take slots over, whose tokens are still those of others."""
-        if newcomers:
-            self._catch_up()
+        self._catch_up()
         for newcomer in newcomers:
             self.speculator.enter(newcomer.slot, len(newcomer.token_ids))
 

@@ -298,6 +298,8 @@ class Runner:
         return found
 
     def _enter(self, newcomers: list[Newcomer]) -> None:
+        if not newcomers:
+            return
         if self.drafter is not None:
             self.drafter.enter(newcomers)
         self.slots.enter(newcomers)
@@ -307,8 +309,7 @@ class Runner:
             alternatives = newcomer.params.prompt_logprobs
             if alternatives is not None:
                 self._scored[newcomer.slot] = (newcomer.num_prompt, alternatives)
-        if newcomers:
-            self.sampler.upload()
+        self.sampler.upload()
 
     def _draw(
         self,

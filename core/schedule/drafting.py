@@ -40,9 +40,10 @@ _MANY = 3
 _LATELY = 30.0
 _EVER = 150.0
 _FORGETTING = 0.99
-# Steps after which it is asked again who would draft, at most, where nobody does: asking takes
-# longer than planning.
+# Steps after which it is asked again who would draft, at most, where nobody does, or as many as
+# take so long: asking takes a host longer than planning, and as long as half a small model's step.
 _LONGEST_REST = 64
+_LONGEST_WAIT = 0.02
 # Of these, steps that go by without a look at anything, at most and at least, where nobody comes or
 # leaves: looking takes a few hundredths of a step of a small model.
 _MOST_ASLEEP = 63
@@ -226,7 +227,9 @@ class Drafting:
         waits = self._skipping if not self._wanting else 0
         idle = self._asked > 0 and not self._wanting and not waits
         if idle:
-            self._rest = min(max(2 * self._rest, LOOK_AGAIN), _LONGEST_REST)
+            step = self._timing.baseline.seconds(self._needed) or _LONGEST_WAIT
+            longest = max(int(_LONGEST_WAIT / step), _LONGEST_REST)
+            self._rest = min(max(2 * self._rest, LOOK_AGAIN), longest)
         else:
             self._rest = waits or LOOK_AGAIN * self._unmeasured
         if idle and self._declined and self._drafted:
