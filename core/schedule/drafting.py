@@ -46,7 +46,7 @@ _LONGEST_REST = 64
 _LONGEST_WAIT = 0.02
 # Of these, steps that go by without a look at anything, at most and at least, where nobody comes or
 # leaves: looking takes a few hundredths of a step of a small model.
-_MOST_ASLEEP = 63
+_MOST_ASLEEP = 255
 _LEAST_ASLEEP = 4
 
 
