@@ -135,6 +135,8 @@ class Payoff:
         self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_WINDOW)
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
+        # Whether they have, since they last did not.
+        self._paid = False
 
     def begin(self, passed: int, *, unmeasured: bool) -> None:
         """A step is planned.
@@ -250,16 +252,15 @@ class Payoff:
         whole = len(self._gains) == _WINDOW
         self.pays = whole and self._lost(longest, prepared=True) <= 0
         if self.pays:
-            self._next_pause = _FIRST_PAUSE
+            self._paid, self._next_pause = True, _FIRST_PAUSE
             return False
         # What preparation takes may come back later.
         if not whole and (not calm or self._lost(longest, prepared=False) < _MOST_LOST):
             return False
         self._gains.clear()
-        owed = self.owed()
-        if self._next_pause == _FIRST_PAUSE:
-            # They have paid until now, and may soon do so again.
-            owed = min(owed, _HOPELESS)
+        # Those that have paid until now may soon do so again.
+        owed = min(self.owed(), _HOPELESS) if self._paid else self.owed()
+        self._paid = False
         self._pause = max(self._next_pause, owed)
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True

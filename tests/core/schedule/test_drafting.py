@@ -16,6 +16,7 @@ from quire.core.request import Request, SamplingParams
 from quire.core.schedule import drafting
 from quire.core.schedule.acceptance import Acceptance, Judged, Rates, judge, pooled
 from quire.core.schedule.drafting import Drafting
+from quire.core.schedule.payoff import PROMISE, Payoff
 from quire.core.schedule.step_times import Baseline, DraftCosts
 from quire.core.sequence import Sequence
 from quire.core.step import Delta, Newcomer, Outcome, Plan, Row
@@ -820,3 +821,20 @@ def test_preparation_beside_prompts_counts(prompts_first: bool) -> None:
         world.drain(20)
     taken = [world.drain(20) for _ in range(200)]
     assert sum(taken) < 1.03 * 200 * (20 + world.reading)
+
+
+@pytest.mark.parametrize("paid", [False, True])
+def test_drafts_that_have_paid_may_soon_do_so_again(paid: bool) -> None:
+    """Whatever is owed, once; those that have not, or fail again, rest until it is made up for."""
+    payoff = Payoff()
+    payoff.expect(Rates(0.5, 0.5), 4, PROMISE)
+    for _ in range(24 * paid):
+        payoff.loses(3.0, 1.0, begins=False)
+    rests = []
+    for _ in range(2):
+        payoff._losing.left = -20.0
+        while not payoff.loses(1.0, 4.0, begins=False):
+            pass
+        rests.append(payoff._pause)
+    assert (rests[0] <= 64) == paid
+    assert rests[1] > 2000
