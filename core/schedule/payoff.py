@@ -28,6 +28,10 @@ _MOST_OWED = 512.0
 # What a step may cost at most, and one in which something was prepared: the rest is the machine's.
 _MOST_AT_ONCE = 32.0
 _MOST_PREPARING = 64.0
+# What a step loses counts up to this, or what another has lost lately: once may be the machine's
+# fault, and what preparation takes comes again. What each step with drafts leaves of that memory.
+_ONCE = 8.0
+_FORGIVING = 0.995
 # A pause from which on several attempts in a row have failed.
 _HOPELESS = 64
 # Times what plain steps were believed to take that explains why drafts did not pay.
@@ -56,10 +60,10 @@ LOOK_AGAIN = 4
 # and is saved up to so many plain steps' time; an engine begins with more, as it knows nothing.
 _TRIES = 4
 _TRY_AGAIN = 8
-_TRYING = 0.01
+_TRYING = 0.0075
 _MOST_TRYING = 1.0
 _TRYING_AT_FIRST = 4.0
-_TRYING_OWED = 16.0
+_TRYING_OWED = 8.0
 # Steps until the durations of a try are known.
 SHOWN = 3
 
@@ -135,7 +139,9 @@ class Payoff:
         self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_WINDOW)
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
-        # Whether they have, since they last did not.
+        # What long steps with drafts have lost lately.
+        self._long = 0.0
+        # Whether drafts have paid, since they last did not.
         self._paid = False
 
     def begin(self, passed: int, *, unmeasured: bool) -> None:
@@ -237,7 +243,8 @@ class Payoff:
         """
         self._since_plain += together
         lost = min(cost, _MOST_PREPARING if begins else _MOST_AT_ONCE) - tokens
-        self._losing.add(-lost * together)
+        self._losing.add(-min(lost, max(self._long, _ONCE)) * together)
+        self._long = max(lost, self._long * _FORGIVING**together)
         if self._steps - self._tried_at <= SHOWN:
             self._trying.add(min(1 - cost, 0.0))
             return False

@@ -366,7 +366,7 @@ def test_drafts_that_are_right_for_long_or_not_at_all_get_long() -> None:
     """Text that is found again; one rate would be 0.83, and one draft the best."""
     world = World([0.0], lambda rows, drafts: 2.0 + 0.01 * drafts if drafts else 1.0)
     world.chains = lambda rng: MOST if rng.random() < 0.45 else 0
-    world.run(600)
+    world.run(1200)
     lengths = [lengths[0] for lengths in world.run(200)]
     assert statistics.mean(lengths) > MOST - 2
 
@@ -838,3 +838,18 @@ def test_drafts_that_have_paid_may_soon_do_so_again(paid: bool) -> None:
         rests.append(payoff._pause)
     assert (rests[0] <= 64) == paid
     assert rests[1] > 2000
+
+
+@pytest.mark.parametrize("users", [4, 16])
+def test_one_step_that_takes_very_long_is_forgiven(users: int) -> None:
+    """Drafts that are right go on at once when somebody gets some; it was the machine."""
+    hiccups = [400.0]
+
+    def once(rows: int, drafts: int) -> float:
+        return gpu(rows, drafts) + (hiccups.pop() if drafts and hiccups else 0.0)
+
+    world = World([0.0] * users, once)
+    world.drain(128)
+    assert not hiccups
+    world.rates = [0.9] * users
+    assert world.drain(128) < 128 * gpu(users, 0) / 1.5
