@@ -113,37 +113,30 @@ class DecodeInputs:
     def put(self, tokens: Tokens, size: int, grown: np.ndarray) -> None:
         """Have a step's tokens there, padded to so many rows, and new blocks in the table."""
         ready, self._ready = self._ready, None
-        if self._inbox is not None:
-            self._inbox.begin()
-        if self._inbox is not None and len(grown) <= 3 * self._inbox.most_blocks:
-            self._inbox.append(grown)
-        else:
+        self._inbox.begin()
+        if not self._inbox.append(grown):
             self._table.append(grown)
         if ready is None or ready[0] != size or not ready[1].are(tokens):
             self._fill(tokens, size)
 
     def receive(self) -> None:
         """Launch what takes in what was put, so that a graph can hold it."""
-        if self._inbox is not None:
-            self._inbox.receive()
+        self._inbox.receive()
 
     def keep(self, tokens: Tokens, size: int) -> None:
         """The step that was launched leaves these there."""
         self._ready = size, tokens
-        if self._inbox is not None:
-            self._inbox.launched()
+        self._inbox.launched()
 
     def pad(self, size: int, *, verifies: bool) -> None:
         """Have nothing but padding there."""
         self._ready = None
-        if self._inbox is not None:
-            self._inbox.begin()
+        self._inbox.begin()
         self._fill(Tokens(NOBODY, NOBODY, NOBODY if verifies else None), size)
 
     def recount(self) -> None:
         """Launches that were no steps may have taken in what was put."""
-        if self._inbox is not None:
-            self._inbox.recount()
+        self._inbox.recount()
 
     def arrange(self, plan: Plan) -> Layout:
         """How the tokens of a plan with drafts stand side by side."""
@@ -162,10 +155,7 @@ class DecodeInputs:
         if codes is not None:
             values[2 * room :] = LAST  # Padding is the last row of itself.
             values[2 * room : 2 * room + count] = codes
-        if self._inbox is not None:
-            self._inbox.write(values)
-        else:
-            self._table.staging.refill(self._inputs, values)
+        self._inbox.write(values)
 
 
 def _layout(key: list[tuple[int, int, bool]], table: SlotTable) -> Layout:

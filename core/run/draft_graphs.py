@@ -20,7 +20,7 @@ from .graph_sizes import (
     holding_sizes,
     stand_in_rows,
 )
-from .inbox import Inbox
+from .inbox import Copies, Inbox
 from .mailbox import Mailbox
 from .sample import Sampler
 from .slots import SlotTable
@@ -58,20 +58,19 @@ class Loaded(NamedTuple):
     Attributes:
         size: N.
         graph: drafts.
-        inbox: that brings the rows; None where they were copied.
+        inbox: that brings the rows.
         mailbox: where it posts how many; None where it does not.
     """
 
     size: int
     graph: _Graph
-    inbox: Inbox | None
+    inbox: Inbox | Copies
     mailbox: Mailbox | None
 
     def launch(self) -> Numbers:
         """Draft and put the drafts into the slot table: N numbers, how many for each row."""
         self.graph.replay()
-        if self.inbox is not None:
-            self.inbox.launched()
+        self.inbox.launched()
         if self.mailbox is None:
             return self.graph.counts[: self.size]
         return self.mailbox.posted(self.size)
@@ -176,13 +175,12 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         try:
             return _Graph(*self._capturing(lambda: self._work(shape)))
         finally:
-            for counted in (self._inbox, self._mailbox):
-                if counted is not None:
-                    counted.recount()
+            self._inbox.recount()
+            if self._mailbox is not None:
+                self._mailbox.recount()
 
     def _fill(self, size: int, asked: _Asked) -> None:
-        if self._inbox is not None:
-            self._inbox.begin()
+        self._inbox.begin()
         if self._sent == (size, asked):
             return
         room, count = aligned(size), len(asked.slots)
@@ -190,16 +188,12 @@ class DraftGraphs(CapturedShapes[_Shape, _Graph]):
         values[:count] = asked.slots
         values[room:] = 1
         values[room : room + count] = asked.wanted
-        if self._inbox is not None:
-            self._inbox.write(values)
-        else:
-            self._table.staging.refill(self._inputs, values)
+        self._inbox.write(values)
         self._sent = size, asked
 
     def _work(self, shape: _Shape) -> torch.Tensor:
         table, size, most = self._table, shape.rows, shape.most
-        if self._inbox is not None:
-            self._inbox.receive()
+        self._inbox.receive()
         slots, wanted = self._inputs[:size], self._inputs[aligned(size) :][:size]
         lengths = table.lengths[slots]
 

@@ -1,7 +1,8 @@
 """Inputs of captured launches, in memory that the host writes and the device reads.
 
 A copy to the device takes the host as long as launching a whole step, and a small model's steps
-with drafts seldom have the inputs of those before them.
+with drafts seldom have the inputs of those before them. Where a platform has no kernel that reads
+letters, numbers are copied when they are written.
 """
 
 from __future__ import annotations
@@ -10,13 +11,47 @@ import numpy as np
 import torch
 
 from .slot_kernels import SlotKernels
+from .staging import Staging
 
-__all__ = ("Inbox",)
+__all__ = ("Copies", "Inbox")
 
 # Letters that are kept: while one is written, two launches at most may not have read theirs.
 _KEPT = 4
 # Of a letter: how many blocks and numbers it brings.
 _HEAD = 2
+
+
+class Copies:
+    """An inbox where kernels receive nothing: numbers are copied at once, and no letter is sent.
+
+    Args:
+        staging: copies.
+        numbers: int64 [most], on the device.
+    """
+
+    def __init__(self, staging: Staging, numbers: torch.Tensor) -> None:
+        self._staging = staging
+        self._numbers = numbers
+
+    def begin(self) -> None:
+        """See ``Inbox.begin``."""
+
+    def append(self, new: np.ndarray) -> bool:
+        """See ``Inbox.append``."""
+        return False
+
+    def write(self, numbers: np.ndarray) -> None:
+        """See ``Inbox.write``."""
+        self._staging.refill(self._numbers, numbers)
+
+    def receive(self) -> None:
+        """See ``Inbox.receive``."""
+
+    def launched(self) -> None:
+        """See ``Inbox.launched``."""
+
+    def recount(self) -> None:
+        """See ``Inbox.recount``."""
 
 
 class Inbox:
@@ -37,9 +72,9 @@ class Inbox:
         kernels: SlotKernels,
         numbers: torch.Tensor,
         blocks: torch.Tensor,
-        most_blocks: int = 0,
+        most_blocks: int,
     ) -> None:
-        self.most_blocks = most_blocks
+        self._most_blocks = most_blocks
         self._kernels = kernels
         self._numbers = numbers
         self._blocks = blocks
@@ -51,18 +86,22 @@ class Inbox:
         self._letters = torch.zeros(
             (_KEPT, self._begin + len(numbers)), dtype=torch.int64, device=where, pin_memory=on_gpu
         )
-        on_host = where.type == "cpu"
-        self._on_host = list(self._letters.numpy()) if on_host else [np.zeros(0, np.int64)] * _KEPT
+        self._on_host: list[np.ndarray] = list(self._letters.numpy())
 
     def begin(self) -> None:
         """Begin the next launch's letter, which brings nothing yet."""
         self._letter()[:_HEAD] = 0
 
-    def append(self, new: np.ndarray) -> None:
-        """Have it bring N blocks: int64 [3 * N], see ``SlotTable.grown``."""
+    def append(self, new: np.ndarray) -> bool:
+        """Have it bring N blocks, int64 [3 * N], see ``SlotTable.grown``; False where it has no
+        room for them."""
+        count = len(new) // 3
+        if count > self._most_blocks:
+            return False
         letter = self._letter()
-        letter[0] = len(new) // 3
+        letter[0] = count
         letter[_HEAD : _HEAD + len(new)] = new
+        return True
 
     def write(self, numbers: np.ndarray) -> None:
         """Have it bring the first numbers: int64 [at most as many as there are]."""

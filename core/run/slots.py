@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..step import Newcomer, Row
-from .inbox import Inbox
+from .inbox import Copies, Inbox
 from .mailbox import Mailbox
 from .slot_kernels import FLOATING, OFFSET, Located, SlotKernels
 from .staging import Staging
@@ -139,11 +139,11 @@ class SlotTable:
         """For so many numbers a step; None where they are to be copied."""
         return None if self.kernels is None else Mailbox(self.kernels, most, self.device)
 
-    def inbox(self, numbers: torch.Tensor, most_blocks: int = 0) -> Inbox | None:
-        """What brings captured launches their numbers; None where they are to be copied."""
-        return (
-            None if self.kernels is None else Inbox(self.kernels, numbers, self.blocks, most_blocks)
-        )
+    def inbox(self, numbers: torch.Tensor, most_blocks: int = 0) -> Inbox | Copies:
+        """What brings captured launches their numbers, and up to so many blocks with them."""
+        if self.kernels is None:
+            return Copies(self.staging, numbers)
+        return Inbox(self.kernels, numbers, self.blocks, most_blocks)
 
     def places(self, rows: int) -> Located:
         """Room for ``locate``."""

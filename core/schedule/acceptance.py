@@ -164,6 +164,8 @@ class Acceptance:
         self._news.append(judged)
 
     def _take_in(self) -> None:
+        if not self._news:
+            return
         rows, right, tried, accepted = pooled(self._news)
         self._news.clear()
         self._first.add(rows, right)
@@ -179,16 +181,14 @@ class Acceptance:
             prior: the first, to be believed without evidence.
             trust: drafts' worth of evidence that this counts as.
         """
-        if self._news:
-            self._take_in()
+        self._take_in()
         first = self._first.rate(prior, trust)
         return Rates(first, self._following.rate(first, trust))
 
     def beside(self, others: Rates) -> Rates:
         """The shares that were accepted; what others have shown takes the place of what is not
         remembered."""
-        if self._news:
-            self._take_in()
+        self._take_in()
         return Rates(self._first.beside(others.first), self._following.beside(others.following))
 
     def likely(self, prior: Rates, doubt: float) -> Rates:
@@ -198,8 +198,7 @@ class Acceptance:
             prior: the rates that others have shown.
             doubt: standard deviations by which own evidence may miss them before it counts.
         """
-        if self._news:
-            self._take_in()
+        self._take_in()
         first = self._first.likely(prior.first, doubt)
         following = self._following.likely(prior.following, doubt)
         # As most are, and making a pair takes as long as finding that out.
@@ -232,8 +231,7 @@ class Acceptance:
             draws: how many.
             fading: what each leaves of it.
         """
-        if self._news:
-            self._take_in()
+        self._take_in()
         self._first.fade(draws, fading)
         self._following.fade(draws, fading)
         self._pause = max(0, self._pause - draws)
@@ -244,7 +242,6 @@ class Acceptance:
 
     def tries(self) -> None:
         """A draft is tried although it loses; the next one waits twice as long if it is wrong."""
-        if self._news:
-            self._take_in()
+        self._take_in()
         self._pause = self._next_pause
         self._next_pause = min(2 * self._next_pause, _LAST_PAUSE)
