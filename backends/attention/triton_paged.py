@@ -90,7 +90,7 @@ class TritonPaged(AttentionBackend):
         return tuple(
             (
                 most_parts(num_rows, longest, layout, self._processors),
-                shares_prefixes and rows_of_run(num_rows, layout, self.kv_dtype) > 0,
+                shares_prefixes and rows_of_run(num_rows, longest, layout, self.kv_dtype) > 0,
             )
             for layout in self._layouts
         )

@@ -179,10 +179,12 @@ def most_parts(rows: int, longest: int, layout: Layout, processors: int) -> int:
     return min(rows * -(-longest // _FEWEST_KEYS), rows + beyond)
 
 
-def rows_of_run(rows: int, layout: Layout, kv_dtype: torch.dtype) -> int:
+def rows_of_run(rows: int, longest: int, layout: Layout, kv_dtype: torch.dtype) -> int:
     """Rows whose query heads of one key head fill a tile; 0 where sharing gains nothing."""
+    if layout.window or longest <= _FEWEST_SHARED:
+        return 0
     run = min(SHARED_ROWS, most_tile_rows(kv_dtype)) // layout.group
-    return 0 if layout.window or min(run, rows) < 2 else run
+    return 0 if min(run, rows) < 2 else run
 
 
 def plan_decode(
@@ -194,9 +196,10 @@ def plan_decode(
 ) -> DecodePlan:
     """Launch ``plan_parts`` over the batch's single-query rows."""
     rows, device = batch.num_decodes, batch.lengths.device
-    run = rows_of_run(rows, layout, kv_dtype) if batch.shares_prefixes else 0
+    longest = max(batch.host_lengths[:rows])
+    run = rows_of_run(rows, longest, layout, kv_dtype) if batch.shares_prefixes else 0
     shared = _plan_shared(batch, layout, processors, run, block_size) if run else None
-    num_parts = most_parts(rows, max(batch.host_lengths[:rows]), layout, processors)
+    num_parts = most_parts(rows, longest, layout, processors)
     parts = torch.empty(num_parts, PART_FIELDS.value, dtype=torch.int32, device=device)
     arrived = torch.empty(rows, layout.num_kv_heads, dtype=torch.int32, device=device)
     heads = num_parts, layout.num_heads

@@ -153,6 +153,8 @@ class ChunkGraphs(CapturedShapes[_Shape, Graph]):
         replay, (hidden, observed) = self._capturing(lambda: self._step(shape))
         show = shows(self._observe, observed)
         if show is not None:
+            # What it is shown must be there: it runs once before it is captured.
+            replay()
             show, _ = self._capturing(show)
         return Graph(replay, End(hidden, show), observed)
 

@@ -1,8 +1,10 @@
 """Speculation on a CUDA device: plain decoding's tokens, in captured steps and overlapped ones."""
 
 import pytest
+import torch
 
 from quire import LLM, SamplingParams
+from quire.core.run.chunk_graphs import ChunkGraphs
 from quire.plugins.demo.curriculum import held_out
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver, make_config
@@ -138,3 +140,37 @@ def test_steps_that_a_head_does_not_see(case, method, graphs: bool, monkeypatch)
         assert arrive(driver, prompts, GREEDY) == 2 * wanted
     shown = [plan.shown for plan in plans]
     assert 10 < sum(shown) < len(shown) - 10
+
+
+@pytest.mark.parametrize("method", ["eagle", "eagle3"])
+def test_a_head_is_shown_nothing_that_no_step_has_left(case, method, monkeypatch) -> None:
+    """Showing it a chunk is captured behind the chunk, and runs once before that."""
+    folder, prompts, wanted, sections = case
+    capture, nowhere = ChunkGraphs._capture, 1 << 40
+    fillings, highest = [], []
+
+    def captured(self, shape):
+        # Memory that graphs share is full of what names no place in the cache.
+        size = (1 << 22,)
+        fill, _ = self._capturing(lambda: torch.full(size, nowhere, device="cuda").sum())
+        fill()
+        fillings.append(fill)
+        observe = self._observe
+
+        def watched(observed):
+            if not torch.cuda.is_current_stream_capturing():
+                highest.append(int(observed.batch.write_slots.max()))
+                if highest[-1] >= nowhere:
+                    return
+            observe(observed)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(self, "_observe", watched)
+            return capture(self, shape)
+
+    monkeypatch.setattr(ChunkGraphs, "_capture", captured)
+    driver = driver_of(folder, schedule={"overlap": True}, speculation=sections[method])
+    while driver.engine.idle():
+        pass
+    assert driver.generate(prompts, GREEDY) == wanted
+    assert highest and max(highest) < nowhere

@@ -191,6 +191,9 @@ def test_shared_prefixes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
             shares_prefixes=True,
         )
         plan = triton_plan.plan_decode(batch, layout, 4, torch.bfloat16, size)
+        if max(lengths) <= triton_plan._FEWEST_SHARED:
+            assert plan.shared is None
+            continue
         assert plan.shared is not None and plan.shared.run == 8
         for run, found in enumerate(plan.shared.keys.tolist()):
             taking = [n for n in lengths[run * 8 : run * 8 + 8] if n > 1]
@@ -202,6 +205,16 @@ def test_shared_prefixes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
             if row >= 0:
                 assert shared in (0, plan.shared.keys[row // 8])
                 assert begin >= shared and end <= lengths[row]
+
+
+def test_short_rows_share_no_graph_of_their_own() -> None:
+    """Less than what is worth sharing may begin alike, and they run in other steps' graphs."""
+    cpu, most = torch.device("cpu"), triton_plan._FEWEST_SHARED
+    spec = _spec(4, 2, 16)
+    backend = TritonPaged([spec], block_size=16, kv_dtype=torch.bfloat16, device=cpu)
+    for longest, shared in ((most, False), (most + 1, True)):
+        apart = backend.graph_key(32, longest)
+        assert (backend.graph_key(32, longest, shares_prefixes=True) != apart) is shared
 
 
 def test_long_rows_by_dense_attention(monkeypatch: pytest.MonkeyPatch) -> None:
