@@ -16,11 +16,12 @@ temperature, with several users at once. `turns` gives engines that are captured
 edits over and over, a second plain engine among them, and tells the first ten turns from those
 behind them, when it is known what drafts cost. `simulated` runs the shape of Llama 3.1 8B with
 made-up weights whose logits are all the same, so that the next token is always 0, and drafts that
-are 0 as often as a rate says: it measures steps, not drafts. `overhead` is the same with drafts
-that are never right and never fewer than asked for: what a step with drafts takes beside one
-without.
-Engines take turns in one process, those of the embedded model in an order that changes; rates are
-medians over the repetitions, and so are its ratios, turn by turn, as its turns are short.
+are 0 as often as a rate says: it measures steps, not drafts. Each rate has so many turns, beside
+as many of the plain engine, behind those of the rate before it, the first behind the last.
+`overhead` is the same with drafts that are never right and never fewer than asked for: what a step
+with drafts takes beside one without.
+Engines take turns in one process, those of the embedded model in an order that changes; its rates
+are medians over the repetitions, and so are its ratios, turn by turn, as its turns are short.
 `speculation_plot.py` draws what is written.
 """
 
@@ -293,25 +294,60 @@ class _Registry(Registry):
 
 
 class _Turn(NamedTuple):
-    """An engine, how often its drafts are right, and the users beside whom it has one."""
+    """An engine, and the users beside whom it has one."""
 
     engine: Engine
-    rate: float = 0.0
     times: int = 1
 
 
+class _Took(NamedTuple):
+    seconds: float
+    steps: int
+
+
 def simulated(args: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second, and milliseconds a step, by users and rate; None is the plain engine."""
+    """Tokens a second by users and rate, all turns of a rate together and the first of them, which
+    stands behind another rate; None is the plain engine."""
     settings = _made_up(24)
     plain = _engine(load(overrides=settings))
     drafting = _engine(load(overrides=[*settings, "speculation.method=simulated"]))
-    turns: dict[Any, _Turn] = {None: _Turn(plain)}
-    turns |= {rate: _Turn(drafting, rate) for rate in map(float, args.rates.split(","))}
-    return _take_turns(args, turns, "rate")
+    rates = [float(rate) for rate in args.rates.split(",")]
+    lines = []
+    for users in map(int, args.users.split(",")):
+        work = _work(users, args.tokens if users <= 64 else args.tokens // 2)
+        _timed(plain, work)
+        _timed(drafting, work, rates[-1])
+        all_plain: list[_Took] = []
+        for rate in rates:
+            beside, took = [], []
+            for _ in range(args.repeat):
+                beside.append(_timed(plain, work))
+                took.append(_timed(drafting, work, rate))
+            all_plain += beside
+            changed = beside[0].seconds / took[0].seconds
+            line = _rate_line(users, rate, work, took, beside) | {"changed": changed}
+            say(**line)
+            lines.append(line)
+        lines.append(_rate_line(users, None, work, all_plain, all_plain))
+        say(**lines[-1])
+    return {"device": _device(), "lines": lines}
+
+
+def _rate_line(
+    users: int, rate: float | None, work: Workload, took: list[_Took], beside: list[_Took]
+) -> dict[str, Any]:
+    speeds = [sum(work.outputs) / turn.seconds for turn in took]
+    seconds, plain = (sum(turn.seconds for turn in turns) for turns in (took, beside))
+    return {
+        "users": users, "rate": rate, "tok_s": sum(work.outputs) * len(took) / seconds,
+        "least": min(speeds), "most": max(speeds), "times": plain / seconds,
+        "step_ms": 1000 * seconds / sum(turn.steps for turn in took),
+    }  # fmt: skip
 
 
 def overhead(args: argparse.Namespace) -> dict[str, Any]:
-    """The same by drafts a row, none of which is right; None is the plain engine.
+    """Milliseconds a step by users and drafts a row, none of which is right; None is the plain
+    engine.
 
     Beside a step with drafts stands one without of as many rows, by as many more users: what it
     takes less is what drafting and verifying cost.
@@ -326,13 +362,26 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
         ]  # fmt: skip
         turns[f"rows of {drafts}"] = _Turn(plain, times=1 + drafts)
         turns[drafts] = _Turn(_engine(load(overrides=[*settings, *fixed])))
-    found = _take_turns(args, turns, "drafts")
-    by_key = {(line["users"], line["drafts"]): line["step_ms"] for line in found["lines"]}
-    for users, drafts in by_key:
-        if isinstance(drafts, int):
-            more = by_key[users, drafts] - by_key[users, f"rows of {drafts}"]
-            say(users=users, drafts=drafts, overhead=more / by_key[users, None])
-    return found
+    lines = []
+    for users in map(int, args.users.split(",")):
+        found: dict[Any, list[float]] = {turn: [] for turn in turns}
+        for repetition in range(args.repeat + 1):
+            for turn, (engine, times) in turns.items():
+                took = _timed(engine, _work(users * times, args.tokens), 0.0)
+                if repetition:
+                    found[turn].append(1000 * took.seconds / took.steps)
+        middle = {turn: statistics.median(values) for turn, values in found.items()}
+        for turn, values in found.items():
+            line = {
+                "users": users, "drafts": turn, "step_ms": middle[turn],
+                "least": min(values), "most": max(values),
+                "step_times": middle[turn] / middle[None],
+            }  # fmt: skip
+            if isinstance(turn, int):
+                line["overhead"] = (middle[turn] - middle[f"rows of {turn}"]) / middle[None]
+            say(**line)
+            lines.append(line)
+    return {"device": _device(), "lines": lines}
 
 
 def _made_up(cache_gib: int) -> list[str]:
@@ -344,40 +393,27 @@ def _made_up(cache_gib: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _take_turns(args: argparse.Namespace, turns: dict[Any, _Turn], key: str) -> dict[str, Any]:
-    """Time the engines, each with its rate of acceptance; the one of None is the plain one."""
-    found = []
-    for users in map(int, args.users.split(",")):
-        length = args.tokens if users <= 64 else args.tokens // 2
-        speeds: dict[Any, list[float]] = {turn: [] for turn in turns}
-        steps: dict[Any, list[float]] = {turn: [] for turn in turns}
-        for repetition in range(args.repeat + 1):
-            for turn, (engine, rate, times) in turns.items():
-                prompts = [[user + 5] * 32 for user in range(users * times)]
-                work = Workload("simulated", prompts, [length] * len(prompts))
-                if turn is not None:
-                    for held in Simulated.rates:
-                        held.fill_(rate)
-                before = engine.stats().step
-                begun = time.perf_counter()
-                drive(engine, work)
-                seconds = time.perf_counter() - begun
-                if repetition:
-                    speeds[turn].append(len(prompts) * length / seconds)
-                    steps[turn].append(1000 * seconds / (engine.stats().step - before))
-        base, plain_ms = statistics.median(speeds[None]), statistics.median(steps[None])
-        for turn in turns:
-            middle, step_ms = statistics.median(speeds[turn]), statistics.median(steps[turn])
-            line = {
-                "users": users, key: turn, "tok_s": middle, "least": min(speeds[turn]),
-                "most": max(speeds[turn]), "times": middle / base, "step_ms": step_ms,
-                "step_times": step_ms / plain_ms,
-            }  # fmt: skip
-            say(**line)
-            found.append(line)
+def _work(users: int, length: int) -> Workload:
+    """Prompts that share nothing."""
+    prompts = [[user + 5] * 32 for user in range(users)]
+    return Workload("simulated", prompts, [length] * users)
+
+
+def _timed(engine: Engine, work: Workload, rate: float | None = None) -> _Took:
+    """One turn, in which so many drafts are right."""
+    if rate is not None:
+        for held in Simulated.rates:
+            held.fill_(rate)
+    before = engine.stats().step
+    begun = time.perf_counter()
+    drive(engine, work)
+    return _Took(time.perf_counter() - begun, engine.stats().step - before)
+
+
+def _device() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     say(device=device)
-    return {"device": device, "lines": found}
+    return device
 
 
 def _engine(config: Config) -> Engine:
