@@ -265,6 +265,8 @@ class Payoff:
         if not whole and (not calm or self._lost(longest, prepared=False) < _MOST_LOST):
             return False
         self._gains.clear()
+        # Where they seem to pay next, plain steps may only have been measured at a bad time.
+        self._plain_again = _DOUBTED
         # Those that have paid until now may soon do so again.
         owed = min(self.owed(), _HOPELESS) if self._paid else self.owed()
         self._paid = False

@@ -750,6 +750,25 @@ def test_an_engine_whose_first_steps_were_slow_finds_out_what_plain_ones_take() 
     assert rate_of(world, 1000) > 0.97
 
 
+def test_plain_steps_measured_at_a_bad_time_are_soon_measured_anew() -> None:
+    """Drafts that have lost seem to pay when plain steps have been slow for a while."""
+    for seed in range(4):
+        slow = False
+
+        def seconds(rows: int, drafts: int) -> float:
+            return 0.0015 if drafts else 0.002 if slow else 0.001  # noqa: B023
+
+        world = World([0.9], seconds)
+        world.rng = random.Random(seed)
+        world.run(1200)  # Long enough for plain steps to be believed for long.
+        world.rates = [0.25]
+        world.run(1500)
+        slow = True
+        assert sum(drafts > 0 for (drafts,) in world.run(300)) > 100
+        slow = False
+        assert sum(drafts > 0 for (drafts,) in world.run(400)) < 220
+
+
 def test_who_finds_no_drafts_looks_for_them_more_rarely() -> None:
     acceptance = Acceptance()
 
