@@ -21,6 +21,10 @@ _SAMPLED = 31
 _FEWEST_TOGETHER = 4
 # Looks for a plain step that nothing else is part of, after which any will do.
 _CHOOSY = 3
+# Steps behind prompts that take longer, as the host still has much to do for who has come. They
+# tell nothing beyond what preparation takes, unless prompts were read within so many steps before.
+_BUSY = 2
+_CALM = 16
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
 # drafts after which one more is.
 _BARE = 3
@@ -106,8 +110,11 @@ class Timing:
         self._ahead = _Step(Plan(0, [], []))
         # Whether the step before verified drafts.
         self._verifies = False
-        # Whether prompts are read in the last steps.
+        # Whether prompts are read in the last steps, when they were, and steps that are yet to end
+        # behind them in which the host is busy.
         self._reading = False
+        self._read_at = -_CALM
+        self._busy = 0
         # Steps with prompts that are yet to go without drafts, and those since that did not.
         self._bare = 0
         self._prompts_drafted = 0
@@ -137,6 +144,7 @@ class Timing:
     def wakes(self, steps: int, rows: int, *, shown: bool) -> None:
         """So many steps without drafts have ended since one was measured, and the next one is of
         another kind."""
+        self._steps += steps
         if self._since is not None and steps >= _FEWEST_TOGETHER:
             self._plain_one(rows, (self._clock() - self._since) / steps, shown=shown)
         self.disturb()
@@ -219,6 +227,7 @@ class Timing:
         now = self._clock()
         since, self._since = self._since, None if last else now
         first, self._first = self._first, False
+        self._steps += together
         if together > 1:
             if since is not None and not outcome.cold:
                 self._plain_one(len(plan.rows), (now - since) / together, shown=plan.shown)
@@ -226,8 +235,8 @@ class Timing:
         begins = self._preparing > 0
         step = self._ahead if self._ahead.plan is plan else _look_at(plan)
         following = self._ahead = step if ahead is plan else _look_at(ahead)
-        self._reading = step.reads or following.reads
-        self._steps += 1
+        busy = self._is_busy(reads=step.reads)
+        self._reading = step.reads or following.reads or busy
         if plan.newcomers:
             self._paces.forget(newcomer.slot for newcomer in plan.newcomers)
         if self._steps % _SAMPLED and not (
@@ -237,7 +246,7 @@ class Timing:
         self._preparing -= begins
         goes_on, self._verifies = self._verifies, step.drafts > 0
         self._follow = SHOWN if step.drafted or begins else max(0, self._follow - 1)
-        if since is None or outcome.cold:
+        if since is None or outcome.cold or (busy and not (begins and step.drafted)):
             return
         seconds = now - since
         if step.reads:
@@ -249,6 +258,16 @@ class Timing:
             self._draws(step, tokens, seconds, begins=begins, goes_on=goes_on, leads=leads)
         elif plan.plain:
             self._plain_one(len(plan.rows), seconds, shown=False)
+
+    def _is_busy(self, *, reads: bool) -> bool:
+        """Whether the host had much to do in a step, for prompts in one before."""
+        if not reads:
+            self._busy, busy = max(0, self._busy - 1), self._busy > 0
+            return busy
+        if self._steps - self._read_at >= _CALM:
+            self._busy = _BUSY
+        self._read_at = self._steps
+        return False
 
     def _plain_one(self, rows: int, seconds: float, *, shown: bool) -> None:
         """A step without drafts, and none before or behind it."""

@@ -769,6 +769,33 @@ def test_plain_steps_measured_at_a_bad_time_are_soon_measured_anew() -> None:
         assert sum(drafts > 0 for (drafts,) in world.run(400)) < 220
 
 
+@pytest.mark.parametrize("cost", [2.5, 3.5])
+@pytest.mark.parametrize("rate", [0.3, 0.5])
+@pytest.mark.parametrize("users", [1, 4, 16, 64])
+def test_steps_behind_prompts_are_not_plain_ones(users: int, rate: float, cost: float) -> None:
+    """The host is busy with who has come: by those, drafts that lose would seem to pay."""
+    busy = (2.0, 1.5)
+    since_prompts = len(busy)
+
+    def behind_prompts(plan: Plan) -> tuple[bool, float]:
+        nonlocal since_prompts
+        if any(row.count > 1 + row.drafts for row in plan.rows):
+            since_prompts = 0
+            return False, 0.0
+        since_prompts += 1
+        return False, (0.0, *busy, 0.0)[min(since_prompts, 3)]
+
+    for seed in range(3):
+        world = World([rate] * users, lambda rows, drafts: cost if drafts else 1.0)
+        world.rng = random.Random(seed)
+        world.prompt, world.reading = 20, 0.5
+        world.executor = behind_prompts
+        plain = 96 + world.reading * users + sum(busy)
+        times = [world.drain(96) for _ in range(24)]
+        assert sum(times[:10]) < 1.03 * 10 * plain
+        assert sum(times[10:]) < 1.02 * 14 * plain
+
+
 def test_who_finds_no_drafts_looks_for_them_more_rarely() -> None:
     acceptance = Acceptance()
 
