@@ -16,6 +16,7 @@ from ..contracts.scheduler import SchedulerSettings
 from ..sequence import Sequence
 from ..step import Delta, Outcome, Plan, Row
 from .acceptance import Acceptance, Judged, Rates, judge, pooled
+from .nap import Nap
 from .payoff import LOOK_AGAIN, MARGIN, PROMISE, Payoff
 from .showing import Showing
 from .stretch import Stretch
@@ -46,8 +47,8 @@ _LONGEST_REST = 64
 _LONGEST_WAIT = 0.02
 # Of these, steps that go by without a look at anything, at most and at least, where nobody comes or
 # leaves: looking takes a few hundredths of a step of a small model.
-_MOST_ASLEEP = 255
-_LEAST_ASLEEP = 4
+_LONGEST_NAP = 255
+_SHORTEST_NAP = 4
 
 
 class Drafting:
@@ -105,12 +106,7 @@ class Drafting:
         self._passed = 0
         self._seen = 0
         self._rest = 0
-        # Steps that are yet to be planned without a look, how many those were at first, for how
-        # many sequences, and how many have ended.
-        self._asleep = 0
-        self._nap = 0
-        self._sleepers = 0
-        self._slept = 0
+        self._nap = Nap()
         # Steps with drafts that are planned without a look at each sequence, and how many ran in
         # the last one that looked; 0 where a stretch has begun since.
         self._stretch = Stretch()
@@ -137,10 +133,9 @@ class Drafting:
         """
         if not self.most:
             return
-        if self._asleep and running == self._sleepers and not waiting:
-            self._asleep -= 1
+        if self._nap.goes_on(running, waiting):
             return
-        if self._nap:
+        if self._nap.over:
             self._wake()
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         self._spare = min(self._settings.max_draws, budget) - needed
@@ -205,19 +200,18 @@ class Drafting:
         """Let steps pass, if nothing can be learned from the next ones."""
         if waiting or not self._timing.settled:
             return
-        steps = _MOST_ASLEEP
+        steps = _LONGEST_NAP
         if self.showing.shown:
             steps = min(steps, self._rest - self._passed - 1)
-        if steps >= _LEAST_ASLEEP:
-            self._asleep = self._nap = steps
-            self._sleepers = running
+        if steps >= _SHORTEST_NAP:
+            self._nap.begin(steps, running)
 
     def _wake(self) -> None:
         """Make up for the steps that have passed."""
-        if self._asleep or self._slept:
-            self._timing.wakes(self._slept, self._sleepers, shown=self.showing.shown)
-            self._slept = 0
-        passed, self._asleep, self._nap = self._nap - self._asleep, 0, 0
+        nap = self._nap
+        if nap.left or nap.ended:
+            self._timing.wakes(nap.ended, nap.rows, shown=self.showing.shown)
+        passed = nap.end()
         self._passed += passed
         self._seen += passed * self.showing.shown
         self.showing.pass_by(passed, idle=self._idle)
@@ -336,8 +330,8 @@ class Drafting:
         """
         if not self._adapts:
             return
-        if self._asleep and not last:
-            self._slept += 1
+        if self._nap.left and not last:
+            self._nap.ended += 1
             if outcome.cold:
                 self._timing.disturb()
             return
@@ -351,7 +345,7 @@ class Drafting:
         self._end_stretch()
         if passes:
             return
-        together, self._slept = self._slept + 1, 0
+        together = self._nap.measured()
         self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
 
     def _end_stretch(self) -> None:

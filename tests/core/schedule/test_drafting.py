@@ -516,7 +516,7 @@ def test_where_nobody_drafts_few_steps_look_at_the_clock(watches: bool) -> None:
 def test_who_comes_is_asked_though_nobody_looked() -> None:
     world = World([0.0], flat)
     world.run(4000)
-    while not world.drafting._asleep > drafting._LEAST_ASLEEP:
+    while not world.drafting._nap.left > drafting._SHORTEST_NAP:
         world.step()
     world.rates = [0.0, 0.95]
     world.seqs.append(Sequence(_request("new")))
@@ -577,7 +577,7 @@ def test_a_step_that_fails_where_nobody_looks_leaves_the_next_one_alone() -> Non
     """A failed step is not measured, and the next one may be of another kind."""
     world = World([0.0], flat)
     world.run(4000)
-    while world.drafting._asleep != 1:
+    while world.drafting._nap.left != 1:
         world.step()
     world.drafting.begin(1, 0, 4096)
     world.drafting.begin(1, 1, 4096)

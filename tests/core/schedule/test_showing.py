@@ -105,7 +105,7 @@ def test_showing_to_the_blind_ends_after_its_patience() -> None:
     entering = Sequence(_request("waits"))
     world.drafting.begin(1, 1, 4096)
     assert world.drafting.showing.shown and not world.drafting.showing.sees(world.seqs[0])
-    assert sum(world.shown(2 * showing._PATIENCE)) <= showing._PATIENCE + drafting._MOST_ASLEEP
+    assert sum(world.shown(2 * showing._PATIENCE)) <= showing._PATIENCE + drafting._LONGEST_NAP
     assert world.drafting.propose(entering, 10) == 0
 
 

@@ -1,0 +1,47 @@
+"""Steps without drafts that go by without a look at anything."""
+
+from __future__ import annotations
+
+__all__ = ("Nap",)
+
+
+class Nap:
+    """So many steps of as many sequences, measured together.
+
+    Attributes:
+        left: steps that are yet to be planned.
+        rows: sequences.
+        ended: steps that have ended and were not measured yet.
+    """
+
+    def __init__(self) -> None:
+        self.left = self.rows = self.ended = 0
+        self._steps = 0
+
+    def begin(self, steps: int, rows: int) -> None:
+        """Let the next steps go by."""
+        self.left = self._steps = steps
+        self.rows = rows
+
+    def goes_on(self, running: int, waiting: int) -> bool:
+        """Plan a step: whether it is one of them, as nobody comes or leaves."""
+        if not self.left or running != self.rows or waiting:
+            return False
+        self.left -= 1
+        return True
+
+    @property
+    def over(self) -> bool:
+        """Whether there was one, and the step that is planned is none of it."""
+        return self._steps > 0
+
+    def end(self) -> int:
+        """Steps that have gone by."""
+        passed = self._steps - self.left
+        self.left = self.ended = self._steps = 0
+        return passed
+
+    def measured(self) -> int:
+        """Steps that are measured together now, the one that has just ended among them."""
+        together, self.ended = self.ended + 1, 0
+        return together
