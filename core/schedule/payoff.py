@@ -261,8 +261,11 @@ class Payoff:
         if self.pays:
             self._paid, self._next_pause = True, _FIRST_PAUSE
             return False
-        # What preparation takes may come back later.
-        if not whole and (not calm or self._lost(longest, prepared=False) < _MOST_LOST):
+        # What preparation takes may come back later, while there is something to lose: of few steps
+        # in a row, as where a batch ends, all are part of it.
+        lost = self._lost(longest, prepared=False)
+        may_wait = lost < _MOST_LOST if calm else self._losing.left >= 0
+        if not whole and may_wait:
             return False
         self._gains.clear()
         # Where they seem to pay next, plain steps may only have been measured at a bad time.

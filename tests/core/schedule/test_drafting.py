@@ -635,6 +635,21 @@ def test_batches_that_need_preparation_lose_little(
     assert 96 / statistics.mean(turns) > 0.97
 
 
+def test_preparation_for_a_few_steps_ends_when_nothing_is_left_to_lose() -> None:
+    """Batches that come to a size of steps three at a time, and never see what drafts give."""
+    payoff, drafted = Payoff(), 0
+    for _ in range(60):
+        payoff.begin(96, unmeasured=False)
+        payoff.expect(Rates(0.5, 0.5), MOST, PROMISE)
+        if payoff.plain:
+            continue
+        drafted += 1
+        for tokens, cost in ((1.0, 8.6), (1.5, 3.1), (1.5, 2.6)):
+            payoff.loses(tokens, cost, begins=True)
+        payoff.rested(1.0)
+    assert 3 <= drafted <= 15
+
+
 def test_steps_behind_drafts_are_not_plain_ones() -> None:
     """They verify, and take longer: compared with them, drafts that lose would seem to pay."""
     world = World([0.6] * 4, lambda rows, drafts: 3.2 if drafts else 1.0)
