@@ -95,6 +95,10 @@ class _Evidence:
         self._tried = 0.0
         self._accepted = 0.0
 
+    @property
+    def empty(self) -> bool:
+        return not self._tried
+
     def add(self, tried: int, accepted: int, kept: float = 1.0) -> None:
         """Take in drafts, once what was known has shrunk to the share of it that is kept."""
         known, right = self._tried * kept, self._accepted * kept
@@ -158,6 +162,11 @@ class Acceptance:
         self._next_skip = 0
         self._skipped = 0
         self.length = 0
+
+    @property
+    def unknown(self) -> bool:
+        """Whether no drafts have shown anything, or so long ago that it is forgotten."""
+        return not self._news and self._first.empty
 
     def learn(self, judged: Judged) -> None:
         """Take in drafts; one that was right ends long pauses."""

@@ -381,6 +381,8 @@ class Drafting:
                 acceptance.rest(self._draws)
                 return 0, False
             length = now.best(acceptance.likely(self._prior, self._doubt))
+            if length > 1 and acceptance.unknown:
+                length = now.at_first(length)
             acceptance.length = length
             if length:
                 return length, True

@@ -52,6 +52,9 @@ PROMISE = 1.1
 # whoever drafts in it; and what drafts take beside one each, up to which it is.
 _DEAR = 1.5
 _CHEAP = 0.3
+# Plain steps' time that drafts beyond one each may take while nobody knows whether they are right
+# for those who draft them, or as long as drafting at all takes.
+_RISKED = 0.8
 # Steps after which costs are looked at again, and whether drafting pays; and, at first, after which
 # it is asked again who would draft where nobody does.
 LOOK_AGAIN = 4
@@ -287,6 +290,14 @@ class Payoff:
         out a search that may well be in vain."""
         one = self.costs.cost(1)
         return one > _DEAR or self.costs.cost(self.best(self._rates) or self._most) - one < _CHEAP
+
+    def at_first(self, drafts: int) -> int:
+        """Of so many drafts those for a sequence that has shown nothing yet: in a batch of such,
+        two steps are planned before the first has shown whether they are like those before."""
+        one = self.costs.cost(1)
+        while drafts > 1 and self.costs.cost(drafts) - one > max(_RISKED, one - 1):
+            drafts //= 2
+        return drafts
 
     def best(self, rates: Rates) -> int:
         """The number of drafts that makes tokens come fastest."""

@@ -434,6 +434,22 @@ def test_useless_drafts_of_one_user_cost_little(before: float) -> None:
     assert world.drain(128) < 1.03 * 128 * gpu(1, 0)
 
 
+def test_a_batch_that_has_shown_nothing_risks_little() -> None:
+    """Many behind others whose drafts were right, on a device where each row takes time."""
+    tokens, milliseconds = (64, 128, 256, 512), (5.0, 6.5, 10.0, 18.0)
+
+    def busy_with_rows(rows: int, drafts: int) -> float:
+        return float(np.interp(rows, tokens, milliseconds))
+
+    for seed in range(3):
+        world = World([0.9] * 64, busy_with_rows)
+        world.rng = random.Random(seed)
+        world.prompt = 4
+        assert sum(world.drain(128) for _ in range(3)) < 0.8 * 3 * 128 * milliseconds[0]
+        world.rates = [0.0] * 64
+        assert world.drain(128) < 128 * milliseconds[0] / 0.97
+
+
 def test_where_nobody_drafts_few_steps_ask() -> None:
     world = World([0.0] * 16, gpu)
     world.run(200)
