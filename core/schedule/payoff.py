@@ -264,10 +264,10 @@ class Payoff:
         if self.pays:
             self._paid, self._next_pause = True, _FIRST_PAUSE
             return False
-        # What preparation takes may come back later, while there is something to lose: of few steps
-        # in a row, as where a batch ends, all are part of it.
+        # What preparation takes may come back later, while little is owed: of few steps in a row, as
+        # where a batch ends, all are part of it.
         lost = self._lost(longest, prepared=False)
-        may_wait = lost < _MOST_LOST if calm else self._losing.left >= 0
+        may_wait = lost < _MOST_LOST if calm else self._losing.left >= -_MOST_AT_ONCE
         if not whole and may_wait:
             return False
         self._gains.clear()

@@ -651,7 +651,7 @@ def test_batches_that_need_preparation_lose_little(
     assert 96 / statistics.mean(turns) > 0.97
 
 
-def test_preparation_for_a_few_steps_ends_when_nothing_is_left_to_lose() -> None:
+def test_preparation_for_a_few_steps_ends_when_much_is_owed() -> None:
     """Batches that come to a size of steps three at a time, and never see what drafts give."""
     payoff, drafted = Payoff(), 0
     for _ in range(60):
