@@ -264,8 +264,8 @@ class Payoff:
         if self.pays:
             self._paid, self._next_pause = True, _FIRST_PAUSE
             return False
-        # What preparation takes may come back later, while little is owed: of few steps in a row, as
-        # where a batch ends, all are part of it.
+        # What preparation takes may come back later, while little is owed: of few steps in a row,
+        # as where a batch ends, all are part of it.
         lost = self._lost(longest, prepared=False)
         may_wait = lost < _MOST_LOST if calm else self._losing.left >= -_MOST_AT_ONCE
         if not whole and may_wait:
@@ -273,8 +273,13 @@ class Payoff:
         self._gains.clear()
         # Where they seem to pay next, plain steps may only have been measured at a bad time.
         self._plain_again = _DOUBTED
-        # Those that have paid until now may soon do so again.
-        owed = min(self.owed(), _HOPELESS) if self._paid else self.owed()
+        owed = self.owed()
+        if self._paid:
+            # They may soon do so again.
+            owed = min(owed, _HOPELESS)
+        elif not calm:
+            # Nobody has seen what they give when all is prepared.
+            owed = min(owed, _LONGEST_PAUSE)
         self._paid = False
         self._pause = max(self._next_pause, owed)
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
