@@ -140,6 +140,9 @@ class Payoff:
         # Of the last steps that looked for drafts: tokens a row, time in plain steps, and whether
         # some of that may be preparation.
         self._gains: deque[tuple[float, float, bool]] = deque(maxlen=_WINDOW)
+        # Steps that looked for drafts, of which few are judged: not by those since plain ones were
+        # measured, which may never be as many.
+        self._taken = 0
         self._pause = 0
         self._next_pause = _FIRST_PAUSE
         # What long steps with drafts have lost lately.
@@ -252,7 +255,8 @@ class Payoff:
             self._trying.add(min(1 - cost, 0.0))
             return False
         self._gains.extend([(tokens, cost, begins)] * together)
-        if together == 1 and not self.length and self._since_plain % LOOK_AGAIN:
+        self._taken += together
+        if together == 1 and not self.length and self._taken % LOOK_AGAIN:
             return False
         # What steps take in which nothing is prepared; with none of those, what all do.
         calm = [cost for _, cost, begun in self._gains if not begun]
