@@ -270,9 +270,10 @@ class Payoff:
             return False
         # What preparation takes may come back later, while little is owed: of few steps in a row,
         # as where a batch ends, all are part of it.
-        lost = self._lost(longest, prepared=False)
-        may_wait = lost < _MOST_LOST if calm else self._losing.left >= -_MOST_AT_ONCE
-        if not whole and may_wait:
+        waits = self._losing.left >= -_MOST_AT_ONCE
+        if calm and not whole:
+            waits = self._lost(longest, prepared=False) < _MOST_LOST
+        if waits and not whole:
             return False
         self._gains.clear()
         # Where they seem to pay next, plain steps may only have been measured at a bad time.

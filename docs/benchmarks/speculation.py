@@ -16,7 +16,7 @@ temperature, with several users at once. `turns` gives engines that are captured
 edits over and over, a second plain engine among them, and tells the first ten turns from those
 behind them, when it is known what drafts cost. `simulated` runs the shape of Llama 3.1 8B with
 made-up weights whose logits are all the same, so that the next token is always 0, and drafts that
-are 0 as often as a rate says: it measures steps, not drafts. Each rate has so many turns, beside
+are 0 as often as a rate says: it measures steps, not drafts. Each rate has `--repeat` turns, beside
 as many of the plain engine, behind those of the rate before it, the first behind the last.
 `overhead` is the same with drafts that are never right and never fewer than asked for: what a step
 with drafts takes beside one without.
