@@ -152,10 +152,6 @@ class Drafting:
             self._settle()
         elif needed.bit_length() != self._needed.bit_length():
             self._rest = min(self._rest, LOOK_AGAIN)
-        elif self._passed < self._rest and not self.showing.rests and self._timing.runs:
-            # Hundreds of steps a second are such.
-            self._fall_asleep(running, waiting)
-            return
         self.showing.begin(
             idle=self._idle,
             owed=self._owed,
@@ -165,12 +161,12 @@ class Drafting:
         self._owed = 0
         self._seen += self.showing.shown
         looks = self.showing.shown and self._passed >= self._rest
-        self.asks = False
+        looked, self.asks = self._timing.looks, False
         self._timing.begin(looks=looks)
         if looks:
             self._look(running, needed)
-        elif self.showing.rests:
-            self._fall_asleep(running, waiting)
+        else:
+            self._fall_asleep(running, waiting, looked=looked)
 
     def _goes_on(self, running: int, waiting: int) -> bool:
         """Whether every sequence drafts in the step that is planned as it did in the last."""
@@ -196,21 +192,21 @@ class Drafting:
         self._wanting = self._skipping = 0
         return True
 
-    def _fall_asleep(self, running: int, waiting: int) -> None:
-        """Let steps pass, if nothing can be learned from the next ones."""
-        if waiting or not self._timing.settled:
+    def _fall_asleep(self, running: int, waiting: int, *, looked: bool) -> None:
+        """Let steps pass, if nothing can be learned from the next ones, nor from the one in flight,
+        which may have looked."""
+        shown, timing = self.showing.shown, self._timing
+        if waiting or not self.ahead.plain or not timing.settled(shown=shown):
             return
-        steps = _LONGEST_NAP
-        if self.showing.shown:
-            steps = min(steps, self._rest - self._passed - 1)
+        steps = min(_LONGEST_NAP, self._rest - self._passed - 1) if shown else _LONGEST_NAP
         if steps >= _SHORTEST_NAP:
-            self._nap.begin(steps, running)
+            self._nap.begin(steps, running, unmeasured=max(timing.settling, int(looked)))
 
     def _wake(self) -> None:
         """Make up for the steps that have passed."""
         nap = self._nap
         if nap.left or nap.ended:
-            self._timing.wakes(nap.ended, nap.rows, shown=self.showing.shown)
+            self._timing.wakes(max(nap.ended, 0), nap.rows, shown=self.showing.shown)
         passed = nap.end()
         self._passed += passed
         self._seen += passed * self.showing.shown
@@ -330,10 +326,13 @@ class Drafting:
         """
         if not self._adapts:
             return
-        if self._nap.left and not last:
-            self._nap.ended += 1
+        nap = self._nap
+        if nap.left and not last:
+            nap.ended += 1
             if outcome.cold:
                 self._timing.disturb()
+            elif nap.ended <= 0:
+                self._timing.settles()
             return
         stretch = self._stretch
         passes = stretch.running and not last and any(row.drafts for row in plan.rows)
@@ -345,7 +344,7 @@ class Drafting:
         self._end_stretch()
         if passes:
             return
-        together = self._nap.measured()
+        together = nap.measured()
         self._timing.measure(plan, outcome, self.ahead, last=last, together=together)
 
     def _end_stretch(self) -> None:

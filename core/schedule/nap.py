@@ -11,17 +11,19 @@ class Nap:
     Attributes:
         left: steps that are yet to be planned.
         rows: sequences.
-        ended: steps that have ended and were not measured yet.
+        ended: steps that have ended and were not measured yet; negative while the first ones,
+            which are not measured, have not.
     """
 
     def __init__(self) -> None:
         self.left = self.rows = self.ended = 0
         self._steps = 0
 
-    def begin(self, steps: int, rows: int) -> None:
-        """Let the next steps go by."""
+    def begin(self, steps: int, rows: int, *, unmeasured: int) -> None:
+        """Let the next steps go by, the first of them unmeasured."""
         self.left = self._steps = steps
         self.rows = rows
+        self.ended = -unmeasured
 
     def goes_on(self, running: int, waiting: int) -> bool:
         """Plan a step: whether it is one of them, as nobody comes or leaves."""
@@ -43,5 +45,5 @@ class Nap:
 
     def measured(self) -> int:
         """Steps that are measured together now, the one that has just ended among them."""
-        together, self.ended = self.ended + 1, 0
+        together, self.ended = max(self.ended, 0) + 1, 0
         return together

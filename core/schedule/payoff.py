@@ -22,7 +22,7 @@ _LONGEST_PAUSE = 600
 # Share of the time that may be lost with drafts that do not pay. Of it, in plain steps' time: what
 # an engine begins with, since a CPU records much then, once; what may be saved, and owed.
 _LOSING = 0.01
-_AT_FIRST = 32.0
+_AT_FIRST = 16.0
 _MOST_SAVED = 16.0
 _MOST_OWED = 512.0
 # What a step may cost at most, and one in which something was prepared: the rest is the machine's.

@@ -50,11 +50,12 @@ class PlainTimes:
         # Of these, what is to be measured again.
         self._forgotten: set[int] = set()
 
-    def add(self, rows: int, seconds: float) -> float:
-        """Take in a step: how many times as long as believed such steps have turned out to be."""
+    def add(self, rows: int, seconds: float, steps: int = 1) -> float:
+        """Take in a step, or the mean of several: how many times as long as believed such steps
+        have turned out to be."""
         at = _bin(rows)
         kept = self._kept.setdefault(at, deque(maxlen=_KEPT))
-        kept.append(seconds / math.sqrt(max(rows, 1)))
+        kept.extend([seconds / math.sqrt(max(rows, 1))] * min(steps, _BELIEVED))
         if len(kept) < _BELIEVED:
             return 1.0
         now = middle(kept)
@@ -123,9 +124,9 @@ class Baseline:
         unseen, plain = self._unseen.near(rows), self.plain.near(rows)
         return None if unseen is None or plain is None else max(plain / unseen - 1, 0.0)
 
-    def add_unseen(self, rows: int, seconds: float) -> None:
-        """Take in a plain step that was not shown."""
-        self._unseen.add(rows, seconds)
+    def add_unseen(self, rows: int, seconds: float, steps: int) -> None:
+        """Take in a plain step that was not shown, or the mean of several."""
+        self._unseen.add(rows, seconds, steps)
 
     def add_prompts(self, tokens: int, seconds: float, *, first: bool) -> None:
         """Take in a step with chunks of prompts that nothing was drafted from."""

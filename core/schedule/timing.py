@@ -23,7 +23,10 @@ _FEWEST_TOGETHER = 4
 _CHOOSY = 3
 # Steps behind prompts that take longer, as the host still has much to do for who has come. They
 # tell nothing beyond what preparation takes, unless prompts were read within so many steps before.
+# And those that some others take longer, until what they need is back in the host's caches: of
+# many that are measured together these are none.
 _BUSY = 2
+_SETTLING = 6
 _CALM = 16
 # Steps with prompts that nothing is drafted from, to see what such take, at first; and those with
 # drafts after which one more is.
@@ -75,6 +78,7 @@ class Timing:
         looks: whether it is looked at who drafts in the step that is planned, or who might.
         choosy: whether plain steps are measured only where nobody looks and no prompts are ahead.
         price: of showing a plain step of that size, in plain steps; None where nobody knows.
+        settling: steps that are yet to end behind prompts, of those that take longer.
 
     Args:
         clock: seconds, monotonic.
@@ -110,11 +114,10 @@ class Timing:
         self._ahead = _Step(Plan(0, [], []))
         # Whether the step before verified drafts.
         self._verifies = False
-        # Whether prompts are read in the last steps, when they were, and steps that are yet to end
-        # behind them in which the host is busy.
+        # Whether prompts are read in the last steps, and when they were.
         self._reading = False
         self._read_at = -_CALM
-        self._busy = 0
+        self.settling = 0
         # Steps with prompts that are yet to go without drafts, and those since that did not.
         self._bare = 0
         self._prompts_drafted = 0
@@ -130,23 +133,31 @@ class Timing:
         """Whether the end of a step is there to measure the next one from."""
         return self._since is not None
 
-    @property
-    def settled(self) -> bool:
+    def settled(self, *, shown: bool) -> bool:
         """Whether steps like the last one need not be looked at one by one."""
-        if self._unmeasured or self._follow or self.looks or self._reading:
+        if not self.runs or self._follow or self.looks:
             return False
-        return self.runs and (self.price is not None or not self._watches)
+        if not shown:
+            return True
+        return not self._unmeasured and (self.price is not None or not self._watches)
 
     def disturb(self) -> None:
         """The time since the last step that was measured tells nothing."""
         self._since = None
+
+    def settles(self) -> None:
+        """A step has ended that is planned like those behind it, and not measured with them."""
+        self._since = self._clock()
+        self._steps += 1
+        self.settling = max(0, self.settling - 1)
 
     def wakes(self, steps: int, rows: int, *, shown: bool) -> None:
         """So many steps without drafts have ended since one was measured, and the next one is of
         another kind."""
         self._steps += steps
         if self._since is not None and steps >= _FEWEST_TOGETHER:
-            self._plain_one(rows, (self._clock() - self._since) / steps, shown=shown)
+            seconds = (self._clock() - self._since) / steps
+            self._plain_one(rows, seconds, shown=shown, steps=steps)
         self.disturb()
 
     @property
@@ -230,7 +241,8 @@ class Timing:
         self._steps += together
         if together > 1:
             if since is not None and not outcome.cold:
-                self._plain_one(len(plan.rows), (now - since) / together, shown=plan.shown)
+                seconds = (now - since) / together
+                self._plain_one(len(plan.rows), seconds, shown=plan.shown, steps=together)
             return
         begins = self._preparing > 0
         step = self._ahead if self._ahead.plan is plan else _look_at(plan)
@@ -262,17 +274,17 @@ class Timing:
     def _is_busy(self, *, reads: bool) -> bool:
         """Whether the host had much to do in a step, for prompts in one before."""
         if not reads:
-            self._busy, busy = max(0, self._busy - 1), self._busy > 0
-            return busy
+            left, self.settling = self.settling, max(0, self.settling - 1)
+            return left > _SETTLING - _BUSY
         if self._steps - self._read_at >= _CALM:
-            self._busy = _BUSY
+            self.settling = _SETTLING
         self._read_at = self._steps
         return False
 
-    def _plain_one(self, rows: int, seconds: float, *, shown: bool) -> None:
-        """A step without drafts, and none before or behind it."""
+    def _plain_one(self, rows: int, seconds: float, *, shown: bool, steps: int = 1) -> None:
+        """A step without drafts, and none before or behind it, or the mean of several."""
         if not shown:
-            self.baseline.add_unseen(rows, seconds)
+            self.baseline.add_unseen(rows, seconds, steps)
             self.price = self.baseline.price(rows)
             return
         times = self.baseline.plain.add(rows, seconds)

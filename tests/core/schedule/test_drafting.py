@@ -568,8 +568,8 @@ def test_steps_that_get_a_block_are_among_those_measured_as_often_as_among_all(
 def test_a_step_of_nobody_has_a_price() -> None:
     """As is planned when all have left, while their last step still runs."""
     baseline = Baseline()
+    baseline.add_unseen(1, 1.0, 8)
     for _ in range(3):
-        baseline.add_unseen(1, 1.0)
         baseline.plain.add(1, 1.5)
     assert baseline.price(0) == baseline.price(1) == pytest.approx(0.5)
 
@@ -587,6 +587,60 @@ def test_what_passes_while_nobody_looks_is_no_plain_step(cold: bool) -> None:
         world.drafting.ahead = plan
         world.drafting.measure(plan, Outcome(0, [[0]], cold=cold), last=False)
     assert world.drafting._timing.baseline.seconds(1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("slow", [0, 6])
+def test_prompts_in_flight_are_no_part_of_what_is_measured_together(slow: int) -> None:
+    """Nor are the first steps behind them, which find the host's caches full of other things."""
+    world = World([0.0], lambda rows, drafts: flat(rows, drafts) * 1e-4)
+    world.prompt, world.reading, world.idles = 100, 50e-4, True
+    since_prompt = 0
+
+    def executor(plan: Plan) -> tuple[bool, float]:
+        nonlocal since_prompt
+        since_prompt = 0 if plan.newcomers else since_prompt + 1
+        return False, 1e-4 * (0 < since_prompt <= slow)
+
+    world.executor = executor
+    measure = world.drafting.measure
+    flight: list[tuple[Plan, Outcome, float]] = []
+
+    def ends_behind_the_next_plan(plan: Plan, outcome: Outcome, *, last: bool) -> None:
+        flight.append((plan, outcome, world.now))
+        now = world.now
+        while len(flight) > 1 - last:
+            plan, outcome, world.now = flight.pop(0)
+            measure(plan, outcome, last=last and not flight)
+        world.now = now
+
+    world.drafting.measure = ends_behind_the_next_plan
+    timing, together = world.drafting._timing, []
+    plain_one = timing._plain_one
+
+    def take_in(rows: int, seconds: float, *, shown: bool, steps: int = 1) -> None:
+        if steps > 1:
+            together.append(seconds)
+        plain_one(rows, seconds, shown=shown, steps=steps)
+
+    timing._plain_one = take_in
+    for _ in range(60):
+        world.drain(60)
+    assert len(together) > 10
+    assert max(together) == pytest.approx(1e-4)
+
+
+def test_a_look_in_vain_is_all_that_is_not_measured_together() -> None:
+    world = World([0.0], flat)
+    world.run(4000)
+    looks, awake = 0, 0
+    for _ in range(4000):
+        left = world.drafting._nap.left
+        world.step()
+        looks += world.drafting._timing.looks
+        awake += world.drafting._nap.left >= left
+    assert looks > 20
+    # A few drafts are tried.
+    assert awake < 2.5 * looks
 
 
 def test_a_step_that_fails_where_nobody_looks_leaves_the_next_one_alone() -> None:
