@@ -131,11 +131,14 @@ class Drafting:
             waiting: sequences that may be admitted.
             budget: tokens.
         """
+        nap = self._nap
+        # Thousands of steps a second are such.
+        if nap.left and running == nap.rows and not waiting:
+            nap.left -= 1
+            return
         if not self.most:
             return
-        if self._nap.goes_on(running, waiting):
-            return
-        if self._nap.over:
+        if nap.over:
             self._wake()
         needed = running + min(waiting, self._settings.max_num_seqs - running)
         self._spare = min(self._settings.max_draws, budget) - needed
@@ -324,8 +327,6 @@ class Drafting:
             outcome: of the step.
             last: whether no step follows at once, so that the next interval means nothing.
         """
-        if not self._adapts:
-            return
         nap = self._nap
         if nap.left and not last:
             nap.ended += 1
@@ -333,6 +334,8 @@ class Drafting:
                 self._timing.disturb()
             elif nap.ended <= 0:
                 self._timing.settles()
+            return
+        if not self._adapts:
             return
         stretch = self._stretch
         passes = stretch.running and not last and any(row.drafts for row in plan.rows)

@@ -25,13 +25,6 @@ class Nap:
         self.rows = rows
         self.ended = -unmeasured
 
-    def goes_on(self, running: int, waiting: int) -> bool:
-        """Plan a step: whether it is one of them, as nobody comes or leaves."""
-        if not self.left or running != self.rows or waiting:
-            return False
-        self.left -= 1
-        return True
-
     @property
     def over(self) -> bool:
         """Whether there was one, and the step that is planned is none of it."""
