@@ -284,6 +284,7 @@ class Timing:
     def _plain_one(self, rows: int, seconds: float, *, shown: bool, steps: int = 1) -> None:
         """A step without drafts, and none before or behind it, or the mean of several."""
         if not shown:
+            # One rest may be all that shows what such steps take.
             self.baseline.add_unseen(rows, seconds, steps)
             self.price = self.baseline.price(rows)
             return
