@@ -192,6 +192,7 @@ class Drafting:
             return False
         stretch.left -= 1
         stretch.running = running
+        self.showing.pass_by(1, idle=False)
         self._wanting = self._skipping = 0
         return True
 

@@ -14,9 +14,11 @@ __all__ = ("Showing",)
 # Steps in which sequences were there to be drafted for, and no drafts promised to pay, after which
 # showing rests.
 _PATIENCE = 256
-# Steps shown after which it must be known what they would take unseen, and those of a rest that is
-# to find out.
+# Steps shown after which it must be known what they would take unseen, for how many of them one
+# counts in which drafts lose even beside steps that are shown, and those of a rest that is to find
+# out.
 _UNPRICED = 128
+_LOSING = 8
 _LOOK = 32
 # For how many times as many steps it rests as were shown in vain: at first, since the next requests
 # may be of another kind, and at most.
@@ -42,7 +44,8 @@ class Showing:
         self._vain = 0
         self._idle = 0
         self._left = 0
-        self._unpriced = 0
+        # Towards a price, and what a step adds.
+        self._unpriced = self._pricing = 0
         self._times = _FIRST_REST
 
     def begin(self, *, idle: bool, owed: int, unpriced: bool, waiting: bool) -> None:
@@ -64,7 +67,8 @@ class Showing:
             self.shown = True
             self._watch += 1
             self._vain = self._idle = 0
-        self._unpriced += unpriced
+        self._pricing = unpriced * (_LOSING if idle else 1)
+        self._unpriced += self._pricing
         if self._unpriced > _UNPRICED:
             self.shown, self._left, self._unpriced = False, _LOOK, 0
             return
@@ -77,13 +81,13 @@ class Showing:
         self._vain += 1
 
     def pass_by(self, steps: int, *, idle: bool) -> None:
-        """So many steps were planned like the last one, while nobody was waiting and their price
-        was known; see ``begin``."""
+        """So many steps were planned like the last one, while nobody was waiting; see ``begin``."""
         if not self.shown:
             self._left -= steps
             return
         self._vain += steps
         self._idle += steps * idle
+        self._unpriced += steps * self._pricing
 
     def promise(self) -> None:
         """Drafts promise to pay for somebody."""

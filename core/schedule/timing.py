@@ -305,7 +305,9 @@ class Timing:
         payoff, plain = self._payoffs.get(rows.bit_length()), self.baseline.seconds(rows)
         usual = self.baseline.prompts(count, first=first)
         self._prompts_drafted += proposes
-        if proposes and (usual is None or self._prompts_drafted % _BARE_AGAIN == 0):
+        again = usual is None or self._prompts_drafted % _BARE_AGAIN == 0
+        # Where steps are watched, those that go unseen show it.
+        if proposes and again and not self._watches:
             self._bare = _BARE if usual is None else 1
         if payoff is None or plain is None or usual is None:
             return

@@ -2,7 +2,6 @@
 
     python docs/benchmarks/speculation.py embedded --repeat 3 --output embedded.json
     python docs/benchmarks/speculation.py useless --repeat 5 --users 1,4,16,64 --output useless.json
-    python docs/benchmarks/speculation.py turns --repeat 100 --users 1,16 --output turns.json
     python docs/benchmarks/speculation.py simulated --users 1,8,64,512 --output simulated.json
     python docs/benchmarks/speculation.py overhead --users 1,64 --output overhead.json
 
@@ -12,11 +11,7 @@ name, which the model fills with entries of the first two; how many tokens of an
 run of four that the prompt has is reported beside the speed, and how many answers are plain
 decoding's: all of them on a CPU, else the run ends; on a GPU products of 16 bits round otherwise
 for more rows. `useless` runs it where nobody can guess the next token, random tokens at a high
-temperature, with several users at once. `turns` gives engines that are captured ahead the same
-edits over and over, a second plain engine among them, and tells the first ten turns from those
-behind them, when it is known what drafts cost; quiet are turns before and behind which a loop that
-needs only the processor took no longer than it ever did, as others may use a virtual machine's
-cores. `simulated` runs the shape of Llama 3.1 8B with
+temperature, with several users at once. `simulated` runs the shape of Llama 3.1 8B with
 made-up weights whose logits are all the same, so that the next token is always 0, and drafts that
 are 0 as often as a rate says: it measures steps, not drafts. Each rate has `--repeat` turns, beside
 as many of the plain engine, behind those of the rate before it, the first behind the last.
@@ -36,7 +31,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -92,9 +86,6 @@ METHODS = {
 }
 RUN = 4
 WARM_UP = 3
-FIRST = 10
-LOOP = 20_000
-QUIET = 1.15
 
 
 def main() -> None:
@@ -235,66 +226,6 @@ def useless(args: argparse.Namespace) -> dict[str, Any]:
             say(**line)
             lines.append(line)
     return {"lines": lines}
-
-
-def turns(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each turn of several users on the edits, and how many times as fast as plain."""
-    engines = _embedded_engines()
-    engines["plain again"] = LLM("demo", config=Config(cache=CacheConfig(memory_gib=1)))
-    for llm in engines.values():
-        while llm.engine.idle():
-            pass
-    params = SamplingParams(temperature=0, max_tokens=args.tokens, ignore_eos=True)
-    lines = []
-    for users in map(int, args.users.split(",")):
-        seconds: dict[str, list[float]] = {name: [] for name in engines}
-        drafts: dict[str, list[int]] = {name: [] for name in engines}
-        loops: dict[str, list[float]] = {name: [] for name in engines}
-        for turn in range(args.repeat):
-            prompts = [EDITS[(user + turn) % len(EDITS)] for user in range(users)]
-            for name in _order(engines, turn):
-                llm = engines[name]
-                llm.engine.scheduler.forget_prefixes()
-                before = llm.engine.stats().draft_tokens
-                loop, begun = _loop(), time.perf_counter()
-                llm.generate(prompts, params, use_tqdm=False)
-                seconds[name].append(time.perf_counter() - begun)
-                drafts[name].append(llm.engine.stats().draft_tokens - before)
-                loops[name].append(max(loop, _loop()))
-        quiet = _quiet(loops)
-        for name, took in seconds.items():
-            line: dict[str, Any] = {"users": users, "method": name}
-            for part, some in (("first", slice(FIRST)), ("later", slice(FIRST, None))):
-                plain, its = seconds["plain"][some], took[some]
-                if its:
-                    line[part] = sum(plain) / sum(its)
-                    line[f"{part}_by_turn"] = _by_turn(plain, its)
-                    line[f"{part}_drafts"] = sum(drafts[name][some])
-                    both = [
-                        list(compress(seconds[n][some], quiet[n][some])) for n in ("plain", name)
-                    ]
-                    if all(both):
-                        line[f"{part}_quiet"] = statistics.mean(both[0]) / statistics.mean(both[1])
-                        line[f"{part}_quiet_turns"] = len(both[1])
-            say(**line, turn_ms=1000 * statistics.median(took))
-            lines.append(line | {"seconds": took, "drafts": drafts[name], "loops": loops[name]})
-    return {"lines": lines}
-
-
-def _loop() -> float:
-    """Seconds of a loop that needs nothing but the processor: where somebody else uses its core,
-    as on a virtual machine, it takes up to twice as long, and so does all that a host does."""
-    begun = time.perf_counter()
-    total = 0
-    for number in range(LOOP):
-        total += number * number
-    return time.perf_counter() - begun
-
-
-def _quiet(loops: dict[str, list[float]]) -> dict[str, list[bool]]:
-    """The turns before and behind which the machine was as fast as it ever was, nearly."""
-    fastest = min(map(min, loops.values()))
-    return {name: [one < QUIET * fastest for one in took] for name, took in loops.items()}
 
 
 class Simulated(Speculator):
@@ -459,7 +390,6 @@ def _engine(config: Config) -> Engine:
 RUNS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "embedded": embedded,
     "useless": useless,
-    "turns": turns,
     "simulated": simulated,
     "overhead": overhead,
 }

@@ -1,0 +1,133 @@
+"""What choosing drafts costs where steps are short: the embedded model's edits on a GPU.
+
+    python docs/benchmarks/speculation_turns.py --repeat 50 --users 1,16,64 --output turns.json
+
+Engines with and without drafts that are captured ahead are given the same edits over and over, in
+one process and in an order that changes. Engines that do the very same differ by one or two per
+cent, all their lives, so there are several of each kind and their times are put together; how far
+plain ones are apart is reported as well. The first ten turns are told from those behind them, when
+it is known what drafts cost. Quiet are turns before and behind which a loop that needs only the
+processor took no longer than it ever did, nearly: others may use a virtual machine's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from offline import say
+from speculation import EDITS, METHODS
+
+from quire import LLM, SamplingParams
+from quire.core.config import CacheConfig, Config
+
+FIRST = 10
+LOOP = 20_000
+QUIET = 1.15
+
+
+class Kind:
+    """Engines that do the same.
+
+    Attributes:
+        engines: they.
+        seconds: of their turns, [engine, turn].
+        loops: of the loop before and behind each of those, the longer one, [engine, turn].
+        drafts: verified in each, [engine, turn].
+    """
+
+    def __init__(self, engines: list[LLM], turns: int) -> None:
+        self.engines = engines
+        self.seconds, self.loops, self.drafts = np.zeros((3, len(engines), turns))
+
+
+def main() -> None:
+    """Run it for each number of users."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=50)
+    parser.add_argument("--users", default="1,16,64")
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--copies", type=int, default=3, help="engines of each kind")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    names = ["plain", *(name for name in args.methods.split(",") if name != "plain")]
+    engines = {name: [_engine(name) for _ in range(args.copies)] for name in names}
+    lines = []
+    for users in map(int, args.users.split(",")):
+        kinds = _run(engines, users, args.tokens, args.repeat)
+        fastest = min(kind.loops.min() for kind in kinds.values())
+        for name, kind in kinds.items():
+            line = {"users": users, "method": name} | _compare(kinds["plain"], kind, fastest)
+            say(**line)
+            measured = {what: getattr(kind, what).tolist() for what in ("seconds", "loops")}
+            lines.append(line | measured | {"drafts": kind.drafts.astype(int).tolist()})
+    if args.output is not None:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        found = {"what": "turns", "device": device, "lines": lines}
+        args.output.write_text(json.dumps(found) + "\n")
+
+
+def _engine(name: str) -> LLM:
+    """One that is captured ahead."""
+    llm = LLM("demo", config=Config(cache=CacheConfig(memory_gib=1), speculation=METHODS[name]))
+    while llm.engine.idle():
+        pass
+    return llm
+
+
+def _run(engines: dict[str, list[LLM]], users: int, tokens: int, repeat: int) -> dict[str, Kind]:
+    kinds = {name: Kind(some, repeat) for name, some in engines.items()}
+    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+    every = [(kind, copy) for kind in kinds.values() for copy in range(len(kind.engines))]
+    for turn in range(repeat):
+        prompts = [EDITS[(user + turn) % len(EDITS)] for user in range(users)]
+        # What an engine leaves in the processor's caches is part of what the next one takes.
+        for kind, copy in random.Random(turn).sample(every, len(every)):
+            llm = kind.engines[copy]
+            llm.engine.scheduler.forget_prefixes()
+            before = llm.engine.stats().draft_tokens
+            loop, begun = _loop(), time.perf_counter()
+            llm.generate(prompts, params, use_tqdm=False)
+            kind.seconds[copy, turn] = time.perf_counter() - begun
+            kind.loops[copy, turn] = max(loop, _loop())
+            kind.drafts[copy, turn] = llm.engine.stats().draft_tokens - before
+    return kinds
+
+
+def _compare(plain: Kind, kind: Kind, fastest: float) -> dict[str, Any]:
+    """How many times as fast as plain decoding: all together, by turn, and engine by engine."""
+    line: dict[str, Any] = {"turn_ms": 1000 * float(np.median(kind.seconds))}
+    for part, some in (("first", np.s_[:, :FIRST]), ("later", np.s_[:, FIRST:])):
+        its, other = kind.seconds[some], plain.seconds[some]
+        if not its.size:
+            continue
+        line[part] = float(other.mean() / its.mean())
+        line[f"{part}_by_turn"] = float(np.median(other.mean(0) / its.mean(0)))
+        line[f"{part}_engines"] = [round(float(ratio), 3) for ratio in other.mean() / its.mean(1)]
+        quiet, calm = (one.loops[some] < QUIET * fastest for one in (kind, plain))
+        if quiet.any() and calm.any():
+            line[f"{part}_quiet"] = float(other[calm].mean() / its[quiet].mean())
+            line[f"{part}_quiet_turns"] = int(quiet.sum())
+        line[f"{part}_drafts"] = int(kind.drafts[some].sum())
+    return line
+
+
+def _loop() -> float:
+    """Seconds of a loop that needs nothing but the processor: where somebody else uses its core,
+    as on a virtual machine, it takes up to twice as long, and so does all that a host does."""
+    begun = time.perf_counter()
+    total = 0
+    for number in range(LOOP):
+        total += number * number
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()
