@@ -182,8 +182,8 @@ class Drafting:
         drafts = self.asks and self._wanting > 0
         pays = now.pays and not now.length
         if not stretch.running and drafts and pays and self._timing.steady:
-            worth = now.costs.cost(now.best(self._prior) or 1)
-            stretch.begin(running, worth=worth)
+            best = now.best(self._prior) or 1
+            stretch.begin(running, self._prior.tokens(best), now.costs.cost(best))
             # Another one begins behind a look.
             self._ran = 0
         if not drafts:
@@ -192,7 +192,7 @@ class Drafting:
             return False
         stretch.left -= 1
         stretch.running = running
-        self.showing.pass_by(1, idle=False)
+        self.showing.pass_by(int(stretch.doubtful), idle=False)
         self._wanting = self._skipping = 0
         return True
 

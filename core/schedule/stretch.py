@@ -13,6 +13,8 @@ _STEPS = 16
 # or what so many steps lose that give a token a row.
 _MOST_LOST = 2.0
 _MOST_VAIN = 2.5
+# Times what steps take that they must give to pay whatever showing them takes, of a plain step.
+_SURE = 1.5
 
 
 class Stretch:
@@ -23,6 +25,7 @@ class Stretch:
     Attributes:
         left: steps that are yet to be planned.
         worth: tokens of a row that a step must give.
+        doubtful: whether drafts may lose beside steps that nobody is shown.
         running: sequences in the step that was planned last; 0 where there is no stretch.
         rows: of the steps that are measured together.
         ended: how many of those have.
@@ -35,14 +38,22 @@ class Stretch:
     def __init__(self) -> None:
         self.end()
 
-    def begin(self, running: int, *, worth: float) -> None:
-        """Plan the next steps like the last one."""
-        self.left, self.running, self.worth = _STEPS, running, max(worth, 1.0)
+    def begin(self, running: int, tokens: float, cost: float) -> None:
+        """Plan the next steps like the last one.
+
+        Args:
+            running: sequences.
+            tokens: that a row is expected to get from one.
+            cost: of one, in plain steps.
+        """
+        self.left, self.running, self.worth = _STEPS, running, max(cost, 1.0)
+        self.doubtful = tokens < _SURE * cost
 
     def end(self) -> None:
         """Plan them one by one again."""
         self.left = self.running = 0
         self.worth, self._lost = 1.0, 0.0
+        self.doubtful = False
         self.measured()
 
     def measured(self) -> None:

@@ -151,9 +151,9 @@ class World:
 def test_each_request_gets_its_own_tokens(users: int, monkeypatch: pytest.MonkeyPatch) -> None:
     stretches, begin = [], Stretch.begin
 
-    def count(self: Stretch, running: int, *, worth: float) -> None:
+    def count(self: Stretch, running: int, tokens: float, cost: float) -> None:
         stretches.append(running)
-        begin(self, running, worth=worth)
+        begin(self, running, tokens, cost)
 
     monkeypatch.setattr(Stretch, "begin", count)
     drafted = 0

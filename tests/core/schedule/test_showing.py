@@ -89,6 +89,13 @@ def test_drafts_that_gain_less_than_showing_takes_end() -> None:
     assert statistics.mean(_dear([0.7] * 16, 7)[4:]) > 0.95
 
 
+@pytest.mark.parametrize("users", [1, 4])
+def test_drafts_that_pay_whatever_showing_takes_are_not_soon_interrupted(users: int) -> None:
+    """A rest ends the drafts of all who run, which a short batch does not get back."""
+    world = Stream([0.8] * users, flat, length=10**6)
+    assert all(world.shown(500))
+
+
 def test_slow_first_drafts_are_no_reason_to_rest() -> None:
     """As while an executor records them, length by length."""
     recorded = set()
