@@ -6,9 +6,10 @@ Engines with and without drafts that are captured ahead are given the same edits
 one process and in an order that changes. Engines that do the very same differ by one or two per
 cent, all their lives, so there are several of each kind and their times are put together; how far
 plain ones are apart is reported as well. The first ten turns are told from those behind them, when
-it is known what drafts cost. Others may use a virtual machine's cores, and a loop that needs only
-the processor then takes up to twice as long, as does all that a host does: a turn begins on a core
-where it does not, if there is one, and quiet are turns before and behind which it did not.
+it is known what drafts cost, and from all of them. Others may use a virtual machine's cores, and a
+loop that needs only the processor then takes up to twice as long, as does all that a host does: a
+turn begins on a core where it does not, if there is one, and quiet are turns before and behind
+which it did not.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ def main() -> None:
             say(**line)
             measured = {what: getattr(kind, what).tolist() for what in ("seconds", "loops")}
             lines.append(line | measured | {"drafts": kind.drafts.astype(int).tolist()})
-    if args.output is not None:
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        found = {"what": "turns", "device": device, "lines": lines}
-        args.output.write_text(json.dumps(found) + "\n")
+        if args.output is not None:
+            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+            found = {"what": "turns", "device": device, "lines": lines}
+            args.output.write_text(json.dumps(found) + "\n")
 
 
 def _engine(name: str) -> LLM:
@@ -108,7 +109,8 @@ def _run(engines: dict[str, list[LLM]], users: int, tokens: int, repeat: int) ->
 def _compare(plain: Kind, kind: Kind, fastest: float) -> dict[str, Any]:
     """How many times as fast as plain decoding: all together, by turn, and engine by engine."""
     line: dict[str, Any] = {"turn_ms": 1000 * float(np.median(kind.seconds))}
-    for part, some in (("first", np.s_[:, :FIRST]), ("later", np.s_[:, FIRST:])):
+    parts = {"first": np.s_[:, :FIRST], "later": np.s_[:, FIRST:], "all": np.s_[:, :]}
+    for part, some in parts.items():
         its, other = kind.seconds[some], plain.seconds[some]
         if not its.size:
             continue
