@@ -223,7 +223,7 @@ class Drafting:
         if idle:
             step = self._timing.baseline.seconds(self._needed) or _LONGEST_WAIT
             longest = max(int(_LONGEST_WAIT / step), _LONGEST_REST)
-            self._rest = min(max(2 * self._rest, LOOK_AGAIN), longest)
+            self._rest = min(max(2 * self._rest, LOOK_AGAIN, self._now.pause), longest)
         else:
             self._rest = waits or LOOK_AGAIN * self._unmeasured
         if idle and self._declined and self._drafted:
@@ -232,13 +232,15 @@ class Drafting:
             self._drafted = False
         self._idle = idle and self._now.hopeless()
         self._owed = self._now.owed() if idle and self._timing.price else 0
+        if idle:
+            self.showing.wait(self._now.untried())
 
     def _look(self, running: int, needed: int) -> None:
         self._needed = needed
         payoff = self._now = self._timing.payoff(needed)
         if self._seen > 1 and self._timing.price:
             payoff.shows(self._seen * self._timing.price)
-        unmeasured = self._timing.unmeasured(needed)
+        unmeasured = self._timing.unmeasured(needed, payoff)
         payoff.begin(self._passed, unmeasured=unmeasured)
         self._unasked += self._passed
         self._passed = self._seen = 0

@@ -103,15 +103,19 @@ class _Allowance:
 class Payoff:
     """One size of steps.
 
+    Args:
+        wait: steps that go without drafts at first.
+
     Attributes:
         costs: of drafts.
         plain: whether nobody drafts in the step that is planned.
         length: of drafts to try in it, for their cost; 0 for none.
         may_try: whether sequences for which drafts lose may try one in it.
         pays: whether drafts have paid, when that was last looked at.
+        pause: steps that are yet to go without drafts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait: int = 0) -> None:
         self.costs = DraftCosts()
         self.length = 0
         # Of all sequences, and the number of drafts that is best for those that are like all.
@@ -120,6 +124,7 @@ class Payoff:
         self.plain = False
         self.may_try = False
         self.pays = False
+        self.pause = wait
         self._most = 0
         self._promise = PROMISE
         # The best numbers of drafts by rates, as far as asked for since costs last changed when
@@ -143,7 +148,6 @@ class Payoff:
         # Steps that looked for drafts, of which few are judged: not by those since plain ones were
         # measured, which may never be as many.
         self._taken = 0
-        self._pause = 0
         self._next_pause = _FIRST_PAUSE
         # What long steps with drafts have lost lately.
         self._long = 0.0
@@ -162,8 +166,8 @@ class Payoff:
         self.costs.begin(passed)
         self._trying.earn(passed)
         self._losing.earn(passed)
-        self.plain = self._pause > 0 or unmeasured
-        self._pause = max(0, self._pause - passed)
+        self.plain = self.pause > 0 or unmeasured
+        self.pause = max(0, self.pause - passed)
         if self.plain:
             self.length = 0
 
@@ -203,9 +207,13 @@ class Payoff:
         """Steps that make up for what was lost beyond what may be."""
         return max(round(-self._losing.left / _LOSING), 0)
 
+    def untried(self) -> int:
+        """Steps until anybody may draft in such steps for the first time."""
+        return 0 if self._taken else self.pause
+
     def hopeless(self) -> bool:
         """Whether nobody drafts because it does not pay, and not for a few attempts that failed."""
-        return not self._pause or self._next_pause >= _HOPELESS
+        return not self.pause or self._next_pause >= _HOPELESS
 
     def tries(self) -> bool:
         """Whether one more sequence for which drafts lose may try one, while ``may_try``."""
@@ -220,7 +228,7 @@ class Payoff:
         if times < _FASTER:
             self._gains.clear()
         if times > _SLOWER:
-            self._pause = min(self._pause, _FIRST_PAUSE)
+            self.pause = min(self.pause, _FIRST_PAUSE)
             # Perhaps only for a moment, and drafts seem to gain what they do not.
             self._plain_again = min(self._plain_again, _SLOW_AGAIN)
         self._since_plain = 0
@@ -286,7 +294,7 @@ class Payoff:
             # Nobody has seen what they give when all is prepared.
             owed = min(owed, _LONGEST_PAUSE)
         self._paid = False
-        self._pause = max(self._next_pause, owed)
+        self.pause = max(self._next_pause, owed)
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return True
 

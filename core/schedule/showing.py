@@ -47,6 +47,7 @@ class Showing:
         # Towards a price, and what a step adds.
         self._unpriced = self._pricing = 0
         self._times = _FIRST_REST
+        self._paid = False
 
     def begin(self, *, idle: bool, owed: int, unpriced: bool, waiting: bool) -> None:
         """Plan a step.
@@ -96,6 +97,12 @@ class Showing:
     def pays(self) -> None:
         """Drafts have paid."""
         self._times = _FIRST_REST
+        self._paid = True
+
+    def wait(self, steps: int) -> None:
+        """Nobody may draft for so many steps: if drafts have never paid, they go unseen."""
+        if self.rests and self.shown and steps and not self._paid:
+            self.shown, self._left = False, steps
 
     def enter(self, seq: Sequence) -> None:
         """A sequence gets its slot in the step that is planned, and begins from nothing.

@@ -32,6 +32,10 @@ _CALM = 16
 # drafts after which one more is.
 _BARE = 3
 _BARE_AGAIN = 64
+# Seconds of steps of one size before the first drafts in them, less so many steps: to find out what
+# drafts give takes a host some milliseconds, however short steps are.
+_UNTRIED = 0.3
+_AT_ONCE = 100
 
 
 class _Step(NamedTuple):
@@ -202,12 +206,16 @@ class Timing:
         self.price = self.baseline.price(needed) if self._watches else None
         payoff = self._payoffs.get(needed.bit_length())
         if payoff is None:
-            payoff = self._payoffs[needed.bit_length()] = Payoff()
+            plain = self.baseline.seconds(needed)
+            if plain is None:
+                return Payoff()
+            wait = max(0, round(_UNTRIED / plain) - _AT_ONCE)
+            payoff = self._payoffs[needed.bit_length()] = Payoff(wait)
         return payoff
 
-    def unmeasured(self, needed: int) -> bool:
-        """Whether it is to be found out what plain steps take."""
-        if self._payoffs[needed.bit_length()].doubts():
+    def unmeasured(self, needed: int, payoff: Payoff) -> bool:
+        """Whether it is to be found out what plain steps of that size take."""
+        if payoff.doubts():
             self.baseline.plain.forget(needed)
         self._unmeasured = self.baseline.plain.wanted(needed)
         known = self.baseline.plain.knows(needed)
@@ -332,9 +340,6 @@ class Timing:
         """A step of nothing but single tokens and drafts."""
         rows, baseline, drafted = step.plan.rows, self.baseline, step.drafted
         count = len(rows)
-        payoff = self._payoffs.get(count.bit_length())
-        if payoff is None:
-            return
         # A step that looked for drafts and found none is no plain one, but part of the price; so is
         # one before it.
         plain_one = not (drafted or begins or step.follows or leads)
@@ -342,8 +347,8 @@ class Timing:
         if plain_one and not (self.looks and self.choosy):
             self._plain_one(count, seconds, shown=True)
             return
-        plain = baseline.seconds(count)
-        if plain is None:
+        payoff, plain = self._payoffs.get(count.bit_length()), baseline.seconds(count)
+        if payoff is None or plain is None:
             return
         slots = [row.slot for row in rows]
         gained, cost = self._paces.gained(slots, list(map(len, tokens))), seconds / plain

@@ -233,7 +233,7 @@ def test_who_has_not_seen_every_step_is_not_asked_for_drafts(
     monkeypatch.setattr(Drafting, "_choose", choose)
     limits = make_settings(num_blocks=num_blocks, max_drafts=3, max_draws=20, watches=True)
     ticks = itertools.count()
-    scheduler = DefaultScheduler(limits, FirstComeFirstServed(), lambda: next(ticks) / 1000)
+    scheduler = DefaultScheduler(limits, FirstComeFirstServed(), lambda: next(ticks) / 100)
     shown: list[bool] = []
 
     def note(plan: Plan) -> None:

@@ -8,7 +8,7 @@ from quire.core.schedule import drafting, showing
 from quire.core.schedule.showing import Showing
 from quire.core.sequence import Sequence
 from quire.core.step import Outcome, Plan, Row
-from tests.core.schedule.test_drafting import World, _request, busy, flat, gpu
+from tests.core.schedule.test_drafting import World, _request, busy, flat, gpu, host
 
 
 class Stream(World):
@@ -138,6 +138,31 @@ def test_nobody_drafts_who_has_not_seen_every_step() -> None:
         lengths = world.step()
         blind, sees = blind + lengths[0], sees + lengths[1]
     assert blind == 0 and sees > 300
+
+
+@pytest.mark.parametrize("users", [1, 4])
+def test_nobody_is_shown_steps_in_which_nobody_may_draft_yet(users: int) -> None:
+    """Short ones: what is shown before is what it takes to know what they take."""
+    world = Stream([0.9] * users, host)
+    shown = []
+    while not world.drafting.tried:
+        shown += world.shown(1)
+    assert len(shown) > 2000 and sum(shown[:2000]) < 20
+
+
+def test_who_runs_where_drafts_have_paid_is_shown_whatever_joins() -> None:
+    """Steps of another size begin without drafts, and some of those who run in them have some."""
+    world = Stream([0.9], host)
+    world.shown(6000)
+    assert world.drafting.tried
+    world.seqs.append(Sequence(_request("joins")))
+    world.waiting.append(world.seqs[-1])
+    world.rates.append(0.9)
+    world.shown(3)  # Drafts in flight.
+    tried = world.drafting.tried
+    # But for one look at what they would take unseen, until somebody comes.
+    seen = sum(world.shown(500))
+    assert seen > 500 - showing._LOOK - world.length and world.drafting.tried == tried
 
 
 def test_showing_to_the_blind_ends_after_its_patience() -> None:
