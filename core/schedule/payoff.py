@@ -228,7 +228,7 @@ class Payoff:
         if times < _FASTER:
             self._gains.clear()
         if times > _SLOWER:
-            self.pause = min(self.pause, _FIRST_PAUSE)
+            self.pause = max(min(self.pause, _FIRST_PAUSE), self.untried())
             # Perhaps only for a moment, and drafts seem to gain what they do not.
             self._plain_again = min(self._plain_again, _SLOW_AGAIN)
         self._since_plain = 0

@@ -1016,6 +1016,18 @@ def test_drafts_that_have_paid_may_soon_do_so_again(paid: bool) -> None:
     assert rests[1] > 2000
 
 
+def test_slower_plain_steps_explain_why_drafts_lost_and_not_why_nobody_has_any() -> None:
+    waits, lost = Payoff(500), Payoff()
+    lost.expect(Rates(0.5, 0.5), 4, PROMISE)
+    lost._losing.left = -20.0
+    while not lost.loses(1.0, 4.0, begins=False):
+        pass
+    for payoff in (waits, lost):
+        payoff.rested(1.5)
+    assert waits.untried() == waits.pause == 500
+    assert lost.untried() == 0 < lost.pause < 10
+
+
 @pytest.mark.parametrize("users", [4, 16])
 def test_one_step_that_takes_very_long_is_forgiven(users: int) -> None:
     """Drafts that are right go on at once when somebody gets some; it was the machine."""
