@@ -47,6 +47,7 @@ class Showing:
         # Towards a price, and what a step adds.
         self._unpriced = self._pricing = 0
         self._times = _FIRST_REST
+        # Whether drafts have ever paid.
         self._paid = False
 
     def begin(self, *, idle: bool, owed: int, unpriced: bool, waiting: bool) -> None:

@@ -208,6 +208,7 @@ class Timing:
         if payoff is None:
             plain = self.baseline.seconds(needed)
             if plain is None:
+                # Nobody drafts before one was measured.
                 return Payoff()
             wait = max(0, round(_UNTRIED / plain) - _AT_ONCE)
             payoff = self._payoffs[needed.bit_length()] = Payoff(wait)
