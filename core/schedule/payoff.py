@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from .acceptance import Rates
@@ -153,6 +154,10 @@ class Payoff:
         self._long = 0.0
         # Whether drafts have paid, since they last did not.
         self._paid = False
+        # Times as long as believed that plain steps must be for what did not pay to have lost
+        # nothing; and the longest pause after attempts in which nobody saw what drafts give.
+        self._excuse = 1.0
+        self._longest_unseen = _LONGEST_PAUSE
 
     def begin(self, passed: int, *, unmeasured: bool) -> None:
         """A step is planned.
@@ -228,7 +233,8 @@ class Payoff:
         if times < _FASTER:
             self._gains.clear()
         if times > _SLOWER:
-            self.pause = max(min(self.pause, _FIRST_PAUSE), self.untried())
+            if times > self._excuse or self._losing.left >= -_MOST_SAVED:
+                self.pause = max(min(self.pause, _FIRST_PAUSE), self.untried())
             # Perhaps only for a moment, and drafts seem to gain what they do not.
             self._plain_again = min(self._plain_again, _SLOW_AGAIN)
         self._since_plain = 0
@@ -275,6 +281,7 @@ class Payoff:
         self.pays = whole and self._lost(longest, prepared=True) <= 0
         if self.pays:
             self._paid, self._next_pause = True, _FIRST_PAUSE
+            self._longest_unseen = _LONGEST_PAUSE
             return False
         # What preparation takes may come back later, while little is owed: of few steps in a row,
         # as where a batch ends, all are part of it.
@@ -283,6 +290,9 @@ class Payoff:
             waits = self._lost(longest, prepared=False) < _MOST_LOST
         if waits and not whole:
             return False
+        taken = sum(min(cost, longest) for _, cost, _ in self._gains)
+        made = sum(tokens for tokens, _, _ in self._gains)
+        self._excuse = taken / made if made > 0 else math.inf
         self._gains.clear()
         # Where they seem to pay next, plain steps may only have been measured at a bad time.
         self._plain_again = _DOUBTED
@@ -292,7 +302,8 @@ class Payoff:
             owed = min(owed, _HOPELESS)
         elif not calm:
             # Nobody has seen what they give when all is prepared.
-            owed = min(owed, _LONGEST_PAUSE)
+            owed = min(owed, self._longest_unseen)
+            self._longest_unseen *= 2
         self._paid = False
         self.pause = max(self._next_pause, owed)
         self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)

@@ -33,9 +33,11 @@ _CALM = 16
 _BARE = 3
 _BARE_AGAIN = 64
 # Seconds of steps of one size before the first drafts in them, less so many steps: to find out what
-# drafts give takes a host some milliseconds, however short steps are.
+# drafts give takes a host some milliseconds, however short steps are; and as many times as long as
+# there are times so many sequences, as it takes some for each.
 _UNTRIED = 0.3
 _AT_ONCE = 100
+_SEVERAL = 32
 
 
 class _Step(NamedTuple):
@@ -210,7 +212,8 @@ class Timing:
             if plain is None:
                 # Nobody drafts before one was measured.
                 return Payoff()
-            wait = max(0, round(_UNTRIED / plain) - _AT_ONCE)
+            several = max(1.0, needed / _SEVERAL)
+            wait = max(0, round(several * (_UNTRIED / plain - _AT_ONCE)))
             payoff = self._payoffs[needed.bit_length()] = Payoff(wait)
         return payoff
 

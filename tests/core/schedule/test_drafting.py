@@ -1017,15 +1017,57 @@ def test_drafts_that_have_paid_may_soon_do_so_again(paid: bool) -> None:
 
 
 def test_slower_plain_steps_explain_why_drafts_lost_and_not_why_nobody_has_any() -> None:
-    waits, lost = Payoff(500), Payoff()
-    lost.expect(Rates(0.5, 0.5), 4, PROMISE)
-    lost._losing.left = -20.0
-    while not lost.loses(1.0, 4.0, begins=False):
-        pass
+    waits, lost = Payoff(500), _lost(1.3, owed=20.0)
     for payoff in (waits, lost):
         payoff.rested(1.5)
     assert waits.untried() == waits.pause == 500
     assert lost.untried() == 0 < lost.pause < 10
+
+
+@pytest.mark.parametrize(("cost", "again"), [(2.0, True), (4.0, False)])
+def test_slower_plain_steps_end_a_pause_only_where_they_explain_it(
+    cost: float, again: bool
+) -> None:
+    """Or where hardly anything is owed: plain steps right behind drafts often look slower, and
+    attempt after attempt would lose what the pauses are to make up for."""
+    payoff = _lost(cost, owed=20.0)
+    payoff.rested(2.5)
+    assert (payoff.pause < 10) == again
+    assert again or payoff.pause > 2000
+
+
+def test_a_first_failure_may_be_tried_again_on_any_slower_plain_step() -> None:
+    payoff = _lost(4.0, owed=0.0)
+    payoff.rested(1.2)
+    assert 0 < payoff.pause < 10
+
+
+def test_attempts_that_nobody_saw_the_gain_of_are_ever_more_seldom() -> None:
+    """All their steps prepared something; what such take may come back, and at first it is owed."""
+    payoff = Payoff()
+    payoff.expect(Rates(0.5, 0.5), 4, PROMISE)
+
+    def rest() -> int:
+        payoff._losing.left = -60.0
+        while not payoff.loses(1.0, 4.0, begins=True):
+            pass
+        return payoff.pause
+
+    assert [rest() for _ in range(3)] == [600, 1200, 2400]
+    for _ in range(24):
+        payoff.loses(3.0, 1.0, begins=False)
+    assert rest() <= 64
+    assert rest() == 600
+
+
+def _lost(cost: float, *, owed: float) -> Payoff:
+    """One that has owed so much when drafts of one token a step have failed."""
+    payoff = Payoff()
+    payoff.expect(Rates(0.5, 0.5), 4, PROMISE)
+    payoff._losing.left = -owed
+    while not payoff.loses(1.0, cost, begins=False):
+        pass
+    return payoff
 
 
 @pytest.mark.parametrize("users", [4, 16])
