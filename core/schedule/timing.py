@@ -208,7 +208,7 @@ class Timing:
         self.price = self.baseline.price(needed) if self._watches else None
         payoff = self._payoffs.get(needed.bit_length())
         if payoff is None:
-            plain = self.baseline.seconds(needed)
+            plain = self.baseline.plain.near(needed)
             if plain is None:
                 # Nobody drafts before one was measured.
                 return Payoff()

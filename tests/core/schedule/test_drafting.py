@@ -1024,6 +1024,17 @@ def test_slower_plain_steps_explain_why_drafts_lost_and_not_why_nobody_has_any()
     assert lost.untried() == 0 < lost.pause < 10
 
 
+def test_how_long_nobody_tries_drafts_is_not_guessed_from_steps_of_another_size() -> None:
+    """One sequence alone had long steps, as when an engine begins; many have short ones."""
+    world = World([0.9], lambda tokens, drafts: 0.002)
+    world.drain(8)
+    world.seconds = lambda tokens, drafts: 0.0002 + 0.001 * (drafts > 0)
+    world.rates, world.seqs = [0.9] * 16, _sequences(16, 1)
+    world.waiting = list(world.seqs)
+    assert not any(map(any, world.run(1000)))
+    assert any(map(any, world.run(1000)))
+
+
 @pytest.mark.parametrize(("cost", "again"), [(2.0, True), (4.0, False)])
 def test_slower_plain_steps_end_a_pause_only_where_they_explain_it(
     cost: float, again: bool
