@@ -33,8 +33,8 @@ _CALM = 16
 _BARE = 3
 _BARE_AGAIN = 64
 # Seconds of steps of one size before the first drafts in them, less so many steps: to find out what
-# drafts give takes a host some milliseconds, however short steps are; and as many times as long as
-# there are times so many sequences, as it takes some for each.
+# drafts give takes a host some milliseconds, however short steps are. It takes some of that for
+# each sequence, so of more than so many the wait grows with their number.
 _UNTRIED = 0.3
 _AT_ONCE = 100
 _SEVERAL = 32

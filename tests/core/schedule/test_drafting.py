@@ -1035,6 +1035,13 @@ def test_how_long_nobody_tries_drafts_is_not_guessed_from_steps_of_another_size(
     assert any(map(any, world.run(1000)))
 
 
+@pytest.mark.parametrize(("users", "wait"), [(8, 1400), (32, 1400), (64, 2800)])
+def test_many_wait_longer_for_their_first_drafts(users: int, wait: int) -> None:
+    world = World([0.9] * users, lambda tokens, drafts: 0.0002 + 0.001 * (drafts > 0))
+    first = next(step for step in itertools.count() if any(world.step()))
+    assert wait <= first <= wait + 200
+
+
 @pytest.mark.parametrize(("cost", "again"), [(2.0, True), (4.0, False)])
 def test_slower_plain_steps_end_a_pause_only_where_they_explain_it(
     cost: float, again: bool
