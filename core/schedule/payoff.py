@@ -290,9 +290,8 @@ class Payoff:
             waits = self._lost(longest, prepared=False) < _MOST_LOST
         if waits and not whole:
             return False
-        taken = sum(min(cost, longest) for _, cost, _ in self._gains)
-        made = sum(tokens for tokens, _, _ in self._gains)
-        self._excuse = taken / made if made > 0 else math.inf
+        made = self._made()
+        self._excuse = self._spent(longest, prepared=False) / made if made > 0 else math.inf
         self._gains.clear()
         # Where they seem to pay next, plain steps may only have been measured at a bad time.
         self._plain_again = _DOUBTED
@@ -311,8 +310,15 @@ class Payoff:
 
     def _lost(self, longest: float, *, prepared: bool) -> float:
         """Plain steps' time that the last steps lost, with or without preparation."""
-        taken = sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
-        return self._promise * taken - sum(tokens for tokens, _, _ in self._gains)
+        return self._promise * self._spent(longest, prepared=prepared) - self._made()
+
+    def _spent(self, longest: float, *, prepared: bool) -> float:
+        """Plain steps' time of those steps."""
+        return sum(c if begun and prepared else min(c, longest) for _, c, begun in self._gains)
+
+    def _made(self) -> float:
+        """Tokens of a row in them."""
+        return sum(tokens for tokens, _, _ in self._gains)
 
     def is_the_same_for_any(self) -> bool:
         """Whether a step takes about as long if a few do not draft in it: then nobody need leave
