@@ -89,39 +89,33 @@ class Drafting:
         self._now = Payoff()
         self._prior = Rates(_FIRST_RATE, _FIRST_RATE)
         self._doubt = _DOUBT_ALONE
-        # Whether even those draft that have just found nothing.
-        self._whole = False
+        # Whether even those draft that have just found nothing, and whether drafts that stand ready
+        # are left out where they lose.
+        self._whole = self._abandons = False
         # Drafts of the step that is taken in.
         self._judged: list[Judged] = []
         # Sequences asked in the last step that looked, those that wanted drafts, draws until one of
         # them looks for some again, those for which drafts would lose, how many it was for, and
         # whether plain steps are to be measured where nobody looks.
-        self._asked = 0
-        self._wanting = 0
-        self._skipping = 0
-        self._declined = 0
-        self._needed = 0
+        self._asked = self._wanting = self._skipping = 0
+        self._declined = self._needed = 0
         self._unmeasured = False
         # Steps since that one, those of them that were shown, and steps that go by before the next.
-        self._passed = 0
-        self._seen = 0
-        self._rest = 0
+        self._passed = self._seen = self._rest = 0
         self._nap = Nap()
         # Steps with drafts that are planned without a look at each sequence, and how many ran in
         # the last one that looked; 0 where a stretch has begun since.
         self._stretch = Stretch()
         self._ran = 0
         # Steps since sequences were asked, and those between the last two times.
-        self._unasked = 0
-        self._draws = 0
+        self._unasked = self._draws = 0
         # Whether nobody wants drafts as they do not pay, and steps that must therefore go unseen.
         self._idle = False
         self._owed = 0
         # Whether somebody has drafted since nobody last wanted to.
         self._drafted = False
         # Draws and tokens, and blocks, that drafts may take of the step that is planned.
-        self._spare = 0
-        self._kept_blocks = 0
+        self._spare = self._kept_blocks = 0
 
     def begin(self, running: int, waiting: int, budget: int) -> None:
         """Plan a step: drafts may take what no sequence needs for its next token.
@@ -248,7 +242,7 @@ class Drafting:
         self._unmeasured = unmeasured and self._timing.choosy
         self._ran = running
         self._asked, self._wanting, self._declined = running, int(unmeasured), 0
-        self._skipping = 0
+        self._skipping, self._abandons = 0, False
         if payoff.plain:
             return
         self.asks = True
@@ -261,12 +255,17 @@ class Drafting:
         self._prior = self._lately.beside(ever)
         payoff.expect(self._prior, self.most, MARGIN + many * (PROMISE - MARGIN))
         self._whole = payoff.is_the_same_for_any()
+        # One step of many shows as much as many of one.
+        self._abandons = many == 1 and not (payoff.length or payoff.best(self._prior))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
         drafts = seq.num_ready
         if not drafts:
             return 0
+        if self._abandons and seq.drafting.length:
+            rates = seq.drafting.likely(self._prior, self._doubt)
+            drafts = drafts if self._now.best(rates) else 0
         spare = self._spare
         if drafts > spare or drafts > most:
             drafts = max(0, min(spare, most))

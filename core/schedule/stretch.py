@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..step import Outcome, Plan
 
 __all__ = ("Stretch",)
@@ -9,8 +11,8 @@ __all__ = ("Stretch",)
 # Steps that are planned as the last one was where drafts pay: looking at every sequence takes the
 # host as long as a small model's plain step.
 _STEPS = 16
-# Plain steps' time lost since steps last gave what they took, after which all are looked at again;
-# or what so many steps lose that give a token a row.
+# Plain steps' time that one row has lost since steps last gave what they took, after which all are
+# looked at again; or what so many steps lose that give a token a row.
 _MOST_LOST = 2.0
 _MOST_VAIN = 2.5
 # Times what steps take that they must give to pay whatever showing them takes, of a plain step.
@@ -76,5 +78,7 @@ class Stretch:
         self.drafts += drafts
         self.cold = self.cold or outcome.cold
         self._lost = max(0.0, self._lost + self.worth - given / self.rows)
-        if self._lost > min(_MOST_VAIN * (self.worth - 1), _MOST_LOST):
+        most = min(_MOST_VAIN * (self.worth - 1), _MOST_LOST)
+        # Chance takes the less from a step, the more rows there are.
+        if self._lost > most / math.sqrt(self.rows):
             self.left = 0

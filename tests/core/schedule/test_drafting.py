@@ -18,6 +18,7 @@ from quire.core.schedule.acceptance import Acceptance, Judged, Rates, judge, poo
 from quire.core.schedule.drafting import Drafting
 from quire.core.schedule.payoff import PROMISE, Payoff
 from quire.core.schedule.step_times import Baseline, DraftCosts
+from quire.core.schedule.stretch import Stretch
 from quire.core.sequence import Sequence
 from quire.core.step import Delta, Newcomer, Outcome, Plan, Row
 
@@ -283,6 +284,28 @@ def test_drafts_come_back_when_they_have_become_right(users) -> None:
     world.rates = [0.8] * users
     turns = [world.drain(128) for _ in range(3)]
     assert 128 * gpu(users, 0) / statistics.mean(turns) > 1.3
+
+
+@pytest.mark.parametrize("users", [8, 64])
+def test_drafts_of_many_that_have_turned_out_wrong_are_left_out(users: int) -> None:
+    """One step shows it, behind which only the drafts of the step before are still verified."""
+    world = World([0.8] * users, lambda rows, drafts: 1 + drafts / (2 * users))
+    world.run(300)
+    world.rates = [0.0] * users
+    drafted = [sum(drafts) for drafts in world.run(6)]
+    assert min(drafted[:2]) > users
+    assert not any(drafted[2:])
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1, 3), (16, 1), (64, 1)])
+def test_a_stretch_ends_the_sooner_the_more_rows_have_lost(rows: int, steps: int) -> None:
+    stretch = Stretch()
+    stretch.begin(rows, tokens=3.0, cost=1.6)
+    plan = Plan(0, [], [Row(slot, 10, 3, [], True, 2) for slot in range(rows)])
+    for step in range(1, steps + 1):
+        assert stretch.left
+        stretch.take_in(plan, Outcome(0, [[0]] * rows), step)
+    assert not stretch.left
 
 
 def test_some_right_drafts_pay_while_a_gpu_is_not_full() -> None:
