@@ -261,11 +261,8 @@ class Drafting:
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""
         drafts = seq.num_ready
-        if not drafts:
+        if not drafts or (self._abandons and seq.drafting.length and not self._best(seq)):
             return 0
-        if self._abandons and seq.drafting.length:
-            rates = seq.drafting.likely(self._prior, self._doubt)
-            drafts = drafts if self._now.best(rates) else 0
         spare = self._spare
         if drafts > spare or drafts > most:
             drafts = max(0, min(spare, most))
@@ -373,6 +370,9 @@ class Drafting:
         room = min(seq.token_limit - 1, blocks * size) - end
         return max(0, min(drafts, room))
 
+    def _best(self, seq: Sequence) -> int:
+        return self._now.best(seq.drafting.likely(self._prior, self._doubt))
+
     def _choose(self, seq: Sequence) -> tuple[int, bool]:
         """Drafts that a sequence wants, and whether they promise to pay."""
         if not self._adapts:
@@ -384,7 +384,7 @@ class Drafting:
                 self._skipping = min(self._skipping or skipped, skipped)
                 acceptance.rest(self._draws)
                 return 0, False
-            length = now.best(acceptance.likely(self._prior, self._doubt))
+            length = self._best(seq)
             if length > 1 and acceptance.unknown:
                 length = now.at_first(length)
             acceptance.length = length
