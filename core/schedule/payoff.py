@@ -63,7 +63,7 @@ LOOK_AGAIN = 4
 # that would take a greater share of the time. That goes into lengths that nobody knows as well,
 # and is saved up to so many plain steps' time; an engine begins with more, as it knows nothing.
 _TRIES = 4
-_TRY_AGAIN = 8
+_TRY_AGAIN = 16
 _TRYING = 0.0075
 _MOST_TRYING = 1.0
 _TRYING_AT_FIRST = 4.0
@@ -176,12 +176,13 @@ class Payoff:
         if self.plain:
             self.length = 0
 
-    def expect(self, rates: Rates, most: int, promise: float) -> None:
+    def expect(self, rates: Rates, most: int, fits: int, promise: float) -> None:
         """The step that is planned may have drafts.
 
         Args:
             rates: of all sequences.
             most: drafts of a row.
+            fits: drafts that every row may have at once: more for some show no length's cost.
             promise: times a plain row's speed that drafts must be expected to make.
         """
         looks, self._looks = self._looks, False
@@ -195,10 +196,10 @@ class Payoff:
         # One slow step alone is no reason not to try.
         may_lose = self._trying.left >= 0 and self._losing.left >= -_MOST_AT_ONCE
         self.may_try = waited >= _TRY_AGAIN and may_lose
-        if not may_lose:
+        if not (may_lose and fits):
             self.length = 0
         elif self.length or looks:
-            self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, most)
+            self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, min(most, fits))
 
     def doubts(self) -> bool:
         """Whether it is time to measure plain steps anew."""

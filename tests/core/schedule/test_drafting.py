@@ -16,7 +16,7 @@ from quire.core.request import Request, SamplingParams
 from quire.core.schedule import drafting
 from quire.core.schedule.acceptance import Acceptance, Judged, Rates, judge, pooled
 from quire.core.schedule.drafting import Drafting
-from quire.core.schedule.payoff import PROMISE, Payoff
+from quire.core.schedule.payoff import LOOK_AGAIN, PROMISE, Payoff
 from quire.core.schedule.step_times import Baseline, DraftCosts
 from quire.core.schedule.stretch import Stretch
 from quire.core.sequence import Sequence
@@ -776,7 +776,7 @@ def test_preparation_for_a_few_steps_ends_when_much_is_owed() -> None:
     payoff, drafted = Payoff(), 0
     for _ in range(60):
         payoff.begin(96, unmeasured=False)
-        payoff.expect(Rates(0.5, 0.5), MOST, PROMISE)
+        payoff.expect(Rates(0.5, 0.5), MOST, MOST, PROMISE)
         if payoff.plain:
             continue
         drafted += 1
@@ -1022,11 +1022,25 @@ def test_preparation_beside_prompts_counts(prompts_first: bool) -> None:
     assert sum(taken) < 1.03 * 200 * (20 + world.reading)
 
 
+@pytest.mark.parametrize(("fits", "longest"), [(0, 0), (1, 1), (2, 2), (4, 2)])
+def test_no_length_is_tried_that_not_every_row_may_have(fits: int, longest: int) -> None:
+    """Drafts of some rows would show a cost that steps of that length never have."""
+    payoff = Payoff()
+    tried = []
+    for _ in range(40):
+        payoff.begin(LOOK_AGAIN, unmeasured=False)
+        payoff.expect(Rates(0.9, 0.9), 4, fits, PROMISE)
+        tried.append(payoff.length)
+        if payoff.length == 1:
+            payoff.costs.add(1.0, 1.1, goes_on=True)
+    assert max(tried) == longest
+
+
 @pytest.mark.parametrize("paid", [False, True])
 def test_drafts_that_have_paid_may_soon_do_so_again(paid: bool) -> None:
     """Whatever is owed, once; those that have not, or fail again, rest until it is made up for."""
     payoff = Payoff()
-    payoff.expect(Rates(0.5, 0.5), 4, PROMISE)
+    payoff.expect(Rates(0.5, 0.5), 4, 4, PROMISE)
     for _ in range(24 * paid):
         payoff.loses(3.0, 1.0, begins=False)
     rests = []
@@ -1086,7 +1100,7 @@ def test_a_first_failure_may_be_tried_again_on_any_slower_plain_step() -> None:
 def test_attempts_that_nobody_saw_the_gain_of_are_ever_more_seldom() -> None:
     """All their steps prepared something; what such take may come back, and at first it is owed."""
     payoff = Payoff()
-    payoff.expect(Rates(0.5, 0.5), 4, PROMISE)
+    payoff.expect(Rates(0.5, 0.5), 4, 4, PROMISE)
 
     def rest() -> int:
         payoff._losing.left = -60.0
@@ -1104,7 +1118,7 @@ def test_attempts_that_nobody_saw_the_gain_of_are_ever_more_seldom() -> None:
 def _lost(cost: float, *, owed: float) -> Payoff:
     """One that has owed so much when drafts of one token a step have failed."""
     payoff = Payoff()
-    payoff.expect(Rates(0.5, 0.5), 4, PROMISE)
+    payoff.expect(Rates(0.5, 0.5), 4, 4, PROMISE)
     payoff._losing.left = -owed
     while not payoff.loses(1.0, cost, begins=False):
         pass
