@@ -253,8 +253,8 @@ class Drafting:
         self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
         ever = self._ever.rates(_FIRST_RATE, _FIRST_TRUST)
         self._prior = self._lately.beside(ever)
-        fits, promise = self._spare // max(running, 1), MARGIN + many * (PROMISE - MARGIN)
-        payoff.expect(self._prior, self.most, max(fits, 0), promise)
+        fits, promise = self._spare / max(running, 1), MARGIN + many * (PROMISE - MARGIN)
+        payoff.expect(self._prior, self.most, fits, promise)
         self._whole = payoff.is_the_same_for_any()
         # One step of many shows as much as many of one.
         self._abandons = many == 1 and not (payoff.length or payoff.best(self._prior))

@@ -176,13 +176,13 @@ class Payoff:
         if self.plain:
             self.length = 0
 
-    def expect(self, rates: Rates, most: int, fits: int, promise: float) -> None:
+    def expect(self, rates: Rates, most: int, fits: float, promise: float) -> None:
         """The step that is planned may have drafts.
 
         Args:
             rates: of all sequences.
             most: drafts of a row.
-            fits: drafts that every row may have at once: more for some show no length's cost.
+            fits: drafts of a row that all may have at once.
             promise: times a plain row's speed that drafts must be expected to make.
         """
         looks, self._looks = self._looks, False
@@ -196,10 +196,10 @@ class Payoff:
         # One slow step alone is no reason not to try.
         may_lose = self._trying.left >= 0 and self._losing.left >= -_MOST_AT_ONCE
         self.may_try = waited >= _TRY_AGAIN and may_lose
-        if not (may_lose and fits):
+        if not may_lose:
             self.length = 0
         elif self.length or looks:
-            self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, min(most, fits))
+            self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, most, fits)
 
     def doubts(self) -> bool:
         """Whether it is time to measure plain steps anew."""

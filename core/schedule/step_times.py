@@ -14,6 +14,8 @@ _KEPT = 7
 _BELIEVED = 3
 # Drafts a row from which on a step shows what those of all would take.
 _FEW = 0.25
+# Share of the drafts of a length that must fit into a step that shows what it takes.
+_FITS = 0.75
 # Numbers of rows a fifth apart are told apart; a known one vouches for those two fifths away.
 _BINS_PER_OCTAVE = 4
 _NEAR = 2
@@ -207,17 +209,21 @@ class DraftCosts:
         """Drafts of a row that may be asked for: unknown ones may take a step very long."""
         return min(most, max(1, 2 * max(self._medians, default=0)))
 
-    def trial(self, speed: Callable[[int, float], float], most: int) -> int:
+    def trial(self, speed: Callable[[int, float], float], most: int, fits: float) -> int:
         """The length to try because nobody knows what it takes, and it might be the best; or 0.
 
         Args:
             speed: by drafts and cost.
             most: drafts.
+            fits: drafts of a row that all may have at once: of a length of which only some rows
+                may have all, no step shows the cost.
         """
         fresh = {d: c for d, c in self._medians.items() if self._fresh(d)}
         fastest = max(speed(d, c) for d, c in ({0: 1.0} | fresh).items())
         chosen, reach = 0, self.reach(most)
         for drafts in lengths(most):
+            if drafts * _FITS > fits:
+                break
             settled = self._counts.get(drafts, 0) >= _SETTLED
             if drafts in fresh and settled:
                 continue

@@ -869,7 +869,7 @@ def test_steps_that_seem_to_take_nothing_still_have_a_speed(cost: float) -> None
         costs.begin(1)
         costs.add(0.5, cost, goes_on=True)
     assert costs.cost(1) > 0
-    assert costs.trial(lambda drafts, cost: (1 + drafts) / cost, MOST) >= 0
+    assert costs.trial(lambda drafts, cost: (1 + drafts) / cost, MOST, MOST) >= 0
 
 
 def test_a_hiccup_in_a_try_does_not_end_trying() -> None:
@@ -1022,8 +1022,8 @@ def test_preparation_beside_prompts_counts(prompts_first: bool) -> None:
     assert sum(taken) < 1.03 * 200 * (20 + world.reading)
 
 
-@pytest.mark.parametrize(("fits", "longest"), [(0, 0), (1, 1), (2, 2), (4, 2)])
-def test_no_length_is_tried_that_not_every_row_may_have(fits: int, longest: int) -> None:
+@pytest.mark.parametrize(("fits", "longest"), [(-1, 0), (0, 0), (1, 1), (1.5, 2), (4, 2)])
+def test_no_length_is_tried_that_few_rows_may_have(fits: float, longest: int) -> None:
     """Drafts of some rows would show a cost that steps of that length never have."""
     payoff = Payoff()
     tried = []
