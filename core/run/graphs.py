@@ -275,11 +275,12 @@ class DecodeGraphs(CapturedShapes[_Shape, Graph]):
 
     def run_sizes(self) -> None:
         """Run, without a graph, steps in which every kernel of such steps occurs."""
-        sizes = [size for size in _PRODUCT_ROWS if size < self._max_rows]
-        shapes = [_Shape(size) for size in (*sizes, self._max_rows)]
-        shapes.append(shapes[-1]._replace(shares=True, ending="filtered"))
-        if self._max_drafts:
-            shapes.append(shapes[-1]._replace(verifies=True))
+        most = self._max_rows
+        shapes = [_Shape(size) for size in sorted({*_PRODUCT_ROWS, most}) if size <= most]
+        # Attention has kernels of its own for what rows have in common, for few rows and for many.
+        lengths, kinds = (1, self._table.max_model_len), sorted({False, self._max_drafts > 0})
+        for rows, longest, verifies in itertools.product({min(2, most), most}, lengths, kinds):
+            shapes.append(_Shape(rows, longest, "filtered", shares=True, verifies=verifies))
         for shape in shapes:
             self._inputs.pad(shape.rows, verifies=shape.verifies)
             self._step(shape)

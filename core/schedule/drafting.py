@@ -249,15 +249,15 @@ class Drafting:
         self._asked, self._draws, self._unasked = 0, self._unasked, 0
         self._lately.rest(self._draws - 1, _FORGETTING)
         # Among many, who has had luck would draft more and make the steps of the others longer.
-        many = min(math.log2(max(running, 1)) / _MANY, 1.0)
-        self._doubt = _DOUBT_ALONE + many * (_MOST_DOUBT - _DOUBT_ALONE)
+        many = math.log2(max(running, 1)) / _MANY
+        self._doubt = _DOUBT_ALONE + min(many, 1.0) * (_MOST_DOUBT - _DOUBT_ALONE)
         ever = self._ever.rates(_FIRST_RATE, _FIRST_TRUST)
         self._prior = self._lately.beside(ever)
         fits, promise = self._spare / max(running, 1), MARGIN + many * (PROMISE - MARGIN)
         payoff.expect(self._prior, self.most, fits, promise)
         self._whole = payoff.is_the_same_for_any()
         # One step of many shows as much as many of one.
-        self._abandons = many == 1 and not (payoff.length or payoff.best(self._prior))
+        self._abandons = many >= 1 and not (payoff.length or payoff.best(self._prior))
 
     def take(self, seq: Sequence, end: int, most: int) -> int:
         """How many of a sequence's drafts are verified behind its first ``end`` tokens."""

@@ -45,8 +45,8 @@ _PLAIN_AGAIN = 512
 _SLOW_AGAIN = 128
 # Of the time that plain steps were believed to take: what drafts seemed to gain, they did not.
 _FASTER = 0.9
-# Times plain steps' speed that drafts must promise, and keep: to a sequence alone, and to many,
-# whose batch ends with whoever has the least luck.
+# Times plain steps' speed that drafts must promise, and keep: to a sequence alone, and to many.
+# Each doubling adds as much: a batch ends with whoever has the least luck.
 MARGIN = 1.02
 PROMISE = 1.1
 # What drafting at all takes, in plain steps, from which on it is the step that takes so long,
@@ -55,7 +55,7 @@ _DEAR = 1.5
 _CHEAP = 0.3
 # Plain steps' time that drafts beyond one each may take while nobody knows whether they are right
 # for those who draft them, or as long as drafting at all takes.
-_RISKED = 0.8
+_RISKED = 0.5
 # Steps after which costs are looked at again, and whether drafting pays; and, at first, after which
 # it is asked again who would draft where nobody does.
 LOOK_AGAIN = 4
@@ -67,7 +67,7 @@ _TRY_AGAIN = 16
 _TRYING = 0.0075
 _MOST_TRYING = 1.0
 _TRYING_AT_FIRST = 4.0
-_TRYING_OWED = 8.0
+_TRYING_OWED = 16.0
 # Steps until the durations of a try are known.
 SHOWN = 3
 
@@ -199,7 +199,9 @@ class Payoff:
         if not may_lose:
             self.length = 0
         elif self.length or looks:
-            self.length = self.costs.trial(lambda n, cost: rates.tokens(n) / cost, most, fits)
+            self.length = self.costs.trial(
+                lambda n, cost: rates.tokens(n) / cost, most, fits, promise
+            )
 
     def doubts(self) -> bool:
         """Whether it is time to measure plain steps anew."""

@@ -209,7 +209,9 @@ class DraftCosts:
         """Drafts of a row that may be asked for: unknown ones may take a step very long."""
         return min(most, max(1, 2 * max(self._medians, default=0)))
 
-    def trial(self, speed: Callable[[int, float], float], most: int, fits: float) -> int:
+    def trial(
+        self, speed: Callable[[int, float], float], most: int, fits: float, promise: float
+    ) -> int:
         """The length to try because nobody knows what it takes, and it might be the best; or 0.
 
         Args:
@@ -217,9 +219,11 @@ class DraftCosts:
             most: drafts.
             fits: drafts of a row that all may have at once: of a length of which only some rows
                 may have all, no step shows the cost.
+            promise: times a plain row's speed that a length must be hoped to make: in a batch that
+                ends with whoever has the least luck, a few steps with drafts gain nothing.
         """
         fresh = {d: c for d, c in self._medians.items() if self._fresh(d)}
-        fastest = max(speed(d, c) for d, c in ({0: 1.0} | fresh).items())
+        fastest = max([promise, *(speed(d, c) for d, c in fresh.items())])
         chosen, reach = 0, self.reach(most)
         for drafts in lengths(most):
             if drafts * _FITS > fits:

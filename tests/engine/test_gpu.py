@@ -1,5 +1,6 @@
 """The engine on a CUDA device: the same tokens as transformers, however the steps are run."""
 
+import importlib
 import json
 import re
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from quire import LLM, SamplingParams
+from quire.core.config import CacheConfig, Config, SpeculationConfig
 from quire.core.errors import CapacityError
 from tests.engine.checkpoints import make
 from tests.engine.driver import Driver, make_config
@@ -68,6 +70,40 @@ def test_graphs_captured_while_idle_serve_later_steps(tmp_path) -> None:
     while driver.engine.idle():
         pass
     assert driver.generate(prompts, GREEDY) == [greedy(model, prompt, 32) for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    "speculation",
+    [
+        {},
+        {"method": "ngram"},
+        {"method": "suffix"},
+        {"model": "demo-draft"},
+        {"model": "demo-eagle"},
+    ],
+    ids=str,
+)
+def test_kernels_are_loaded_before_anybody_waits(speculation, monkeypatch) -> None:
+    """Those of few rows and of many, with prefixes in common or none, short rows and long."""
+    loaded: dict[object, object] = {}
+    monkeypatch.setattr(
+        importlib.import_module("quire.backends.kernels.launch"), "_variants", loaded
+    )
+    llm = LLM(
+        "demo",
+        config=Config(
+            cache=CacheConfig(memory_gib=1), speculation=SpeculationConfig(**speculation)
+        ),
+    )
+    at_first = set(loaded)
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    texts = [" ".join(f"line {line} of text {text}" for line in range(60)) for text in range(64)]
+    for users in (1, 3, 8, 64):
+        for prompts in ([text[:90] for text in texts], texts, [f"{texts[0]} {t}" for t in texts]):
+            # What they have in common is read by one, for the others to find.
+            llm.generate(prompts[:1], params, use_tqdm=False)
+            llm.generate(prompts[:users], params, use_tqdm=False)
+    assert [str(key) for key in loaded if key not in at_first] == []
 
 
 def test_the_embedded_model_fills_what_is_left_of_the_device() -> None:
