@@ -19,6 +19,7 @@ from .acceptance import Acceptance, Judged, Rates, judge, pooled
 from .nap import Nap
 from .payoff import LOOK_AGAIN, MARGIN, PROMISE, Payoff
 from .showing import Showing
+from .spare import Spare
 from .stretch import Stretch
 from .timing import Timing
 
@@ -114,8 +115,9 @@ class Drafting:
         self._owed = 0
         # Whether somebody has drafted since nobody last wanted to.
         self._drafted = False
-        # Draws and tokens, and blocks, that drafts may take of the step that is planned.
-        self._spare = self._kept_blocks = 0
+        # What drafts may take of the step that is planned, and blocks that they may not.
+        self._spare = Spare()
+        self._kept_blocks = 0
 
     def begin(self, running: int, waiting: int, budget: int) -> None:
         """Plan a step: drafts may take what no sequence needs for its next token.
@@ -135,7 +137,7 @@ class Drafting:
         if nap.over:
             self._wake()
         needed = running + min(waiting, self._settings.max_num_seqs - running)
-        self._spare = min(self._settings.max_draws, budget) - needed
+        self._spare.begin(min(self._settings.max_draws, budget) - needed)
         self._kept_blocks = running
         if not self._adapts:
             self.asks = True
@@ -253,7 +255,7 @@ class Drafting:
         self._doubt = _DOUBT_ALONE + min(many, 1.0) * (_MOST_DOUBT - _DOUBT_ALONE)
         ever = self._ever.rates(_FIRST_RATE, _FIRST_TRUST)
         self._prior = self._lately.beside(ever)
-        fits, promise = self._spare / max(running, 1), MARGIN + many * (PROMISE - MARGIN)
+        fits, promise = self._spare.left / max(running, 1), MARGIN + many * (PROMISE - MARGIN)
         payoff.expect(self._prior, self.most, fits, promise)
         self._whole = payoff.is_the_same_for_any()
         # One step of many shows as much as many of one.
@@ -264,11 +266,8 @@ class Drafting:
         drafts = seq.num_ready
         if not drafts or (self._abandons and seq.drafting.length and not self._best(seq)):
             return 0
-        spare = self._spare
-        if drafts > spare or drafts > most:
-            drafts = max(0, min(spare, most))
-        drafts = self._room(seq, end, drafts)
-        self._spare = spare - drafts
+        drafts = self._room(seq, end, self._spare.share(drafts, most))
+        self._spare.take(drafts)
         return drafts
 
     def propose(self, seq: Sequence, end: int) -> int:

@@ -63,7 +63,7 @@ LOOK_AGAIN = 4
 # that would take a greater share of the time. That goes into lengths that nobody knows as well,
 # and is saved up to so many plain steps' time; an engine begins with more, as it knows nothing.
 _TRIES = 4
-_TRY_AGAIN = 16
+_TRY_AGAIN = 32
 _TRYING = 0.0075
 _MOST_TRYING = 1.0
 _TRYING_AT_FIRST = 4.0
@@ -279,7 +279,7 @@ class Payoff:
         calm = [cost for _, cost, begun in self._gains if not begun]
         longest = _HICCUP * middle(calm or [cost for _, cost, _ in self._gains])
         if self.length and not begins and cost <= longest:
-            self._trying.add(min(tokens - cost, 0.0))
+            self._trying.add(min(tokens / self._promise - cost, 0.0))
         whole = len(self._gains) == _WINDOW
         self.pays = whole and self._lost(longest, prepared=True) <= 0
         if self.pays:
