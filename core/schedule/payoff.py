@@ -59,11 +59,11 @@ _RISKED = 0.5
 # Steps after which costs are looked at again, and whether drafting pays; and, at first, after which
 # it is asked again who would draft where nobody does.
 LOOK_AGAIN = 4
-# Where drafts lose, a few sequences at once try one every so many steps, or more seldom where
-# that would take a greater share of the time. That goes into lengths that nobody knows as well,
-# and is saved up to so many plain steps' time; an engine begins with more, as it knows nothing.
+# Where drafts lose, a few sequences at once try one, so many steps apart for each of them, or more
+# where that would take a greater share of the time. That goes into lengths that nobody knows as
+# well, and is saved up to so many plain steps' time; an engine begins with more, knowing nothing.
 _TRIES = 4
-_TRY_AGAIN = 32
+_TRY_AGAIN = 8
 _TRYING = 0.0075
 _MOST_TRYING = 1.0
 _TRYING_AT_FIRST = 4.0
@@ -195,7 +195,7 @@ class Payoff:
         waited = self._steps - self._tried_at
         # One slow step alone is no reason not to try.
         may_lose = self._trying.left >= 0 and self._losing.left >= -_MOST_AT_ONCE
-        self.may_try = waited >= _TRY_AGAIN and may_lose
+        self.may_try = waited >= _TRY_AGAIN * min(self._tries, _TRIES) and may_lose
         if not may_lose:
             self.length = 0
         elif self.length or looks:

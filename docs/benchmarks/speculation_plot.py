@@ -46,7 +46,7 @@ def by_users(lines: list[dict[str, Any]]) -> Any:
     axes.axhline(0.97, color="black", linewidth=1, linestyle=":", label="3 % slower")
     users = sorted({line["users"] for line in lines})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(users, [str(count) for count in users])
+    axes.set_xticks(users, [str(count) for count in users], rotation=45)
     axes.set_xlabel("users")
     axes.set_ylabel("tokens a second, times plain decoding")
     axes.legend()

@@ -1158,3 +1158,18 @@ def test_batches_of_many_lose_little_where_drafts_hardly_pay(rate: float) -> Non
         world.rng = random.Random(seed)
         taken += sum(world.drain(48) for _ in range(12))
     assert 4 * 12 * 48 * nearly_full(64, 0) / taken > 0.97
+
+
+@pytest.mark.parametrize(
+    ("asking", "trying", "apart"), [(1, 1, 8), (3, 3, 24), (4, 4, 32), (9, 4, 32)]
+)
+def test_tries_are_the_further_apart_the_more_sequences_try(asking, trying, apart) -> None:
+    payoff, tried = Payoff(), []
+    for step in range(200):
+        payoff.begin(1, unmeasured=False)
+        payoff.expect(Rates(0.0, 0.0), 4, 4, PROMISE)
+        if payoff.may_try:
+            assert sum(payoff.tries() for _ in range(asking)) == trying
+            tried.append(step)
+    assert tried == list(range(tried[0], 200, apart))
+    assert tried[0] <= 1
