@@ -66,7 +66,9 @@ def test_greedy_tokens(cases, family, mode: str, method: str, backend: str, monk
     stats = driver.engine.stats()
     assert sum(stats.accepted_at) == stats.accepted_tokens <= stats.draft_tokens
     if method == "guided":
-        assert stats.accepted_at[-1] > 0
+        # Chunks of few tokens leave each sequence one draft, or two.
+        deepest = 1 if "chunks" in mode else -1
+        assert stats.accepted_at[deepest] > 0
         assert 0.4 < stats.accepted_tokens / stats.draft_tokens < 0.95
     elif method == "draft_model":
         assert stats.accepted_tokens > 0.9 * stats.draft_tokens
