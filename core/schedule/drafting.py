@@ -266,9 +266,7 @@ class Drafting:
         drafts = seq.num_ready
         if not drafts or (self._abandons and seq.drafting.length and not self._best(seq)):
             return 0
-        drafts = self._room(seq, end, self._spare.share(drafts, most))
-        self._spare.take(drafts)
-        return drafts
+        return self._spare.take(self._room(seq, end, drafts), most)
 
     def propose(self, seq: Sequence, end: int) -> int:
         """Drafts to propose after a row that ends with so many tokens computed."""

@@ -28,14 +28,12 @@ class Spare:
         self.left = left
         self._rows = self._ready = 0
 
-    def share(self, ready: int, most: int) -> int:
-        """How many of a sequence's drafts that stand ready it may have, at most ``most``."""
+    def take(self, ready: int, most: int) -> int:
+        """How many of its drafts that stand ready a sequence gets, at most ``most``."""
         self._rows += 1
         self._ready += ready
         if self._share is not None:
             most = min(most, self._share)
-        return max(0, min(ready, self.left, most))
-
-    def take(self, drafts: int) -> None:
-        """A sequence has so many."""
+        drafts = max(0, min(ready, self.left, most))
         self.left -= drafts
+        return drafts

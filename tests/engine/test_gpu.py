@@ -1,6 +1,5 @@
 """The engine on a CUDA device: the same tokens as transformers, however the steps are run."""
 
-import importlib
 import json
 import re
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from quire import LLM, SamplingParams
+from quire.backends.kernels import launch
 from quire.core.config import CacheConfig, Config, SpeculationConfig
 from quire.core.errors import CapacityError
 from tests.engine.checkpoints import make
@@ -86,9 +86,7 @@ def test_graphs_captured_while_idle_serve_later_steps(tmp_path) -> None:
 def test_kernels_are_loaded_before_anybody_waits(speculation, monkeypatch) -> None:
     """Those of few rows and of many, with prefixes in common or none, short rows and long."""
     loaded: dict[object, object] = {}
-    monkeypatch.setattr(
-        importlib.import_module("quire.backends.kernels.launch"), "_variants", loaded
-    )
+    monkeypatch.setattr(launch, "_variants", loaded)
     llm = LLM(
         "demo",
         config=Config(

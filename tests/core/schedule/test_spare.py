@@ -9,10 +9,7 @@ from quire.core.schedule.spare import Spare
 def planned(spare: Spare, room: int, ready: list[int], most: int = 100) -> list[int]:
     """The drafts of each sequence in a step."""
     spare.begin(room)
-    taken = []
-    for drafts in ready:
-        taken.append(spare.share(drafts, most))
-        spare.take(taken[-1])
+    taken = [spare.take(drafts, most) for drafts in ready]
     assert spare.left == room - sum(taken)
     return taken
 
