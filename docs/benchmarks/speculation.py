@@ -11,15 +11,15 @@ name, which the model fills with entries of the first two; how many tokens of an
 run of four that the prompt has is reported beside the speed, and how many answers are plain
 decoding's: all of them on a CPU, else the run ends; on a GPU products of 16 bits round otherwise
 for more rows. `useless` runs it where nobody can guess the next token, random tokens at a high
-temperature, with several users at once. `simulated` runs the shape of Llama 3.1 8B with
-made-up weights whose logits are all the same, so that the next token is always 0, and drafts that
-are 0 as often as a rate says: it measures steps, not drafts. Each rate has `--repeat` turns, beside
-as many of the plain engine, behind those of the rate before it, the first behind the last.
-`overhead` is the same with drafts that are never right and never fewer than asked for: what a step
-with drafts takes beside one without.
-Engines take turns in one process, those of the embedded model in an order that changes; its rates
-are medians over the repetitions, and so are its ratios, turn by turn, as its turns are short.
-`speculation_plot.py` draws what is written.
+temperature, with several users at once; engines that do the very same differ by some per cent
+there, all their lives, so a turn is one of several of each kind. `simulated` runs the shape of
+Llama 3.1 8B with made-up weights whose logits are all the same, so that the next token is always 0,
+and drafts that are 0 as often as a rate says: it measures steps, not drafts. Each rate has
+`--repeat` turns, beside as many of the plain engine, behind those of the rate before it, the first
+behind the last. `overhead` is the same with drafts that are never right and never fewer than asked
+for: what a step with drafts takes beside one without. Engines take turns in one process, those of
+the embedded model in an order that changes; its rates are medians over the repetitions, and so are
+its ratios, turn by turn, as its turns are short. `speculation_plot.py` draws what is written.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from offline import LLAMA_8B, say
@@ -86,6 +86,8 @@ METHODS = {
 }
 RUN = 4
 WARM_UP = 3
+COPIES = 3
+Key = TypeVar("Key")
 
 
 def main() -> None:
@@ -170,7 +172,7 @@ def _embedded_engines() -> dict[str, LLM]:
     }
 
 
-def _order(engines: dict[str, LLM], turn: int) -> list[str]:
+def _order(engines: dict[Key, LLM], turn: int) -> list[Key]:
     """Plain decoding first, and then any: what an engine leaves in the processor's caches is part
     of what the next one takes."""
     return random.Random(turn).sample(list(engines), len(engines)) if turn else list(engines)
@@ -194,7 +196,8 @@ def _copied(pairs: list[tuple[list[int], list[int]]]) -> float:
 
 def useless(args: argparse.Namespace) -> dict[str, Any]:
     """Tokens a second of several users whose tokens nobody can guess."""
-    engines = _embedded_engines()
+    copies = range(COPIES)
+    engines = {(name, copy): llm for copy in copies for name, llm in _embedded_engines().items()}
     chance = random.Random(0)
     lines = []
     for users in map(int, args.users.split(",")):
@@ -203,25 +206,28 @@ def useless(args: argparse.Namespace) -> dict[str, Any]:
             SamplingParams(temperature=3.0, seed=seed, max_tokens=args.tokens, ignore_eos=True)
             for seed in range(users)
         ]
-        speeds: dict[str, list[float]] = {name: [] for name in engines}
-        drafted = dict.fromkeys(engines, 0)
+        tokens = users * args.tokens * COPIES
+        speeds: dict[str, list[float]] = {name: [] for name in METHODS}
+        drafted = dict.fromkeys(METHODS, 0)
         for repetition in range(args.repeat + 1):
-            for name in _order(engines, repetition):
-                llm = engines[name]
+            seconds = dict.fromkeys(METHODS, 0.0)
+            for name, copy in _order(engines, repetition):
+                llm = engines[name, copy]
                 llm.engine.scheduler.forget_prefixes()
                 before = llm.engine.stats().draft_tokens
                 begun = time.perf_counter()
                 llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
-                seconds = time.perf_counter() - begun
-                if repetition:
-                    speeds[name].append(users * args.tokens / seconds)
-                    drafted[name] += llm.engine.stats().draft_tokens - before
+                seconds[name] += time.perf_counter() - begun
+                drafted[name] += (llm.engine.stats().draft_tokens - before) * (repetition > 0)
+            if repetition:
+                for name, values in speeds.items():
+                    values.append(tokens / seconds[name])
         for name, values in speeds.items():
             line = {
                 "users": users, "method": name, "tok_s": statistics.median(values),
                 "least": min(values), "most": max(values),
                 "times": _by_turn(values, speeds["plain"]),
-                "drafts_per_token": drafted[name] / (users * args.tokens * args.repeat),
+                "drafts_per_token": drafted[name] / (tokens * args.repeat),
             }  # fmt: skip
             say(**line)
             lines.append(line)

@@ -5,8 +5,9 @@
 Engines with and without drafts that are captured ahead are given the same edits over and over, in
 one process and in an order that changes. Engines that do the very same differ by one or two per
 cent, all their lives, so there are several of each kind and their times are put together; how far
-plain ones are apart is reported as well. The first ten turns are told from those behind them, when
-it is known what drafts cost, and from all of them. Others may use a virtual machine's cores, and a
+plain ones are apart is reported as well, and what a ratio might have been by chance. The first ten
+turns are told from those behind them, when it is known what drafts cost, and from all of them.
+Others may use a virtual machine's cores, and a
 loop that needs only the processor then takes up to twice as long, as does all that a host does: a
 turn begins on a core where it does not, if there is one, and quiet are turns before and behind
 which it did not.
@@ -33,6 +34,8 @@ from quire.core.config import CacheConfig, Config
 FIRST = 10
 LOOP = 20_000
 QUIET = 1.15
+SAMPLES = 2_000
+Seconds = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Kind:
@@ -115,6 +118,7 @@ def _compare(plain: Kind, kind: Kind, fastest: float) -> dict[str, Any]:
         if not its.size:
             continue
         line[part] = float(other.mean() / its.mean())
+        line[f"{part}_likely"] = _likely(other.mean(0), its.mean(0))
         line[f"{part}_by_turn"] = float(np.median(other.mean(0) / its.mean(0)))
         line[f"{part}_engines"] = [round(float(ratio), 3) for ratio in other.mean() / its.mean(1)]
         quiet, calm = (one.loops[some] < QUIET * fastest for one in (kind, plain))
@@ -123,6 +127,14 @@ def _compare(plain: Kind, kind: Kind, fastest: float) -> dict[str, Any]:
             line[f"{part}_quiet_turns"] = int(quiet.sum())
         line[f"{part}_drafts"] = int(kind.drafts[some].sum())
     return line
+
+
+def _likely(plain: Seconds, kind: Seconds) -> list[float]:
+    """Between what the ratio lies with nine chances in ten, had other such turns been run, each of
+    them by both [turn]."""
+    picked = np.random.default_rng(0).integers(len(kind), size=(SAMPLES, len(kind)))
+    ratios = plain[picked].mean(1) / kind[picked].mean(1)
+    return [round(float(edge), 3) for edge in np.quantile(ratios, (0.05, 0.95))]
 
 
 class Cores:
