@@ -1,16 +1,17 @@
-"""What choosing drafts costs where steps are short: the embedded model's edits on a GPU.
+"""What drafts gain and choosing them costs where steps are short: the embedded model on a GPU.
 
     python docs/benchmarks/speculation_turns.py --repeat 50 --users 1,16,64 --output turns.json
+    python docs/benchmarks/speculation_turns.py --work chat --output chat.json
 
-Engines with and without drafts that are captured ahead are given the same edits over and over, in
-one process and in an order that changes. Engines that do the very same differ by one or two per
-cent, all their lives, so there are several of each kind and their times are put together; how far
-plain ones are apart is reported as well, and what a ratio might have been by chance. The first ten
-turns are told from those behind them, when it is known what drafts cost, and from all of them.
-Others may use a virtual machine's cores, and a
-loop that needs only the processor then takes up to twice as long, as does all that a host does: a
-turn begins on a core where it does not, if there is one, and quiet are turns before and behind
-which it did not.
+Engines with and without drafts that are captured ahead are given the same edits, questions of a
+chat or code to go on with, over and over, in one process and in an order that changes. Edits are as
+long as they may be, the rest ends where the model ends it. Engines that do the very same differ by
+one or two per cent, all their lives, so there are several of each kind and their times are put
+together; how far plain ones are apart is reported as well, and what a ratio might have been by
+chance. The first ten turns are told from those behind them, when it is known what drafts cost, and
+from all of them. Others may use a virtual machine's cores, and a loop that needs only the processor
+then takes up to twice as long, as does all that a host does: a turn begins on a core where it does
+not, if there is one, and quiet are turns before and behind which it did not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from offline import say
-from speculation import EDITS, METHODS
+from speculation import CODE, EDITS, METHODS, QUESTIONS
 
 from quire import LLM, SamplingParams
 from quire.core.config import CacheConfig, Config
@@ -34,6 +35,11 @@ from quire.core.config import CacheConfig, Config
 FIRST = 10
 LOOP = 20_000
 QUIET = 1.15
+WORKS: dict[str, list[Any]] = {
+    "edit": list(EDITS),
+    "code": list(CODE),
+    "chat": [[{"role": "user", "content": text}] for text in QUESTIONS],
+}
 SAMPLES = 2_000
 Seconds = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -43,7 +49,7 @@ class Kind:
 
     Attributes:
         engines: they.
-        seconds: of their turns, [engine, turn].
+        seconds: of their turns, for as many tokens as there may be, [engine, turn].
         loops: of the loop before and behind each of those, the longer one, [engine, turn].
         drafts: verified in each, [engine, turn].
     """
@@ -58,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=50)
     parser.add_argument("--users", default="1,16,64")
+    parser.add_argument("--work", choices=tuple(WORKS), default="edit")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--copies", type=int, default=3, help="engines of each kind")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -67,10 +74,11 @@ def main() -> None:
     engines = {name: [_engine(name) for _ in range(args.copies)] for name in names}
     lines = []
     for users in map(int, args.users.split(",")):
-        kinds = _run(engines, users, args.tokens, args.repeat)
+        kinds = _run(engines, users, args)
         fastest = min(kind.loops.min() for kind in kinds.values())
         for name, kind in kinds.items():
-            line = {"users": users, "method": name} | _compare(kinds["plain"], kind, fastest)
+            line: dict[str, Any] = {"users": users, "work": args.work, "method": name}
+            line |= _compare(kinds["plain"], kind, fastest)
             say(**line)
             measured = {what: getattr(kind, what).tolist() for what in ("seconds", "loops")}
             lines.append(line | measured | {"drafts": kind.drafts.astype(int).tolist()})
@@ -88,22 +96,26 @@ def _engine(name: str) -> LLM:
     return llm
 
 
-def _run(engines: dict[str, list[LLM]], users: int, tokens: int, repeat: int) -> dict[str, Kind]:
-    kinds = {name: Kind(some, repeat) for name, some in engines.items()}
-    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+def _run(engines: dict[str, list[LLM]], users: int, args: argparse.Namespace) -> dict[str, Kind]:
+    kinds = {name: Kind(some, args.repeat) for name, some in engines.items()}
+    whole, chats, texts = args.work == "edit", args.work == "chat", WORKS[args.work]
+    params = SamplingParams(temperature=0, max_tokens=args.tokens, ignore_eos=whole)
     cores = Cores()
     every = [(kind, copy) for kind in kinds.values() for copy in range(len(kind.engines))]
-    for turn in range(repeat):
-        prompts = [EDITS[(user + turn) % len(EDITS)] for user in range(users)]
+    for turn in range(args.repeat):
+        prompts = [texts[(user + turn) % len(texts)] for user in range(users)]
         # What an engine leaves in the processor's caches is part of what the next one takes.
         for kind, copy in random.Random(turn).sample(every, len(every)):
             llm = kind.engines[copy]
             llm.engine.scheduler.forget_prefixes()
             before = llm.engine.stats().draft_tokens
             loop = cores.settle()
+            ask = llm.chat if chats else llm.generate
             begun = time.perf_counter()
-            llm.generate(prompts, params, use_tqdm=False)
-            kind.seconds[copy, turn] = time.perf_counter() - begun
+            answers = ask(prompts, params, use_tqdm=False)
+            seconds = time.perf_counter() - begun
+            made = sum(len(answer.outputs[0].token_ids) for answer in answers)
+            kind.seconds[copy, turn] = seconds * users * args.tokens / made
             kind.loops[copy, turn] = max(loop, _loop())
             kind.drafts[copy, turn] = llm.engine.stats().draft_tokens - before
     return kinds
